@@ -1,0 +1,23 @@
+"""`distillkit check`: every mistake of a config at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from distillkit.cli.options import config_argument, set_option
+
+
+@click.command()
+@config_argument
+@set_option
+def command(config: Path, assignments: tuple[str, ...]) -> None:
+    """Say what is wrong with CONFIG: every mistake at once, each with its TOML key.
+
+    The exit code is 0 if nothing is wrong, 2 otherwise.
+    """
+    from distillkit.config import read_config
+
+    read_config(config, assignments)
+    click.echo(f"{config}: ok")

@@ -1,0 +1,74 @@
+"""`distillkit compare`: several runs in one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from distillkit.cli.options import echo_json, echo_table, json_option
+from distillkit.errors import DistillkitError
+
+
+@click.command()
+@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN...")
+@json_option
+def command(runs: tuple[Path, ...], as_json: bool) -> None:
+    """Show the scores of several runs' folders side by side: a row for each model, a column for each number of steps.
+
+    Scores that were taken in different ways (features, samples, seed, grid, …) are refused.
+    """
+    rows = [row | {"run": str(run)} for run in runs for row in _scores(run)]
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    for metric in metrics:
+        _check_protocols(metric, [row for row in rows if row["metric"] == metric])
+    if as_json:
+        echo_json(rows)
+        return
+    for metric in metrics:
+        _print(metric, [row for row in rows if row["metric"] == metric])
+
+
+def _scores(run: Path) -> list[dict[str, Any]]:
+    file = run / "scores.json"
+    try:
+        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DistillkitError(f"{run}: there is no scores.json; give the folder of a run that is done") from None
+    except ValueError as error:
+        raise DistillkitError(f"{file}: cannot be read as JSON ({error})") from None
+    if not rows:
+        raise DistillkitError(f"{run}: the run took no scores; its config has no [[metric]]")
+    return rows
+
+
+def _check_protocols(metric: str, rows: Iterable[dict[str, Any]]) -> None:
+    """All scores of one metric must have been taken in one way."""
+    first, *others = rows
+    for row in others:
+        if row["protocol"] != first["protocol"]:
+            here, there = first["protocol"].split("; "), row["protocol"].split("; ")
+            mine = "; ".join(part for part in here if part not in there) or "nothing more"
+            its = "; ".join(part for part in there if part not in here) or "nothing more"
+            raise DistillkitError(
+                f"{metric}: {first['run']} and {row['run']} were scored in different ways, and do not compare:\n"
+                f"  {first['run']}: {mine}\n  {row['run']}: {its}\n"
+                "score one of them again as the other with `distillkit evaluate`, or compare other runs"
+            )
+
+
+def _print(metric: str, rows: list[dict[str, Any]]) -> None:
+    steps = sorted({row["steps"] for row in rows})
+    lines: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows:
+        lines.setdefault((row["run"], row["model"]), {})[row["steps"]] = row["value"]
+    cells = [
+        [run, model, *(f"{values[number]:.4g}" if number in values else "" for number in steps)]
+        for (run, model), values in lines.items()
+    ]
+    click.echo(f"{metric}, {rows[0]['samples']} samples")
+    echo_table(["run", "model", *(f"{number} steps" for number in steps)], cells, numbers=True)
+    click.echo()

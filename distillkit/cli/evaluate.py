@@ -1,0 +1,93 @@
+"""`distillkit evaluate`: scores of a pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from distillkit.cli.options import echo_json, json_option, parse_steps, set_option
+
+
+@click.command()
+@click.argument("pipeline", type=click.Path(path_type=Path))
+@click.option("--steps", callback=parse_steps, default="2,4,8", show_default=True, help="Numbers of sampling steps.")
+@click.option("--samples", type=click.IntRange(2), help="Pictures per score. [default: the run's, or 1000]")
+@click.option("--features", help="The feature network. [default: the run's, or inception]")
+@click.option("--metric", "metrics", multiple=True, help="May be given again. [default: the run's, or fid]")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="A folder of real pictures. [default: the run's reference, or what comes with the features]",
+)
+@set_option
+@json_option
+def command(
+    pipeline: Path,
+    steps: list[int],
+    samples: int | None,
+    features: str | None,
+    metrics: tuple[str, ...],
+    reference: Path | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Score PIPELINE, the folder of a diffusers pipeline or of a run, at some numbers of steps.
+
+    A run's pipeline is scored as the run's config says, anything else in the features of Inception. Options and
+    --set change what the config's tables evaluation, engine, data, features and metric say.
+    """
+    from distillkit.cli.pipeline import load_model, make_predictor, pipeline_folder, tables_of_run
+    from distillkit.config import read_scoring
+
+    folder = pipeline_folder(pipeline)
+    model = load_model(folder)
+    tables: dict[str, Any] = {"features": {"type": "inception"}, "metric": [{"type": "fid"}], "evaluation": {}}
+    tables |= tables_of_run(folder)
+    if features is not None:
+        tables["features"] = {"type": features}
+    if metrics:
+        tables["metric"] = [{"type": metric} for metric in metrics]
+    if samples is not None:
+        tables["evaluation"]["samples"] = samples
+    if reference is not None:
+        channels, size, _ = model.sample_shape
+        tables["data"] = {"type": "images", "folder": str(reference), "size": size, "channels": channels}
+        tables["evaluation"]["reference"] = "data"
+    scoring = read_scoring(tables, str(folder), assignments)
+
+    from rich.console import Console
+
+    from distillkit.evaluation import Evaluator
+    from distillkit.training.progress import Reporter
+
+    predictor, scoring = make_predictor(model, scoring)
+    wanted = scoring.evaluation
+    bundled = scoring.features is not None and scoring.features.has_bundled_reference
+    if scoring.data is not None and (wanted.reference == "data" or not bundled):
+        scoring.data.setup()
+    rows = []
+    reporter = Reporter(Console(stderr=True))
+    with reporter.task("samples", len(steps) * wanted.samples):
+        evaluator = Evaluator(scoring, model, scoring.engine.device, scoring.engine.autocast, reporter.advance)
+        for number in steps:
+            scores = evaluator.score(predictor, number, wanted.samples)
+            rows += evaluator.rows("student", number, wanted.samples, scores)
+    rows = [row | {"model": str(pipeline)} for row in rows]
+    if as_json:
+        echo_json(rows)
+    else:
+        _print(rows)
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    from distillkit.evaluation.report import tables
+
+    for table in tables(rows):
+        Console().print(table)
+    for protocol in dict.fromkeys(row["protocol"] for row in rows):
+        click.echo(protocol)

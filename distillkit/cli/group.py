@@ -1,0 +1,63 @@
+"""The group of commands: each is imported only when it is called, and errors end as one message."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+from distillkit import __version__
+from distillkit.errors import DistillkitError, RunInterrupted
+
+COMMANDS = {
+    "run": "Distil (or train) a model as a config says.",
+    "check": "Say what is wrong with a config.",
+    "plan": "Show a config's stages and what they cost.",
+    "plugins": "List the parts that configs can name.",
+    "sample": "Draw samples from a pipeline.",
+    "evaluate": "Score a pipeline at some numbers of steps.",
+    "compare": "Compare the scores of several runs.",
+    "ui": "Open the MLflow UI on a run's records.",
+    "completion": "Print a shell's completion script.",
+}
+"""Command -> its line in the help: written here, so that `--help` imports no command."""
+
+STOPPED = 130
+"""The exit code of a stopped program: 128 + SIGINT."""
+
+
+class LazyGroup(click.Group):
+    """Finds the command `name` as `command` in the module `distillkit.cli.name`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(f"distillkit.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        command.short_help = COMMANDS[cmd_name]
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([*COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what the user got wrong is a message and exit code 2, our own faults keep their traceback."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, RunInterrupted) as stop:
+            click.echo(f"stopped: {stop}" if str(stop) else "stopped", err=True)
+            ctx.exit(STOPPED)
+        except DistillkitError as error:
+            click.echo(str(error), err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def cli() -> None:
+    """Make a diffusion model sample in a few steps."""

@@ -1,0 +1,60 @@
+"""Arguments that several commands take, and how they print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+config_argument = click.argument("config", type=click.Path(path_type=Path))
+
+set_option = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Lay a value over the config, as in run.updates=100 or loss[0].weight=2. May be given again and again.",
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+
+
+def parse_steps(ctx: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+    """`2,4,8` -> [2, 4, 8]."""
+    try:
+        steps = [int(part) for part in value.split(",")]
+    except ValueError:
+        steps = [0]
+    if min(steps) < 1:
+        raise click.BadParameter(f"expected whole numbers from 1, as in 2,4,8 (got '{value}')")
+    return steps
+
+
+def echo_json(value: Any) -> None:
+    """Print a value as indented JSON."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def echo_table(columns: list[str], rows: list[list[str]], numbers: bool = False) -> None:
+    """Print a table. Cells are shown whole: a terminal wraps them, a pipe gets one line a row.
+
+    Args:
+        columns: the headings.
+        rows: the cells.
+        numbers: whether all columns but the first are numbers, set flush right.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if numbers and i else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)

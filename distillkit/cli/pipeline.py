@@ -1,0 +1,50 @@
+"""Opens a pipeline's folder for the commands that sample from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillkit.errors import DistillkitError
+
+if TYPE_CHECKING:
+    from distillkit.config import Scoring
+    from distillkit.interfaces import Model
+    from distillkit.noise import Predictor
+
+
+def pipeline_folder(path: Path) -> Path:
+    """The pipeline that a path means: itself, or the one in a run's folder."""
+    return path / "pipeline" if (path / "pipeline").is_dir() else path
+
+
+def tables_of_run(pipeline: Path) -> dict[str, Any]:
+    """The config of the run that a pipeline lies in; empty if it lies in none."""
+    from distillkit.config.source import read_toml
+
+    config = pipeline.resolve().parent / "config.toml"
+    return read_toml(config) if pipeline.name == "pipeline" and config.is_file() else {}
+
+
+def load_model(pipeline: Path) -> Model:
+    """The pipeline's network, with the grids that its scheduler says."""
+    from distillkit.config import read_component
+
+    if not pipeline.is_dir():
+        raise DistillkitError(f"{pipeline}: there is no such folder; give a diffusers pipeline's, or a run's")
+    model: Model = read_component("model", {"type": "diffusers", "path": str(pipeline)}, str(pipeline))
+    model.load()
+    return model
+
+
+def make_predictor(model: Model, scoring: Scoring) -> tuple[Predictor, Scoring]:
+    """The network on the engine's device; and the settings with the grid that the pipeline has."""
+    from distillkit.config import GridTable
+    from distillkit.noise import Predictor, TablePath
+
+    scoring.engine.setup()
+    if isinstance(model.path, TablePath):
+        scoring = replace(scoring, grid=GridTable(spacing=model.path.spacing, start=model.path.start))
+    predictor = Predictor(model.network, model.path, model.prediction, model.forward)
+    return predictor.to(scoring.engine.device).eval(), scoring

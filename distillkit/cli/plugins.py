@@ -1,0 +1,37 @@
+"""`distillkit plugins`: what is installed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from distillkit.cli.options import echo_json, echo_table, json_option
+
+
+@click.command()
+@json_option
+def command(as_json: bool) -> None:
+    """List every part that a config can name, with the package it comes from; plugins that did not load come last,
+    with the reason."""
+    from distillkit.registry import load_registry
+
+    registry = load_registry()
+    components = [
+        {"kind": kind, "name": name, "package": claim.plugin.package, "version": claim.plugin.version}
+        for kind, names in registry.components.items()
+        for name in sorted(names)
+        for claim in names[name]
+    ] + [
+        {"kind": "preset", "name": name, "package": plugin.package, "version": plugin.version}
+        for name in sorted(registry.presets)
+        for plugin, _ in registry.presets[name]
+    ]
+    if as_json:
+        echo_json({"components": components, "broken": [asdict(plugin) for plugin in registry.broken]})
+        return
+    echo_table(["kind", "name", "package", "version"], [[*row.values()] for row in components])
+    if registry.broken:
+        click.echo(f"\n{len(registry.broken)} not working:")
+        rows = [[plugin.name, plugin.package, plugin.version, plugin.reason] for plugin in registry.broken]
+        echo_table(["plugin", "package", "version", "reason"], rows)

@@ -1,0 +1,30 @@
+"""`distillkit run`: distil, evaluate, export, track."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from distillkit.cli.options import config_argument, set_option
+
+
+@click.command()
+@config_argument
+@set_option
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The run's folder. [default: runs/ and the run's name]",
+)
+@click.option("--resume", is_flag=True, help="Go on from the folder's newest checkpoint.")
+def command(config: Path, assignments: tuple[str, ...], output: Path | None, resume: bool) -> None:
+    """Distil (or train) as CONFIG says, score the result, and write it all to the run's folder."""
+    from distillkit.config import read_config
+
+    settings = read_config(config, assignments)
+    # After reading, so that a mistake shows before torch is loaded.
+    from distillkit.training.run import run
+
+    run(settings, output or Path("runs", settings.run.name), resume=resume)

@@ -1,0 +1,74 @@
+"""`distillkit sample`: a sheet of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("pipeline", type=click.Path(path_type=Path))
+@click.option("--steps", type=click.IntRange(1), default=4, show_default=True, help="Sampling steps.")
+@click.option("--count", type=click.IntRange(1), default=16, show_default=True, help="Pictures.")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("grid.png"), show_default=True, metavar="PNG")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the noise.")
+@click.option("--guidance", type=click.FloatRange(0), help="Guidance scale s; 1 is none. [default: the run's, or 1]")
+@click.option("--class-labels", metavar="0,1,…", help="Classes, over and over. [default: all of them]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+def command(
+    pipeline: Path,
+    steps: int,
+    count: int,
+    output: Path,
+    seed: int,
+    guidance: float | None,
+    class_labels: str | None,
+    device: str,
+) -> None:
+    """Draw samples from PIPELINE, the folder of a diffusers pipeline or of a run, as one picture."""
+    from math import ceil, sqrt
+
+    from distillkit.cli.pipeline import load_model, make_predictor, pipeline_folder, tables_of_run
+    from distillkit.config import read_scoring
+
+    folder = pipeline_folder(pipeline)
+    evaluation = {"guidance": tables_of_run(folder).get("evaluation", {}).get("guidance", 1.0), "seed": seed}
+    if guidance is not None:
+        evaluation["guidance"] = guidance
+    tables = {"evaluation": evaluation, "engine": {"type": "torch", "device": device}}
+    scoring = read_scoring(tables, str(folder))
+    labels = _labels(class_labels, count)
+    model = load_model(folder)
+    if labels is not None and (model.classes is None or max(labels) >= model.classes):
+        has = f"has the classes 0 to {model.classes - 1}" if model.classes else "is not conditioned on classes"
+        raise click.BadParameter(f"the model {has} (got {class_labels})", param_hint="--class-labels")
+
+    from distillkit.evaluation import Pictures, sheet, write_png
+
+    predictor, scoring = make_predictor(model, scoring)
+    pictures = Pictures(scoring.evaluation, model, scoring.engine.device, scoring.engine.autocast)
+    rows = [
+        pictures.draw(predictor, steps, indices, labels and [labels[i] for i in indices]).cpu()
+        for indices in _chunks(count, ceil(sqrt(count)))
+    ]
+    write_png(output, sheet(rows))
+    click.echo(f"{output}: {count} samples in {steps} steps")
+
+
+def _chunks(count: int, size: int) -> list[range]:
+    """0 … count − 1, row by row: a sheet's row is one batch."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _labels(text: str | None, count: int) -> list[int] | None:
+    """One label for each picture."""
+    if text is None:
+        return None
+    try:
+        labels = [int(part) for part in text.split(",")]
+    except ValueError:
+        labels = [-1]
+    if min(labels) < 0:
+        raise click.BadParameter(f"expected classes, as in 0,1,2 (got '{text}')", param_hint="--class-labels")
+    return [labels[i % len(labels)] for i in range(count)]

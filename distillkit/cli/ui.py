@@ -1,0 +1,29 @@
+"""`distillkit ui`: what the tracker recorded, in a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option("--store", metavar="URI", help="MLflow's store. [default: RUN's, or sqlite:///mlflow.db]")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+def command(run: Path | None, store: str | None, port: int) -> None:
+    """Open the MLflow UI on the store that RUN, a run's folder, was recorded in, until Ctrl-C."""
+    from distillkit.config import read_component
+    from distillkit.config.source import DEFAULTS, read_toml
+
+    table = DEFAULTS["tracker"]
+    origin = "tracker"
+    if run is not None:
+        origin = str(run / "config.toml")
+        table = read_toml(run / "config.toml").get("tracker", table)
+    if store is not None:
+        table = {"type": "mlflow", "uri": store}
+        origin = "--store"
+    tracker = read_component("tracker", table, origin)
+    click.echo(f"http://127.0.0.1:{port} (stop it with Ctrl-C)", err=True)
+    tracker.open_ui(port)

@@ -1,0 +1,28 @@
+"""From a TOML file, a preset and `--set` to checked settings and the parts that they name."""
+
+from distillkit.config.pieces import read_component, read_scoring
+from distillkit.config.plan import PlannedStage, make_plan
+from distillkit.config.read import read_config
+from distillkit.config.settings import Scoring, Settings
+from distillkit.config.tables import (
+    EmaTable,
+    EvaluationTable,
+    GridTable,
+    OptimizerTable,
+    RunTable,
+)
+
+__all__ = [
+    "EmaTable",
+    "EvaluationTable",
+    "GridTable",
+    "OptimizerTable",
+    "PlannedStage",
+    "RunTable",
+    "Scoring",
+    "Settings",
+    "make_plan",
+    "read_component",
+    "read_config",
+    "read_scoring",
+]

@@ -1,0 +1,96 @@
+"""What must hold between a config's tables. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+from distillkit.config.plan import stride
+from distillkit.config.settings import Scoring, Settings
+from distillkit.errors import Mistake
+from distillkit.interfaces import Stage
+
+
+def check_together(settings: Settings, wrong: Collection[str]) -> Iterator[Mistake]:
+    """Every mistake that takes two tables to see.
+
+    Args:
+        settings: what the tables made.
+        wrong: the tables that have mistakes of their own; what needs one of them is not checked.
+    """
+    for check, needs in CHECKS.items():
+        if not needs.intersection(wrong):
+            yield from check(settings)
+
+
+def _targets(settings: Settings) -> Iterator[Mistake]:
+    against_target = [i for i, loss in enumerate(settings.losses) if loss.options.against == "target"]
+    if settings.target is not None and settings.teacher is None:
+        yield Mistake("teacher", f"is required: the target '{settings.target.name}' asks it for predictions")
+    if settings.target is None:
+        for i in against_target:
+            yield Mistake(f"loss[{i}].against", 'is "target", but there is no [target]; set it to "data"')
+        if not settings.source.needs_data:
+            yield Mistake("target", f"is required: the source '{settings.source.name}' goes where it leads")
+    elif not against_target:
+        yield Mistake("loss", 'no loss is against the target; give one `against = "target"`, or drop [target]')
+
+
+def _stages(settings: Settings) -> Iterator[Mistake]:
+    schedule = settings.schedule
+    given = ", ".join(f"{key} = {value}" for key, value in settings.tables["schedule"].items() if key != "type")
+    what = f"'{schedule.name}' with {given}" if given else f"'{schedule.name}'"
+    shares = schedule.shares()
+    if not shares:
+        yield Mistake("schedule", f"{what} has no stages")
+    for steps, _ in shares:
+        every = stride(settings, Stage(steps, 0))
+        if steps % every:
+            yield Mistake(
+                "schedule",
+                f"{what} has a stage of {steps} steps, which the target's jumps of {every} do not divide; "
+                f"make the steps of every stage a multiple of {every}",
+            )
+            return
+
+
+def _data(settings: Settings) -> Iterator[Mistake]:
+    source = settings.source
+    if source.needs_data and settings.data is None:
+        yield Mistake("data", f"is required: the source '{source.name}' draws from a data set; add a [data] table")
+    for i, loss in enumerate(settings.losses):
+        if loss.options.against == "data" and not source.needs_data:
+            yield Mistake(
+                f"loss[{i}].against", f"\"data\" needs a source with data; '{source.name}' has none: use 'noised-data'"
+            )
+
+
+def check_scores(settings: Scoring) -> Iterator[Mistake]:
+    """What keeps the metrics from being computed."""
+    features = settings.features
+    if features is None:
+        if settings.metrics:
+            yield Mistake("features", "is required: metrics need a feature network; add a [features] table")
+        return
+    has = {"bundled": features.has_bundled_reference, "data": settings.data is not None}
+    wanted = settings.evaluation.reference
+    for i, metric in enumerate(settings.metrics):
+        if metric.needs_logits and not features.has_logits:
+            yield Mistake(
+                f"metric[{i}].type",
+                f"'{metric.name}' needs class logits; the features '{features.name}' have none",
+            )
+        if metric.needs_reference and not (any(has.values()) if wanted == "auto" else has[wanted]):
+            yield Mistake(
+                "evaluation.reference",
+                f"is \"{wanted}\", but '{metric.name}' finds no real images there to compare with: the features "
+                f"'{features.name}' bring {'some' if has['bundled'] else 'none'}, and there is "
+                f"{'a' if has['data'] else 'no'} [data] table",
+            )
+
+
+CHECKS: dict[Callable[[Settings], Iterator[Mistake]], set[str]] = {
+    _targets: {"loss", "target", "teacher", "source"},
+    _stages: {"schedule", "target"},
+    _data: {"source", "data", "loss"},
+    check_scores: {"metric", "features", "evaluation", "data"},
+}

@@ -1,0 +1,99 @@
+"""Presets and `--set`: laying tables over tables."""
+
+from __future__ import annotations
+
+import copy
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distillkit.errors import Mistake
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One `--set`: the key as written (`loss[0].weight`), its parts ("loss", 0, "weight"), the value."""
+
+    key: str
+    parts: list[str | int]
+    value: Any
+
+
+def lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, key by key; a table that names another `type` replaces the whole table.
+
+    Lists (`[[loss]]`) are replaced whole.
+    """
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and not _other_type(below, value):
+            merged[key] = lay_over(below, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def _other_type(below: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
+    return "type" in over and over["type"] != below.get("type")
+
+
+def parse_assignments(texts: Iterable[str]) -> tuple[list[Assignment], list[Mistake]]:
+    """Read `--set a.b=VALUE` assignments (also `loss[0].weight=2`); also tells what was wrong with them.
+
+    VALUE is read as TOML; what is not TOML is a string, so `--set model.path=some/folder` needs no quotes.
+    """
+    assignments: list[Assignment] = []
+    mistakes: list[Mistake] = []
+    for assignment in texts:
+        key, equals, text = assignment.partition("=")
+        parts = _parts(key.strip())
+        if equals and parts:
+            assignments.append(Assignment(key.strip(), parts, _value(text.strip())))
+        else:
+            mistakes.append(Mistake("--set", f"expected key=value, as in run.updates=100 (got '{assignment}')"))
+    return assignments, mistakes
+
+
+def assign(tables: dict[str, Any], assignments: Iterable[Assignment]) -> list[Mistake]:
+    """Carry out assignments in place, and tell what was wrong.
+
+    A `type` other than the table's own empties the table, as with presets, and goes before the table's other keys.
+    """
+    in_order = sorted(assignments, key=lambda assignment: assignment.parts[-1] != "type")
+    return [Mistake("--set", f"{a.key}: {fault}") for a in in_order if (fault := _assign(tables, a.parts, a.value))]
+
+
+def _assign(here: Any, parts: list[str | int], value: Any) -> str | None:
+    """Set one value; the fault, if there is one."""
+    for i, part in enumerate(parts):
+        name = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts[:i]).lstrip(".")
+        if isinstance(part, int):
+            if not isinstance(here, list) or part >= len(here):
+                count = len(here) if isinstance(here, list) else 0
+                return f"'{name}' has no entry [{part}]; it has {count}, counted from 0"
+        elif isinstance(here, list):
+            return f"'{name}' is a list; name an entry, as in {name}[0].{part}"
+        elif not isinstance(here, dict):
+            return f"'{name}' is not a table (it is {here!r})"
+        if i < len(parts) - 1:
+            here = here[part] if isinstance(part, int) else here.setdefault(part, {})
+        elif part == "type" and here.get("type") != value:
+            here.clear()
+    here[parts[-1]] = value
+    return None
+
+
+def _parts(key: str) -> list[str | int]:
+    if not re.fullmatch(r"[\w-]+(\[\d+\])*(\.[\w-]+(\[\d+\])*)*", key):
+        return []
+    return [int(number) if number else name for number, name in re.findall(r"\[(\d+)\]|([\w-]+)", key)]
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,62 @@
+"""Reads some tables of a config alone, for commands that need no whole one. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from distillkit import interfaces
+from distillkit.config.checks import check_scores
+from distillkit.config.override import assign, parse_assignments
+from distillkit.config.parts import Reader
+from distillkit.config.settings import Scoring
+from distillkit.config.source import DEFAULTS
+from distillkit.config.tables import EvaluationTable, GridTable
+from distillkit.errors import ConfigError
+from distillkit.registry import load_registry
+
+
+def read_scoring(tables: dict[str, Any], origin: str, overrides: Iterable[str] = ()) -> Scoring:
+    """What scoring needs, from the tables evaluation, engine, data, features and metric.
+
+    Args:
+        tables: the tables; others are not looked at.
+        origin: where they come from, for the message.
+        overrides: `--set` assignments, `key=value`, laid over them.
+
+    Raises:
+        ConfigError: with all mistakes.
+    """
+    reader = Reader(load_registry())
+    assignments, reader.mistakes = parse_assignments(overrides)
+    reader.mistakes += assign(tables, assignments)
+    core = {name: reader.core_table(name, tables.get(name)) for name in ("grid", "evaluation")}
+    parts = {
+        kind: reader.components(kind, tables.get(kind, DEFAULTS.get(kind)))
+        for kind in ("engine", "data", "features", "metric")
+    }
+    first = {kind: made[0] if made else None for kind, made in parts.items()}
+    scoring = Scoring(
+        grid=cast(GridTable, core["grid"]),
+        evaluation=cast(EvaluationTable, core["evaluation"]),
+        engine=cast(interfaces.Engine, first["engine"]),
+        data=cast(interfaces.Data | None, first["data"]),
+        features=cast(interfaces.Features | None, first["features"]),
+        metrics=cast(list[interfaces.Metric], parts["metric"]),
+    )
+    if mistakes := reader.mistakes or [*check_scores(scoring)]:
+        raise ConfigError(mistakes, origin)
+    return scoring
+
+
+def read_component(kind: str, table: Mapping[str, Any], origin: str) -> Any:
+    """One component from its table.
+
+    Raises:
+        ConfigError: with all mistakes.
+    """
+    reader = Reader(load_registry())
+    made = reader.components(kind, table)
+    if reader.mistakes:
+        raise ConfigError(reader.mistakes, origin)
+    return made[0]

@@ -1,0 +1,53 @@
+"""The plan of a run: stages, N_i, updates and evaluations. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+from distillkit.config.settings import Settings
+from distillkit.interfaces import Stage
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage, how long its jumps are, and what it costs.
+
+    Attributes:
+        stage: steps and updates.
+        stride: fine steps per jump; the student serves `stage.steps // stride` sampling steps.
+        evaluations: network evaluations of the whole stage (guidance doubles a batch, not the count).
+    """
+
+    stage: Stage
+    stride: int
+    evaluations: int
+
+
+def make_plan(settings: Settings) -> list[PlannedStage]:
+    """Divide the run's updates among the schedule's stages."""
+    accumulate = settings.optimizer.accumulate
+
+    def trajectory(steps: int) -> int:
+        if not settings.source.sequential:
+            return 1
+        jumps = steps // stride(settings, Stage(steps, 0))
+        return jumps // gcd(jumps, accumulate)
+
+    stages = settings.schedule.plan(settings.run.updates, trajectory)
+    return [
+        PlannedStage(stage, stride(settings, stage), stage.updates * accumulate * _evaluations(settings, stage))
+        for stage in stages
+    ]
+
+
+def stride(settings: Settings, stage: Stage) -> int:
+    """The target's stride; 1 without a target (plain training)."""
+    return 1 if settings.target is None else settings.target.stride(stage)
+
+
+def _evaluations(settings: Settings, stage: Stage) -> int:
+    """Evaluations per batch: the student's, and the target's."""
+    if settings.target is None or settings.teacher is None:
+        return 1
+    return 1 + settings.target.teacher_evaluations(stage, settings.teacher)

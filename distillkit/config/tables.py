@@ -1,0 +1,92 @@
+"""The core's own tables of a config; the others belong to the components that they name."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from distillkit.interfaces import EmaTable, OptimizerTable
+
+__all__ = ["EmaTable", "EvaluationTable", "GridTable", "OptimizerTable", "RunTable"]
+
+
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise PydanticCustomError("folder_name", "not a folder's name")
+    return name
+
+
+class Table(BaseModel):
+    """Strict: an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RunTable(Table):
+    """`[run]`: the run as a whole.
+
+    Attributes:
+        name: the run's name, and its folder's under `runs/`. Default: the config file's name.
+        updates: P, parameter updates in all.
+        seed: everything random follows from it.
+        method: what to call the method in model cards; the preset's name by default.
+        log_every: updates between points of the tracker's curves (the journal has every update).
+        checkpoint_every: updates between checkpoints; 0: only at the end.
+        keep: how many checkpoints to keep.
+    """
+
+    name: Annotated[str, AfterValidator(_folder_name)]
+    updates: int = Field(ge=1)
+    seed: int = Field(0, ge=0)
+    method: str = "custom"
+    log_every: int = Field(10, ge=1)
+    checkpoint_every: int = Field(0, ge=0)
+    keep: int = Field(2, ge=1)
+
+
+class GridTable(Table):
+    """`[grid]`: which times a sampler of S steps visits.
+
+    Attributes:
+        spacing: "trailing" (begins at the noise), "leading" (as CompVis) or "linspace".
+        start: the noisiest time used. "auto": the last time for v- and x-prediction; for ε-prediction the noisiest
+            at which the factor σ/α on its error is bearable.
+    """
+
+    spacing: Literal["trailing", "leading", "linspace"] = "trailing"
+    start: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+
+
+class EvaluationTable(Table):
+    """`[evaluation]`: what is scored, and how.
+
+    Attributes:
+        steps: numbers of sampling steps at which teacher and student are scored.
+        teacher_steps: further numbers at which the teacher alone is scored.
+        samples: pictures per score.
+        batch: pictures per network call.
+        seed: of the noise; picture i starts from the noise (seed, i) in every model and every run.
+        guidance: guidance scale s (1: none).
+        reference: what real pictures are: "bundled" (comes with the features), "data" (the run's `[data]`).
+            "auto": the first of them that exists.
+        every: updates between evaluations of the student during the run; 0: only at the end.
+        every_samples: pictures per score in those.
+        export_steps: the number of steps that the exported pipeline is set up for; left out: the smallest of `steps`
+            that the student was taught.
+        grid: pictures per row of the sample sheets.
+    """
+
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = (2, 4, 8)
+    teacher_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    samples: int = Field(1000, ge=2)
+    batch: int = Field(100, ge=1)
+    seed: int = Field(0, ge=0)
+    guidance: float = Field(1.0, ge=0)
+    reference: Literal["auto", "bundled", "data"] = "auto"
+    every: int = Field(0, ge=0)
+    every_samples: int = Field(200, ge=2)
+    export_steps: int | None = Field(None, ge=1)
+    grid: int = Field(10, ge=1)

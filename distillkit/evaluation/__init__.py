@@ -1,0 +1,8 @@
+"""Scores samples, draws sample sheets and prints the table. Imports torch."""
+
+from distillkit.evaluation.evaluate import Evaluator
+from distillkit.evaluation.grid import sheet, write_png
+from distillkit.evaluation.pictures import Pictures, to_uint8
+from distillkit.evaluation.report import tables
+
+__all__ = ["Evaluator", "Pictures", "sheet", "tables", "to_uint8", "write_png"]

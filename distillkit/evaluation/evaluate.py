@@ -1,0 +1,137 @@
+"""Scores a model's samples: one pass of pictures and features serves every metric."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from distillkit.config import Scoring
+from distillkit.evaluation.pictures import ROUNDING, Pictures, to_uint8
+from distillkit.interfaces import Data, Features, FeatureStatistics, Metric, Model
+from distillkit.noise import Predictor, TablePath
+
+
+class Evaluator:
+    """Scores predictors of one model, all on the same noise, against one reference.
+
+    Args:
+        settings: the run's, or what else says how to score; its data, if the reference is made of it, has been set up.
+        model: loaded, with its grid set.
+        device: where predictors and the feature network are.
+        autocast: the precision in which predictors are evaluated (features are float32).
+        on_batch: told how many pictures were done, after each batch.
+    """
+
+    def __init__(
+        self,
+        settings: Scoring,
+        model: Model,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        on_batch: Callable[[int], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._model = model
+        self._device = device
+        self._on_batch = on_batch
+        self.pictures = Pictures(settings.evaluation, model, device, autocast)
+        self.metrics: dict[str, Metric] = {}
+        self.reference: FeatureStatistics | None = None
+        self._features = settings.features
+        if self._features is not None and settings.metrics:
+            self._features.setup(device)
+            self.metrics = {metric.label(self._features): metric for metric in settings.metrics}
+            if any(metric.needs_reference for metric in settings.metrics):
+                self.reference = self._find_reference(self._features)
+
+    def _find_reference(self, features: Features) -> FeatureStatistics:
+        wanted, data = self._settings.evaluation.reference, self._settings.data
+        bundled = None if wanted == "data" else features.bundled_reference()
+        if bundled is not None:
+            return bundled
+        assert data is not None  # the config's checks see to it that one of the two is there
+        return self._statistics(_real_pictures(data, self._settings.evaluation.batch))
+
+    def score(self, predictor: Predictor, steps: int, samples: int) -> dict[str, float]:
+        """Score the first `samples` pictures in `steps` steps: metric label -> value. Empty without metrics.
+
+        No gradient; the global random state, the predictor's mode and its count of evaluations stay as they were.
+
+        Raises:
+            GridError: the path has no grid of so many steps.
+        """
+        if not self.metrics:
+            return {}
+        statistics = self._statistics(self._drawn(predictor, steps, samples))
+        return {label: metric.compute(statistics, self.reference) for label, metric in self.metrics.items()}
+
+    def _drawn(self, predictor: Predictor, steps: int, samples: int) -> Iterator[Tensor]:
+        for batch in self.pictures.batches(predictor, steps, samples):
+            yield batch
+            if self._on_batch is not None:
+                self._on_batch(len(batch))
+
+    @torch.no_grad()
+    def _statistics(self, batches: Iterable[Tensor]) -> FeatureStatistics:
+        """Features of uint8 pictures [B, C, H, W], batch by batch, gathered on the CPU."""
+        assert self._features is not None
+        features, logits, digest = [], [], hashlib.sha256()
+        for batch in batches:
+            digest.update(batch.cpu().numpy().tobytes())
+            found, classes = self._features.extract(batch.to(self._device))
+            features.append(found.float().cpu())
+            if classes is not None:
+                logits.append(classes.float().cpu())
+        return FeatureStatistics.of(torch.cat(features), torch.cat(logits) if logits else None, digest.hexdigest()[:8])
+
+    def protocol(self, metric: str, samples: int) -> str:
+        """All that a score depends on besides model and steps, in one line: scores compare where it is equal.
+
+        Args:
+            metric: the metric's label.
+            samples: pictures per score.
+        """
+        evaluation, features, how = self._settings.evaluation, self._features, self.metrics[metric]
+        assert features is not None
+        path = self._model.path
+        start = f" from {path.start}" if isinstance(path, TablePath) else ""
+        options = " ".join(f"{key} {value}" for key, value in how.options.model_dump().items())
+        parts = [
+            f"{how.name} {options}".strip(),
+            f"{features.name} {features.hash}",
+            ROUNDING,
+            *([f"{self.reference.count} real {self.reference.hash}"] if how.needs_reference and self.reference else []),
+            f"{samples} samples",
+            f"{self._settings.grid.spacing}{start}",
+            f"seed {evaluation.seed}",
+            f"guidance {evaluation.guidance:g}",
+        ]
+        return "; ".join(parts)
+
+    def rows(
+        self, which: Literal["teacher", "student"], steps: int, samples: int, scores: Mapping[str, float]
+    ) -> list[dict[str, Any]]:
+        """Rows for scores.json from what `score` gave."""
+        return [
+            {
+                "model": which,
+                "steps": steps,
+                "metric": label,
+                "value": value,
+                "samples": samples,
+                "protocol": self.protocol(label, samples),
+            }
+            for label, value in scores.items()
+        ]
+
+
+def _real_pictures(data: Data, batch: int) -> Iterator[Tensor]:
+    """All images of a data set, in order: uint8 [B, C, H, W]."""
+    for indices in torch.split(torch.arange(len(data)), batch):
+        images, _ = data.batch(indices)
+        yield to_uint8(images)

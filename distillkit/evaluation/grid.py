@@ -1,0 +1,54 @@
+"""Sample sheets: rows of pictures made from the same noise, one row a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
+
+GAP = 2
+"""Pixels between pictures, before tiny ones are enlarged."""
+READABLE = 64
+"""Smaller pictures are enlarged by a whole factor, to about this many pixels."""
+
+
+def sheet(rows: Sequence[Tensor], labels: Sequence[str] | None = None) -> Tensor:
+    """One picture from rows of uint8 pictures [n, C, H, W] (C 1 or 3, all of one size): uint8 [height, width, 3].
+
+    Args:
+        rows: the rows; a shorter one leaves its end white.
+        labels: what stands to the left of each row.
+    """
+    height, width = rows[0].shape[-2:]
+    columns = max(len(row) for row in rows)
+    canvas = torch.full((3, len(rows) * (height + GAP) + GAP, columns * (width + GAP) + GAP), 255, dtype=torch.uint8)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row.cpu()):
+            top, left = GAP + i * (height + GAP), GAP + j * (width + GAP)
+            canvas[:, top : top + height, left : left + width] = picture
+    factor = max(1, READABLE // max(height, width))
+    large = functional.interpolate(canvas[None], scale_factor=factor, mode="nearest")[0].permute(1, 2, 0)
+    if labels is None:
+        return large.contiguous()
+    return torch.cat([_margin(labels, len(large), (height + GAP) * factor), large], dim=1)
+
+
+def _margin(labels: Sequence[str], height: int, row: int) -> Tensor:
+    """The labels, each in the middle of its row of `row` pixels: uint8 [height, as wide as they need, 3]."""
+    font = ImageFont.load_default()
+    width = 12 + max(int(font.getlength(label)) for label in labels)
+    image = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(image)
+    for i, label in enumerate(labels):
+        draw.text((6, i * row + row // 2 - 5), label, fill="black", font=font)
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(height, width, 3)
+
+
+def write_png(path: Path, image: Tensor) -> None:
+    """Write a uint8 picture [H, W, 3]; folders on the way are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image.cpu().numpy()).save(path)

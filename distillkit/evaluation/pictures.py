@@ -1,0 +1,95 @@
+"""Pictures as metrics and people see them: the same noise and classes for every model, rounded by one rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.config import EvaluationTable
+from distillkit.interfaces import Model
+from distillkit.noise import Predictor
+from distillkit.sampling import noise_for, sample
+
+ROUNDING = "round((x + 1) * 127.5)"
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [−1, 1] of any shape -> 0 … 255, halves to even; what lies outside is clamped."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+class Pictures:
+    """Draws the pictures 0, 1, 2, … of a series: i is always the noise (seed, i) and the class i modulo classes.
+
+    Args:
+        evaluation: seed, guidance and batch.
+        model: whose samples they are; loaded, with its grid set.
+        device: where its predictors are.
+        autocast: the precision in which networks are evaluated.
+    """
+
+    def __init__(
+        self,
+        evaluation: EvaluationTable,
+        model: Model,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._evaluation = evaluation
+        self._model = model
+        self._device = device
+        self._autocast = autocast
+
+    @torch.no_grad()
+    def draw(
+        self, predictor: Predictor, steps: int, indices: Sequence[int], labels: Sequence[int] | None = None
+    ) -> Tensor:
+        """The pictures `indices`, in `steps` steps, in one batch: uint8 [len(indices), C, H, W] on the device.
+
+        Moves neither the global random state nor the predictor's count of evaluations. `labels` are classes to take
+        instead of i modulo classes.
+
+        Raises:
+            GridError: the path has no grid of so many steps.
+        """
+        count, guidance = len(indices), self._evaluation.guidance
+        classes = self._model.classes
+        if labels is None and classes is not None:
+            labels = [i % classes for i in indices]
+        condition = self._model.condition(
+            None if labels is None else torch.tensor(labels),
+            count,
+            None if guidance == 1 else torch.full((count,), guidance),
+        ).map(lambda tensor: tensor.to(self._device))
+        noise = noise_for(self._evaluation.seed, indices, self._model.sample_shape).to(self._device)
+        with _aside(predictor), self._autocast():
+            images = self._model.decode(sample(predictor, noise, condition, steps))
+        return to_uint8(images.float())
+
+    def batches(self, predictor: Predictor, steps: int, count: int) -> Iterator[Tensor]:
+        """The first `count` pictures, `evaluation.batch` at a time."""
+        for start in range(0, count, self._evaluation.batch):
+            yield self.draw(predictor, steps, range(start, min(start + self._evaluation.batch, count)))
+
+    def first(self, predictor: Predictor, steps: int, count: int | None = None) -> Tensor:
+        """The first `count` pictures (`evaluation.grid` by default), on the CPU: a row of a sample sheet."""
+        wanted = self._evaluation.grid if count is None else count
+        return torch.cat([batch.cpu() for batch in self.batches(predictor, steps, wanted)])
+
+
+@contextmanager
+def _aside(predictor: Predictor) -> Iterator[None]:
+    """Inside, the predictor is in evaluation mode; afterwards it is as it was, and so is its count of evaluations."""
+    modes: dict[nn.Module, bool] = {module: module.training for module in predictor.modules()}
+    count = predictor.evaluations.count
+    predictor.eval()
+    try:
+        yield
+    finally:
+        predictor.evaluations.count = count
+        for module, mode in modes.items():
+            module.training = mode

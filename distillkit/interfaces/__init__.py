@@ -1,0 +1,38 @@
+"""What plugins implement, one abstract class a file, and the values that travel between them."""
+
+from distillkit.interfaces.data import Data
+from distillkit.interfaces.engine import Engine, Update
+from distillkit.interfaces.features import Features, FeatureStatistics
+from distillkit.interfaces.loss import Loss
+from distillkit.interfaces.metric import Metric
+from distillkit.interfaces.model import Export, Model
+from distillkit.interfaces.optimization import EmaTable, OptimizerTable
+from distillkit.interfaces.schedule import Schedule
+from distillkit.interfaces.source import Source
+from distillkit.interfaces.steps import Stage, Step, TargetBatch
+from distillkit.interfaces.target import Target
+from distillkit.interfaces.teacher import Teacher
+from distillkit.interfaces.tracker import RunInfo, Tracker
+
+__all__ = [
+    "Data",
+    "EmaTable",
+    "Engine",
+    "Export",
+    "FeatureStatistics",
+    "Features",
+    "Loss",
+    "Metric",
+    "Model",
+    "OptimizerTable",
+    "RunInfo",
+    "Schedule",
+    "Source",
+    "Stage",
+    "Step",
+    "Target",
+    "TargetBatch",
+    "Teacher",
+    "Tracker",
+    "Update",
+]

@@ -1,0 +1,89 @@
+"""Device, precision, backward pass, optimiser, EMA."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distillkit.component import Component
+from distillkit.interfaces.optimization import EmaTable, OptimizerTable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Update:
+    """One parameter update, as the journal tells it.
+
+    Attributes:
+        grad_norm: the gradient's norm before clipping, a scalar tensor (not read until a log point).
+        learning_rate: the learning rate that was used.
+    """
+
+    grad_norm: Tensor
+    learning_rate: float
+
+
+class Engine(Component):
+    """Owns where and how the network is trained."""
+
+    device: torch.device
+
+    @abstractmethod
+    def setup(self) -> None:
+        """Claim the device. Called once, first.
+
+        Raises:
+            DistillkitError: the device is not there.
+        """
+
+    @abstractmethod
+    def prepare(
+        self, module: nn.Module, network: nn.Module, optimizer: OptimizerTable, ema: EmaTable | None, updates: int
+    ) -> None:
+        """Take the module that is called once per update.
+
+        Args:
+            module: `DistillStep`: (step) -> (loss, target batch or None).
+            network: the network inside it that is trained.
+            optimizer: the config's `[optimizer]` table.
+            ema: the config's `[ema]` table; None for no EMA.
+            updates: parameter updates of the whole run (the learning rate's horizon).
+        """
+
+    @abstractmethod
+    def forward(self, step: Any) -> Any:
+        """Call the module in the configured precision."""
+
+    @abstractmethod
+    def place_frozen(self, module: nn.Module) -> nn.Module:
+        """Put a frozen module, which is never part of the trained one, where it belongs."""
+
+    @abstractmethod
+    def update(self, loss: Tensor) -> Update | None:
+        """Backward; with the last of the accumulated batches also clip, step, zero the gradient and average.
+
+        Returns:
+            the update; None while batches accumulate.
+        """
+
+    @abstractmethod
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the trained network carries the EMA weights (its own, if there is no EMA)."""
+
+    @abstractmethod
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision in which the engine evaluates networks."""
+
+    @abstractmethod
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Network, EMA and optimiser state, for a checkpoint."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state_dict`."""

@@ -1,0 +1,114 @@
+"""The network, its noise path, its encoder and decoder, and how to save it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillkit.component import Component
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from distillkit.noise import Condition, NoisePath, PredictionType
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an exported pipeline must say about itself, besides its weights.
+
+    Attributes:
+        steps: the number of sampling steps it was made for.
+        served: every number of steps it was evaluated at.
+        guidance: the guidance scale s it was made for (1 is none).
+        method: the method that made it (a preset's name).
+        teacher: what it was made from.
+        scores: rows of scores.json.
+        settings: the resolved config.
+    """
+
+    steps: int
+    served: Sequence[int]
+    guidance: float
+    method: str
+    teacher: str
+    scores: Sequence[Mapping[str, Any]]
+    settings: Mapping[str, Any]
+
+
+class Model(Component):
+    """One network that a run starts from, and what it needs around it.
+
+    After `load` the attributes below are set.
+    """
+
+    network: nn.Module
+    """The network, float32, on the CPU."""
+    path: NoisePath
+    """Its noise path, with the config's grids (see `set_grid`)."""
+    prediction: PredictionType
+    """What its output means."""
+    sample_shape: tuple[int, int, int]
+    """(C, H, W) of the samples that the network sees."""
+    classes: int | None
+    """How many classes it is conditioned on; None if unconditional."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Load or build the network. Called once, before anything below.
+
+        Raises:
+            DistillkitError: it is not there, or not what this class can load.
+        """
+
+    @abstractmethod
+    def set_grid(self, spacing: str, start: int | str | None) -> None:
+        """Set the grids that `path` gives: spacing, and the noisiest time ("auto", a time, or None for the last)."""
+
+    @abstractmethod
+    def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Call `network` (this model's, or one of the same make): z [B, C, H, W], t [B] -> output [B, C, H, W]."""
+
+    @abstractmethod
+    def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
+        """The condition for `count` samples.
+
+        Args:
+            labels: classes, [count] (int64), −1 for "no class"; None if there are none.
+            guidance: guidance scales s, [count]; None for no guidance.
+        """
+
+    def draw_condition(self, count: int, guidance: Tensor | None, generator: torch.Generator) -> Condition:
+        """Conditions for samples of the model's own: classes drawn evenly."""
+        import torch
+
+        labels = None
+        if self.classes is not None:
+            labels = torch.randint(self.classes, (count,), generator=generator)
+        return self.condition(labels, count, guidance)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images in [−1, 1] -> samples [B, C, H, W]. Pixel-space models: the images themselves."""
+        return images
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """Samples [B, C, H, W] -> images in about [−1, 1]. Pixel-space models: the samples themselves."""
+        return samples
+
+    @property
+    @abstractmethod
+    def supports_guidance(self) -> bool:
+        """Whether the model has a null condition, so that classifier-free guidance is possible."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What the model is called in a model card and a table (its path, say)."""
+
+    @abstractmethod
+    def export(self, network: nn.Module, folder: Path, export: Export) -> None:
+        """Write `network` (float32, on the CPU) as a pipeline that diffusers loads without distillkit."""

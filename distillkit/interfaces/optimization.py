@@ -1,0 +1,62 @@
+"""What an engine is told about the optimiser and the average of the weights: the config's `[optimizer]` and `[ema]`."""
+
+from __future__ import annotations
+
+from math import cos, pi
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Unit = Annotated[float, Field(ge=0, lt=1)]
+
+
+class OptimizerTable(BaseModel):
+    """`[optimizer]`: AdamW and its learning rate.
+
+    Attributes:
+        learning_rate: at the beginning, after the warm-up.
+        final_learning_rate: where a cosine takes it by the last update; left out: constant.
+        warmup: updates over which it rises linearly from 0.
+        betas: Adam's β₁ and β₂.
+        eps: Adam's ε.
+        weight_decay: decoupled weight decay.
+        clip: largest gradient norm; 0: no clipping.
+        accumulate: batches per parameter update.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    learning_rate: float = Field(1e-5, gt=0)
+    final_learning_rate: float | None = Field(None, ge=0)
+    warmup: int = Field(0, ge=0)
+    betas: tuple[Unit, Unit] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, ge=0)
+    accumulate: int = Field(1, ge=1)
+
+    def learning_rate_at(self, update: int, updates: int) -> float:
+        """The learning rate of update number `update` (from 0) of `updates`."""
+        peak, final = self.learning_rate, self.final_learning_rate
+        if final is not None:
+            peak = final + (peak - final) * 0.5 * (1 + cos(pi * update / updates))
+        return peak * min(1.0, (update + 1) / self.warmup) if self.warmup else peak
+
+
+class EmaTable(BaseModel):
+    """`[ema]`: an average of the network's weights over the updates. If present, it is what is evaluated and exported.
+
+    Attributes:
+        decay: the average's decay per update.
+        warmup: cap the decay at (1 + n)/(10 + n) at update n, as LDM and diffusers do. In a short run the decay is
+            then never reached: 0.9995 would take 18 000 updates.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    decay: float = Field(0.999, ge=0, lt=1)
+    warmup: bool = False
+
+    def decay_at(self, update: int) -> float:
+        """The decay of update number `update` (from 0)."""
+        return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay

@@ -1,0 +1,58 @@
+"""How many steps N_i, for how many updates."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+from distillkit.component import Component
+from distillkit.interfaces.steps import Stage
+
+
+class Schedule(Component):
+    """The stages of a run. Must not import torch: `distillkit plan` doesn't."""
+
+    @abstractmethod
+    def shares(self) -> Sequence[tuple[int, float]]:
+        """The stages in order: (N_i, the stage's share of the updates). Shares are relative; any sum will do."""
+
+    def plan(self, updates: int, trajectory: Callable[[int], int]) -> list[Stage]:
+        """Divide `updates` parameter updates among the stages, exactly.
+
+        Args:
+            updates: P, all parameter updates of the run.
+            trajectory: N_i -> updates that one whole trajectory of N_i steps makes (1 where trajectories do not
+                matter). Stages get whole trajectories, rounded so that the error never adds up; what is left over
+                goes to the last stage, where a trajectory is shortest. With too few updates for every stage to get
+                one, parts of trajectories are given out.
+
+        Returns:
+            one stage per share; their updates add up to `updates`.
+        """
+        stages = self._apportion(updates, trajectory)
+        if any(stage.updates == 0 for stage in stages):
+            stages = self._apportion(updates, lambda _: 1)
+        return stages
+
+    def _apportion(self, updates: int, unit: Callable[[int], int]) -> list[Stage]:
+        shares = self.shares()
+        total = sum(share for _, share in shares)
+        stages: list[Stage] = []
+        given, due = 0, 0.0
+        for steps, share in shares[:-1]:
+            due += updates * share / total
+            whole = unit(steps)
+            part = min(max(round((due - given) / whole), 0) * whole, updates - given)
+            stages.append(Stage(steps, part))
+            given += part
+        return [*stages, Stage(shares[-1][0], updates - given)]
+
+    def is_over(self, stage: Stage, done: int, metrics: Mapping[str, float]) -> bool:
+        """Whether the stage ends now.
+
+        Args:
+            stage: the stage as planned.
+            done: its updates so far.
+            metrics: the newest scores by name, if the run evaluates as it goes (empty otherwise).
+        """
+        return done >= stage.updates

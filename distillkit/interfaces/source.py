@@ -1,0 +1,81 @@
+"""Where z_t comes from."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from distillkit.component import Component
+from distillkit.interfaces.data import Data
+from distillkit.interfaces.model import Model
+from distillkit.interfaces.steps import Stage, Step
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from distillkit.noise import NoisePath
+
+
+Scale = Annotated[float, Field(ge=0)]
+
+
+class Source(Component):
+    """Hands out the jumps that the student is taught on."""
+
+    class Options(Component.Options):
+        """
+        Attributes:
+            batch: samples per draw, B.
+            guidance: guidance scale s (1: none): one for all, or [low, high], drawn evenly for each sample.
+        """
+
+        batch: int = Field(16, ge=1)
+        guidance: Scale | tuple[Scale, Scale] = 1.0
+
+    options: Options
+    needs_data: bool
+    """Whether it draws from a data set; if so, every step has `data` and `noise`."""
+
+    @property
+    def sequential(self) -> bool:
+        """Whether all samples of a batch walk one trajectory in step, so that stages should be whole trajectories."""
+        return False
+
+    def draw_guidance(self, count: int, generator: torch.Generator) -> Tensor | None:
+        """Guidance scales for `count` samples, [count]; None where all are 1, so that nothing is computed twice."""
+        import torch
+
+        low, high = (
+            self.options.guidance
+            if isinstance(self.options.guidance, tuple)
+            else (self.options.guidance, self.options.guidance)
+        )
+        if low == high == 1:
+            return None
+        return low + (high - low) * torch.rand(count, generator=generator)
+
+    @abstractmethod
+    def setup(self, model: Model, data: Data | None) -> None:
+        """Called once, before the first stage, with the loaded model and the data (None if the config has none)."""
+
+    @abstractmethod
+    def start_stage(self, stage: Stage, stride: int, path: NoisePath) -> None:
+        """Begin a stage: its grid is `path.grid(stage.steps)`, and every jump spans `stride` of its steps."""
+
+    @abstractmethod
+    def draw(self, generator: torch.Generator) -> Step:
+        """The next batch of jumps. All randomness must come from `generator` (on the CPU)."""
+
+    def advance(self, z_next: Tensor) -> None:
+        """Told where the drawn jumps' fine steps landed, [B, C, H, W]: trajectories go on from there."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """What a checkpoint must hold to go on in the middle of a stage; empty if nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state_dict`; called after `start_stage`."""

@@ -1,0 +1,60 @@
+"""Whose prediction is the goal."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from distillkit.component import Component
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from distillkit.noise import Condition, Prediction, Predictor
+
+
+class Teacher(Component):
+    """Answers what x̂ is at the points that a target visits."""
+
+    @property
+    @abstractmethod
+    def reuses_student(self) -> bool:
+        """Whether the student's own prediction at the jump's start serves as the teacher's, so that it is not
+        computed twice. Known before any network is loaded: the plan counts evaluations with it."""
+
+    @abstractmethod
+    def setup(
+        self,
+        student: Predictor,
+        copy: Callable[[], Predictor],
+        place_frozen: Callable[[nn.Module], nn.Module],
+    ) -> None:
+        """Called once, before the first update.
+
+        Args:
+            student: the network that is trained.
+            copy: makes a frozen copy of it as it is now.
+            place_frozen: puts a frozen network where the engine wants it.
+        """
+
+    @abstractmethod
+    def predict(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        """The teacher's prediction from z [B, C, H, W] at t [B]. Called without gradient."""
+
+    def reuse(self, student: Prediction) -> Prediction | None:
+        """The prediction at the jump's start made from the student's own; None: ask `predict`."""
+        return student.detach() if self.reuses_student else None
+
+    def after_update(self, student: Predictor) -> None:
+        """Called after every parameter update (an EMA teacher follows the student here)."""
+
+    def end_stage(self, student: Predictor) -> None:
+        """Called after every stage but the last (progressive distillation: teacher <- student)."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """What a checkpoint must hold besides the student; empty if nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state_dict`."""

@@ -1,0 +1,72 @@
+"""Where the run is recorded."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from distillkit.component import Component
+from distillkit.errors import DistillkitError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Status = Literal["finished", "failed", "killed"]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a tracker is told at the start.
+
+    Attributes:
+        name: the run's name.
+        folder: the run's folder.
+        settings: the resolved config, as nested tables.
+        plan: one (steps, updates, evaluations) per stage.
+        resumed: whether the run goes on from a checkpoint.
+    """
+
+    name: str
+    folder: Path
+    settings: Mapping[str, Any]
+    plan: list[tuple[int, int, int]]
+    resumed: bool = False
+
+
+class Tracker(Component):
+    """Records one run. The journal and scores.json are the truth; a tracker is a view of them."""
+
+    @abstractmethod
+    def start(self, run: RunInfo) -> None:
+        """Open the record and write the settings."""
+
+    @abstractmethod
+    def log_metrics(self, metrics: Mapping[str, float], update: int) -> None:
+        """Points of the curves at one update."""
+
+    @abstractmethod
+    def log_scores(self, scores: Sequence[Mapping[str, Any]]) -> None:
+        """The rows of scores.json."""
+
+    @abstractmethod
+    def log_image(self, key: str, image: Tensor, step: int) -> None:
+        """A picture, uint8 [H, W, 3], one of a series `key` over `step`."""
+
+    @abstractmethod
+    def log_file(self, path: Path) -> None:
+        """A file of the run's folder (the config, the scores)."""
+
+    @abstractmethod
+    def finish(self, status: Status) -> None:
+        """Close the record."""
+
+    def open_ui(self, port: int) -> None:
+        """Show the recorded runs on http://127.0.0.1:`port`, until the user stops it.
+
+        Raises:
+            DistillkitError: the tracker has no UI, or it cannot start.
+        """
+        raise DistillkitError(f"the tracker '{self.name}' has no UI")

@@ -1,0 +1,32 @@
+"""What a network is told besides the noisy sample and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One batch's conditions.
+
+    Attributes:
+        inputs: the network's extra inputs by name, each [B, ...] (`{"class_labels": [B]}`; empty if unconditional).
+        null: the same inputs for "no condition", which classifier-free guidance needs; None if the model has none.
+        guidance: guidance scale s per sample, [B], in x̂ = x̂_u + s(x̂_c − x̂_u); s = 1 is no guidance. (Meng et al.
+            and LCM write w = s − 1.) None: no guidance, and no second half of the batch.
+    """
+
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    null: Mapping[str, Tensor] | None = None
+    guidance: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        """The same with `change` applied to every tensor (moved to a device, part of the batch taken)."""
+        return Condition(
+            {key: change(value) for key, value in self.inputs.items()},
+            None if self.null is None else {key: change(value) for key, value in self.null.items()},
+            None if self.guidance is None else change(self.guidance),
+        )

@@ -1,0 +1,60 @@
+"""A noise path z_t = α_t x + σ_t ε: its grids of times and the deterministic steps along them.
+
+Shapes: B batch, C H W sample. A time is a number per sample, [B]; what it counts is the path's own business.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+
+class NoisePath(ABC):
+    """α(t) and σ(t), and everything that follows from them alone.
+
+    Variance-preserving tables, flow matching (α = 1 − t, σ = t) and EDM (α = 1) are all paths.
+    """
+
+    clean: ClassVar[float]
+    """The time of clean data, where α = 1 and σ = 0: the end of every grid."""
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """α at times t: [B] -> [B, 1, 1, 1]."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """σ at times t: [B] -> [B, 1, 1, 1]."""
+
+    @abstractmethod
+    def grid(self, steps: int) -> Tensor:
+        """The times of a sampler of `steps` steps: [steps + 1], noise first, `clean` last.
+
+        Raises:
+            GridError: the path has no grid of so many steps.
+        """
+
+    def snr(self, t: Tensor) -> Tensor:
+        """Signal-to-noise ratio α²/σ² at times t: [B] -> [B, 1, 1, 1]; its logarithm is λ."""
+        return (self.alpha(t) / self.sigma(t)).square()
+
+    def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """z_t = α_t x + σ_t ε, [B, C, H, W]."""
+        return self.alpha(t) * x + self.sigma(t) * noise
+
+    def ddim(self, z: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """One deterministic DDIM step t -> s (Song et al. 2021; Algorithm 2, line "2 steps of DDIM").
+
+        z_s = α_s x̂ + (σ_s/σ_t)(z_t − α_t x̂), with z, x0 and the result [B, C, H, W] and t, s [B].
+        """
+        return self.alpha(s) * x0 + self.sigma(s) / self.sigma(t) * (z - self.alpha(t) * x0)
+
+    def invert_ddim(self, z: Tensor, z_s: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """The x̂ that one DDIM step from z at t would need, to land on z_s at s (Algorithms 1 and 2).
+
+        x̃ = (z_s − (σ_s/σ_t) z_t)/(α_s − (σ_s/σ_t) α_t). With σ_s = 0 and α_s = 1 it is z_s itself.
+        """
+        ratio = self.sigma(s) / self.sigma(t)
+        return (z_s - ratio * z) / (self.alpha(s) - ratio * self.alpha(t))

@@ -1,0 +1,63 @@
+"""What a network's output says about a noisy sample, whichever of ε, v and x it predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+"""What the network's output is: ε, v = αε − σx, or x itself (diffusers' names)."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The denoised sample x̂ that a network sees in z = αx + σε, and the same seen as ε̂ and v̂.
+
+    Attributes:
+        z: the noisy samples, [B, C, H, W].
+        x0: x̂, [B, C, H, W].
+        alpha, sigma: α and σ at the samples' times, [B, 1, 1, 1].
+    """
+
+    z: Tensor
+    x0: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+    @classmethod
+    def from_output(cls, kind: PredictionType, output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        """Read a network's raw output (Salimans & Ho 2022, section 4 and appendix D).
+
+        For v the path must be variance-preserving (α² + σ² = 1).
+        """
+        if kind == "epsilon":
+            x0 = (z - sigma * output) / alpha
+        elif kind == "v_prediction":
+            x0 = alpha * z - sigma * output
+        else:
+            x0 = output
+        return cls(z, x0, alpha, sigma)
+
+    @property
+    def eps(self) -> Tensor:
+        """ε̂ = (z − αx̂)/σ, [B, C, H, W]. Not defined at the clean time, where σ = 0."""
+        return self.eps_of(self.x0)
+
+    @property
+    def v(self) -> Tensor:
+        """v̂ = αε̂ − σx̂, [B, C, H, W]. Not defined at the clean time, where σ = 0."""
+        return self.v_of(self.x0)
+
+    def eps_of(self, x0: Tensor) -> Tensor:
+        """The ε that goes with another x̂ [B, C, H, W] at the same z and time."""
+        return (self.z - self.alpha * x0) / self.sigma
+
+    def v_of(self, x0: Tensor) -> Tensor:
+        """The v that goes with another x̂ [B, C, H, W] at the same z and time."""
+        return self.alpha * self.eps_of(x0) - self.sigma * x0
+
+    def detach(self) -> Prediction:
+        """The same values without their gradient."""
+        return Prediction(self.z.detach(), self.x0.detach(), self.alpha, self.sigma)

@@ -1,0 +1,69 @@
+"""The only way to evaluate a network: it turns any of them into an x̂-predictor, and counts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.noise.condition import Condition
+from distillkit.noise.path import NoisePath
+from distillkit.noise.prediction import Prediction, PredictionType
+
+Forward = Callable[[nn.Module, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
+"""(network, z [B, C, H, W], t [B], extra inputs) -> the network's raw output [B, C, H, W]."""
+
+
+@dataclass
+class Evaluations:
+    """How often networks were evaluated. A network and its copies share one."""
+
+    count: int = 0
+
+
+class Predictor(nn.Module):
+    """(z, t, condition) -> Prediction.
+
+    Args:
+        network: the network that is trained or sampled.
+        path: its noise path.
+        kind: what its output means.
+        forward_network: how to call it.
+    """
+
+    def __init__(self, network: nn.Module, path: NoisePath, kind: PredictionType, forward_network: Forward) -> None:
+        super().__init__()
+        self.network = network
+        self.path = path
+        self.kind: PredictionType = kind
+        self.evaluations = Evaluations()
+        self._forward_network = forward_network
+
+    def forward(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        """Predict x̂ from z [B, C, H, W] at times t [B]. One evaluation, with guidance as well (a batch of 2B)."""
+        self.evaluations.count += 1
+        output = self._output(z, t, condition).float()
+        return Prediction.from_output(self.kind, output, z, self.path.alpha(t), self.path.sigma(t))
+
+    def _output(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        if condition.guidance is None:
+            return self._forward_network(self.network, z, t, condition.inputs)
+        null = condition.null
+        if null is None:
+            raise ValueError("guidance needs the model's null condition, and this model has none")
+        # x̂ is affine in the output at a given z, so mixing outputs is mixing x̂.
+        inputs = {key: torch.cat([value, null[key]]) for key, value in condition.inputs.items()}
+        both = self._forward_network(self.network, torch.cat([z, z]), torch.cat([t, t]), inputs)
+        conditional, unconditional = both.chunk(2)
+        scale = condition.guidance.view(-1, 1, 1, 1)
+        return unconditional + scale * (conditional - unconditional)
+
+    def copy(self) -> Predictor:
+        """A frozen copy with weights of its own, for a teacher. Its evaluations are counted with this one's."""
+        twin = Predictor(copy.deepcopy(self.network), self.path, self.kind, self._forward_network)
+        twin.requires_grad_(False)
+        twin.evaluations = self.evaluations
+        return twin.eval()

@@ -1,0 +1,87 @@
+"""Loads plugins from the entry points of the group `distillkit`, one by one: a broken one breaks nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+import pluggy
+
+from distillkit import hookspecs
+
+GROUP = "distillkit"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin module that loaded, and the distribution it came with."""
+
+    name: str
+    package: str
+    version: str
+
+
+@dataclass(frozen=True)
+class BrokenPlugin:
+    """A plugin that did not load, or something of it that does not work, and why."""
+
+    name: str
+    package: str
+    version: str
+    reason: str
+
+
+def load_plugins() -> tuple[pluggy.PluginManager, dict[str, Plugin], list[BrokenPlugin]]:
+    """Load every entry point.
+
+    Returns:
+        the plugin manager; who is behind each of its plugin names; the plugins that failed.
+    """
+    manager = pluggy.PluginManager("distillkit")
+    manager.add_hookspecs(hookspecs)
+    plugins: dict[str, Plugin] = {}
+    broken: list[BrokenPlugin] = []
+    for entry_point, plugin in _installed():
+        # Two distributions may use one entry-point name; pluggy wants unique ones.
+        key = f"{plugin.package}:{plugin.name}"
+        try:
+            module = entry_point.load()
+            if first := manager.get_name(module):
+                raise ImportError(f"the module {entry_point.value} is already the plugin {first}")
+            manager.register(module, name=key)
+        except Exception as error:
+            if manager.has_plugin(key):  # a hook with a wrong signature: pluggy stops half-way
+                manager.unregister(name=key)
+            broken.append(report(plugin, describe(error)))
+            continue
+        plugins[key] = plugin
+        if unknown := _unknown_hooks(manager, key):
+            broken.append(report(plugin, f"it implements hooks that distillkit does not have: {', '.join(unknown)}"))
+    return manager, plugins, broken
+
+
+def report(plugin: Plugin, reason: str) -> BrokenPlugin:
+    """A plugin as broken, and why."""
+    return BrokenPlugin(plugin.name, plugin.package, plugin.version, reason)
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _installed() -> Iterator[tuple[EntryPoint, Plugin]]:
+    """distillkit's own entry points first, then the others by package. A package twice on the path counts once."""
+    found = []
+    for entry_point in entry_points(group=GROUP):
+        distribution = entry_point.dist
+        assert distribution is not None  # set for all that importlib finds
+        found.append((entry_point, Plugin(entry_point.name, distribution.name, distribution.version)))
+    return iter(sorted(found, key=lambda pair: (pair[1].package != "distillkit", pair[1].package, pair[1].name)))
+
+
+def _unknown_hooks(manager: pluggy.PluginManager, key: str) -> list[str]:
+    callers = manager.get_hookcallers(manager.get_plugin(key)) or []
+    return sorted(caller.name for caller in callers if not caller.has_spec())

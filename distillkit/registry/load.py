@@ -1,0 +1,62 @@
+"""Asks every installed plugin what it contributes. What is wrong with one is noted, and the others stay."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from distillkit.registry.entry_points import Plugin, describe, load_plugins, report
+from distillkit.registry.kinds import KINDS, Kind
+from distillkit.registry.lookup import Registered, Registry
+
+PRESETS = "distillkit_presets"
+
+
+def load_registry() -> Registry:
+    """All components and presets of the installed plugins."""
+    manager, plugins, broken = load_plugins()
+    registry = Registry({kind: {} for kind in KINDS}, {}, broken)
+    take: dict[str, Callable[[Registry, Plugin, Any], None]] = {
+        kind.hook: partial(_add_components, kind) for kind in KINDS.values()
+    }
+    take[PRESETS] = _add_presets
+    for hook in take:
+        # One by one: a call of the hook itself would stop at the first plugin that fails.
+        for implementation in getattr(manager.hook, hook).get_hookimpls():
+            plugin = plugins[implementation.plugin_name]
+            try:
+                take[hook](registry, plugin, implementation.function())
+            except Exception as error:
+                broken.append(report(plugin, f"{hook}: {describe(error)}"))
+    return registry
+
+
+def _add_components(kind: Kind, registry: Registry, plugin: Plugin, classes: Any) -> None:
+    for component in classes:
+        if fault := _fault(kind, component):
+            registry.broken.append(report(plugin, f"{kind.hook}: {fault}"))
+            continue
+        claims = registry.components[kind.name].setdefault(component.name, [])
+        claims.append(Registered(kind.name, component.name, component, plugin))
+
+
+def _add_presets(registry: Registry, plugin: Plugin, presets: Any) -> None:
+    for name, tables in presets.items():
+        if not isinstance(tables, Mapping):
+            registry.broken.append(report(plugin, f"{PRESETS}: '{name}' is not a table of tables"))
+            continue
+        registry.presets.setdefault(name, []).append((plugin, dict(tables)))
+
+
+def _fault(kind: Kind, component: Any) -> str | None:
+    """What keeps a contributed object from being a component of its kind."""
+    label = getattr(component, "__name__", repr(component))
+    if not (inspect.isclass(component) and issubclass(component, kind.base)):
+        return f"{label} is not a subclass of distillkit.interfaces.{kind.base.__name__}"
+    if not isinstance(getattr(component, "name", None), str):
+        return f"{label} has no `name`"
+    if missing := sorted(component.__abstractmethods__):
+        return f"{label} lacks {', '.join(missing)}"
+    return None

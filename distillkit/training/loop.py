@@ -1,0 +1,113 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillkit.interfaces import Update
+from distillkit.noise.seeds import generator
+from distillkit.training.assemble import Parts
+from distillkit.training.interrupt import StopRequest
+from distillkit.training.journal import Journal
+from distillkit.training.progress import Reporter
+
+
+@dataclass
+class Position:
+    """Where a run stands.
+
+    Attributes:
+        update: updates made.
+        stage: index of the stage in the plan.
+        done: updates made in the stage.
+        seconds: time spent in updates.
+    """
+
+    update: int = 0
+    stage: int = 0
+    done: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Hooks:
+    """What happens beside the updates.
+
+    Attributes:
+        log: told the journal's new lines at every log point.
+        checkpoint: told the position when a checkpoint is due.
+        evaluate: asked for scores by name when an evaluation is due.
+        stop: whether to stop after the update that is being made.
+    """
+
+    log: Callable[[list[dict[str, Any]]], None]
+    checkpoint: Callable[[Position], None]
+    evaluate: Callable[[int], dict[str, float]]
+    stop: StopRequest
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter, hooks: Hooks) -> None:
+    """Make the run's updates from `position` on, in place."""
+    settings, plan = parts.settings, parts.plan
+    engine, source, teacher, schedule = settings.engine, settings.source, settings.teacher, settings.schedule
+    every, last = settings.evaluation.every, settings.run.updates
+
+    while position.stage < len(plan):
+        planned = plan[position.stage]
+        if position.done == 0:
+            source.start_stage(planned.stage, planned.stride, settings.model.path)
+        while not schedule.is_over(planned.stage, position.done, hooks.metrics):
+            began = time.perf_counter()
+            before = parts.student.evaluations.count
+            # Dropout, where there is any, draws from the global state.
+            torch.manual_seed(generator(settings.run.seed, position.update, "network").initial_seed())
+
+            # One update: batches are drawn and learned from until the engine has enough of them.
+            update: Update | None = None
+            losses: list[Tensor] = []
+            while update is None:
+                draw = generator(settings.run.seed, position.update, len(losses), "source")
+                loss, aim = engine.forward(source.draw(draw).to(engine.device))
+                update = engine.update(loss)
+                losses.append(loss.detach())
+                if aim is not None:
+                    source.advance(aim.z_next)
+            if teacher is not None:
+                teacher.after_update(parts.student)
+
+            position.update += 1
+            position.done += 1
+            position.seconds += time.perf_counter() - began
+            line = {
+                "update": position.update,
+                "stage": position.stage,
+                "steps": planned.stage.steps,
+                "learning_rate": update.learning_rate,
+                "evaluations": parts.student.evaluations.count - before,
+                "seconds": round(position.seconds, 4),
+            }
+            journal.add(line, torch.stack(losses).mean(), update.grad_norm)
+            if position.update % settings.run.log_every == 0 or position.update == last:
+                hooks.log(journal.flush())
+            if every and position.update % every == 0 and position.update < last:
+                hooks.metrics = hooks.evaluate(position.update)
+            if settings.run.checkpoint_every and position.update % settings.run.checkpoint_every == 0:
+                hooks.log(journal.flush())
+                hooks.checkpoint(position)
+            reporter.advance(1)
+            if hooks.stop.asked:
+                hooks.log(journal.flush())
+                return
+
+        if teacher is not None and position.stage + 1 < len(plan):
+            teacher.end_stage(parts.student)
+        position.stage += 1
+        position.done = 0
+    hooks.log(journal.flush())

@@ -1,0 +1,140 @@
+"""One run from its settings to its folder: score the teacher, train, score the student, export, track."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+
+from distillkit.config import Settings
+from distillkit.errors import RunInterrupted
+from distillkit.evaluation import tables
+from distillkit.interfaces import Export, RunInfo
+from distillkit.training import checkpoint
+from distillkit.training.assemble import Parts, load, prepare
+from distillkit.training.folder import RunFolder
+from distillkit.training.interrupt import deferred
+from distillkit.training.journal import Journal
+from distillkit.training.loop import Hooks, Position, train
+from distillkit.training.progress import Reporter
+from distillkit.training.scoring import RunScores
+
+
+def run(settings: Settings, folder: Path, resume: bool = False) -> list[dict[str, Any]]:
+    """Carry out a run.
+
+    Args:
+        settings: the checked config.
+        folder: the run's folder; must not hold anything yet, unless `resume`.
+        resume: go on from the folder's newest checkpoint, or from the start if there is none yet.
+
+    Returns:
+        the rows of scores.json.
+
+    Raises:
+        DistillkitError: a fault in what the user gave, found before anything was overwritten.
+        RunInterrupted: Ctrl-C during the updates; a checkpoint was written.
+    """
+    reporter = Reporter(Console())
+    place = RunFolder(folder)
+    known = place.open(settings) if resume else None
+    if not resume:
+        place.check_free()
+    parts = load(settings)
+    prepare(parts)
+    # Reads the reference, so that all that may be missing is missed before anything is written.
+    scores = RunScores(parts, place, reporter)
+    if not resume:
+        place.create(settings)
+    # A record that is opened halfway could not be closed as killed.
+    with deferred() as stop:
+        settings.tracker.start(_info(parts, folder, resume))
+    try:
+        if stop.asked:
+            raise KeyboardInterrupt
+        rows = _carry_out(parts, place, reporter, scores, known)
+    except (KeyboardInterrupt, RunInterrupted):
+        settings.tracker.finish("killed")
+        raise
+    except BaseException:
+        settings.tracker.finish("failed")
+        raise
+    settings.tracker.finish("finished")
+    for table in tables(rows):
+        reporter.console.print(table)
+    reporter.say(f"pipeline: {place.pipeline}   samples: {place.samples}   record: distillkit ui {folder}")
+    return rows
+
+
+def _info(parts: Parts, folder: Path, resumed: bool) -> RunInfo:
+    plan = [(planned.stage.steps, planned.stage.updates, planned.evaluations) for planned in parts.plan]
+    return RunInfo(parts.settings.run.name, folder, parts.settings.tables, plan, resumed)
+
+
+def _carry_out(
+    parts: Parts, place: RunFolder, reporter: Reporter, scores: RunScores, known: list[dict[str, Any]] | None
+) -> list[dict[str, Any]]:
+    """Everything between the tracker's start and finish. `known`: the teacher's rows of the run that is resumed."""
+    settings = parts.settings
+    if settings.teacher is not None:
+        scores.teacher(known or [])
+    position = Position() if known is None else checkpoint.restore(place.checkpoints, parts)
+    _train(parts, position, place, reporter, scores)
+    scores.student()
+    _export(parts, place, scores.rows)
+    settings.tracker.log_scores(scores.rows)
+    for file in (place.config, place.scores, place.journal):
+        settings.tracker.log_file(file)
+    return scores.rows
+
+
+def _train(parts: Parts, position: Position, place: RunFolder, reporter: Reporter, scores: RunScores) -> None:
+    settings = parts.settings
+
+    def log(lines: list[dict[str, Any]]) -> None:
+        if not lines:
+            return
+        newest = lines[-1]
+        reporter.detail = (
+            f"stage {newest['stage'] + 1}/{len(parts.plan)}  N {newest['steps']}  loss {newest['loss']:.4g}  "
+            f"lr {newest['learning_rate']:.2g}"
+        )
+        means = {key: fmean(line[key] for line in lines) for key in ("loss", "grad_norm")}
+        here = {key: float(newest[key]) for key in ("learning_rate", "steps", "seconds")}
+        settings.tracker.log_metrics(means | here, newest["update"])
+
+    def save(position: Position) -> None:
+        checkpoint.save(place.checkpoints, parts, position, settings.run.keep)
+
+    journal = Journal(place.journal, position.update)
+    with reporter.task("updates", settings.run.updates, position.update), deferred() as stop:
+        train(parts, position, journal, reporter, Hooks(log, save, scores.during, stop))
+    save(position)
+    if stop.asked:
+        raise RunInterrupted(f"after update {position.update} of {settings.run.updates}; go on with --resume")
+
+
+def _export(parts: Parts, place: RunFolder, rows: list[dict[str, Any]]) -> None:
+    settings, evaluation = parts.settings, parts.settings.evaluation
+    with settings.engine.averaged():
+        network = copy.deepcopy(parts.student.network).cpu()
+    export = Export(
+        steps=evaluation.export_steps or _taught_steps(parts),
+        served=evaluation.steps,
+        guidance=evaluation.guidance,
+        method=settings.run.method,
+        teacher=settings.model.label,
+        scores=rows,
+        settings=settings.tables,
+    )
+    settings.model.export(network, place.pipeline, export)
+
+
+def _taught_steps(parts: Parts) -> int:
+    """The smallest of the evaluated numbers of steps that a stage taught; the largest where none did."""
+    taught = {planned.stage.steps // planned.stride for planned in parts.plan}
+    steps = parts.settings.evaluation.steps
+    return min(taught.intersection(steps), default=max(steps))

@@ -1,0 +1,107 @@
+"""Scores and sample sheets of a run: the teacher's before the first update, the student's after the last."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from distillkit.evaluation import Evaluator, sheet, write_png
+from distillkit.training.assemble import Parts
+from distillkit.training.folder import RunFolder
+from distillkit.training.progress import Reporter
+
+Which = Literal["teacher", "student"]
+
+
+class RunScores:
+    """Collects the rows of scores.json and the rows of the sample sheets.
+
+    The teacher is the network as it is before the first update, so that no second one is kept for the end.
+
+    Args:
+        parts: prepared.
+        place: the run's folder.
+        reporter: shows how far it is.
+    """
+
+    def __init__(self, parts: Parts, place: RunFolder, reporter: Reporter) -> None:
+        self._parts = parts
+        self._settings = settings = parts.settings
+        self._place = place
+        self._reporter = reporter
+        self._evaluator = Evaluator(
+            settings, settings.model, settings.engine.device, settings.engine.autocast, self._advance
+        )
+        self._counting = False
+        self._teacher: dict[int, Tensor] = {}
+        self.rows: list[dict[str, Any]] = []
+
+    @property
+    def full_steps(self) -> int:
+        """The number of steps at which the teacher is at its best, of those that the config names."""
+        evaluation = self._settings.evaluation
+        return max(*evaluation.steps, *evaluation.teacher_steps, *(planned.stage.steps for planned in self._parts.plan))
+
+    def teacher(self, known: list[dict[str, Any]]) -> None:
+        """Score the network as the teacher, and keep its pictures.
+
+        Args:
+            known: the teacher's rows from before, if the run is resumed.
+        """
+        evaluation = self._settings.evaluation
+        for steps in {*evaluation.steps, self.full_steps}:
+            self._teacher[steps] = self._evaluator.pictures.first(self._parts.student, steps)
+        if known:
+            self.rows += known
+        else:
+            self._score("teacher", sorted({*evaluation.steps, *evaluation.teacher_steps}))
+        self._place.write_scores(self.rows)
+
+    def student(self) -> None:
+        """Score the trained network and draw the sheets."""
+        settings = self._settings
+        with settings.engine.averaged():
+            self._score("student", settings.evaluation.steps)
+            self._place.write_scores(self.rows)
+            for steps in settings.evaluation.steps:
+                image = self._sheet(steps)
+                write_png(self._place.samples / f"steps-{steps:03d}.png", image)
+                settings.tracker.log_image("samples", image, steps)
+
+    def during(self, update: int) -> dict[str, float]:
+        """Score the student in the middle of the run: "fd-fashion/steps-4" -> value."""
+        settings = self._settings
+        found: dict[str, float] = {}
+        with settings.engine.averaged():
+            for steps in settings.evaluation.steps:
+                scores = self._evaluator.score(self._parts.student, steps, settings.evaluation.every_samples)
+                found |= {f"{label}/steps-{steps}": value for label, value in scores.items()}
+                settings.tracker.log_image(f"during/steps-{steps}", self._sheet(steps), update)
+        settings.tracker.log_metrics({f"during/{key}": value for key, value in found.items()}, update)
+        return found
+
+    def _advance(self, pictures: int) -> None:
+        # In the middle of the run the bar counts updates.
+        if self._counting:
+            self._reporter.advance(pictures)
+
+    def _score(self, which: Which, steps: tuple[int, ...] | list[int]) -> None:
+        samples = self._settings.evaluation.samples
+        if not self._settings.metrics:
+            return
+        with self._reporter.task(f"{which} samples", samples * len(steps)):
+            for number in steps:
+                self._reporter.detail = f"{number} steps"
+                self._counting = True
+                scores = self._evaluator.score(self._parts.student, number, samples)
+                self._counting = False
+                self.rows += self._evaluator.rows(which, number, samples, scores)
+
+    def _sheet(self, steps: int) -> Tensor:
+        """Rows from the same noise: the teacher at its best, the teacher at `steps`, the student at `steps`."""
+        rows = {f"student, {steps}": self._evaluator.pictures.first(self._parts.student, steps)}
+        if self._teacher:
+            full = self.full_steps
+            rows = {f"teacher, {full}": self._teacher[full], f"teacher, {steps}": self._teacher[steps]} | rows
+        return sheet(list(rows.values()), list(rows))

@@ -1,0 +1,40 @@
+"""One update is one call of this module."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.interfaces import Loss, Step, Target, TargetBatch, Teacher
+from distillkit.noise import NoisePath, Predictor
+
+
+class DistillStep(nn.Module):
+    """Both evaluations of an update: the student's with a gradient, the target's without.
+
+    An engine wraps this one module, so that it sees one forward and one backward per update. A frozen teacher is no
+    part of it.
+    """
+
+    def __init__(
+        self, student: Predictor, teacher: Teacher | None, target: Target | None, losses: list[Loss], path: NoisePath
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self._teacher = teacher
+        self._target = target
+        self._losses = losses
+        self._path = path
+
+    def forward(self, step: Step) -> tuple[Tensor, TargetBatch | None]:
+        """The loss, a scalar, and the target that it was held against (None in plain training)."""
+        # The student's view of z_t.
+        student = self.student(step.z, step.times[0], step.condition)
+        # What it should have been (Algorithm 2: "target x̂, detached").
+        aim = None
+        if self._target is not None and self._teacher is not None:
+            with torch.no_grad():
+                aim = self._target.compute(step, student.detach(), self._teacher, self._path)
+        # How far off it is.
+        terms = [loss.options.weight * loss.per_sample(step, student, aim).mean() for loss in self._losses]
+        return torch.stack(terms).sum(), aim

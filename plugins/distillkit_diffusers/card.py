@@ -1,0 +1,55 @@
+"""The model card of an exported pipeline."""
+
+from __future__ import annotations
+
+from distillkit.interfaces import Export
+
+CONDITIONAL = """from diffusers import DiffusionPipeline
+
+# trust_remote_code: diffusers has no pipeline for class-conditional models in pixel space, so the folder brings its
+# own, in class_conditional.py.
+pipe = DiffusionPipeline.from_pretrained("path/to/this/folder", trust_remote_code=True)
+images = pipe(class_labels=[0, 1, 2, 3], num_inference_steps={steps}).images"""
+
+UNCONDITIONAL = """from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
+images = pipe(batch_size=4, num_inference_steps={steps}).images"""
+
+
+def model_card(export: Export, pipeline_class: str, conditional: bool) -> str:
+    """Markdown with the metadata that model hubs read."""
+    snippet = (CONDITIONAL if conditional else UNCONDITIONAL).format(steps=export.steps)
+    guidance = "none (scale 1)" if export.guidance == 1 else f"scale {export.guidance:g}"
+    rows = "\n".join(
+        f"| {row['model']} | {row['steps']} | {row['metric']} | {row['value']:.4g} | {row['samples']} |"
+        for row in export.scores
+    )
+    protocols = "\n".join(f"- `{line}`" for line in dict.fromkeys(str(row["protocol"]) for row in export.scores))
+    scores = (
+        f"## Scores\n\n| model | steps | metric | value | samples |\n|---|---|---|---|---|\n{rows}\n\n"
+        f"Protocol:\n\n{protocols}\n"
+        if export.scores
+        else "## Scores\n\nNone were asked for.\n"
+    )
+    return f"""---
+library_name: diffusers
+pipeline_tag: unconditional-image-generation
+tags: [diffusion, distillation, distillkit]
+---
+
+# {export.settings["run"]["name"]}
+
+A diffusion model that samples in **{export.steps} steps**, made with distillkit.
+
+- Method: `{export.method}`, {export.settings["run"]["updates"]} updates
+- Made from: {export.teacher}
+- Sampling steps: {export.steps} (scored at {", ".join(map(str, export.served)) or "none"})
+- Guidance: {guidance}
+- Pipeline: `{pipeline_class}`; the scheduler's config is the one it was trained for
+
+```python
+{snippet}
+```
+
+{scores}"""

@@ -1,0 +1,77 @@
+"""Loading and building diffusers' U-Nets. Imported only when a network is needed: it imports torch and diffusers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffusers import UNet2DModel
+from torch import nn
+
+from distillkit.errors import DistillkitError
+
+
+def load(folder: Path) -> nn.Module:
+    """The network of a folder, float32, on the CPU. Reads safetensors only.
+
+    Raises:
+        DistillkitError: diffusers cannot load it.
+    """
+    weights = list(folder.glob("*.safetensors"))
+    variant = "fp16" if weights and all(".fp16" in file.name for file in weights) else None
+    try:
+        network: nn.Module = UNet2DModel.from_pretrained(
+            folder, variant=variant, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        )
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise DistillkitError(f"model.path: diffusers cannot load the network in {folder}: {error}") from error
+    return network.float()
+
+
+def build(arguments: dict[str, Any]) -> nn.Module:
+    """A new network with random weights.
+
+    Raises:
+        DistillkitError: diffusers does not take the arguments.
+    """
+    try:
+        network: nn.Module = UNet2DModel(**arguments)
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        raise DistillkitError(f"model.network: UNet2DModel does not take these arguments: {error}") from error
+    return network
+
+
+def config(network: nn.Module) -> dict[str, Any]:
+    """The arguments that the network was built with."""
+    return dict(network.config)  # type: ignore[arg-type]
+
+
+def check(config: dict[str, Any]) -> None:
+    """What a network may be.
+
+    Raises:
+        DistillkitError: it is something else.
+    """
+    channels_in, channels_out = config["in_channels"], config["out_channels"]
+    if channels_in != channels_out:
+        raise DistillkitError(
+            f"model: the network makes {channels_out} channels of {channels_in}; expected as many (networks that also "
+            "predict a variance are not supported)"
+        )
+    if (embedding := config["class_embed_type"]) is not None:
+        raise DistillkitError(
+            f"model: the network's class_embed_type is '{embedding}'; supported: none, with or without num_class_embeds"
+        )
+
+
+def sample_shape(config: dict[str, Any]) -> tuple[int, int, int]:
+    """(C, H, W) that the network works on.
+
+    Raises:
+        DistillkitError: the config does not say.
+    """
+    size = config["sample_size"]
+    if size is None:
+        raise DistillkitError("model.network: sample_size (the pictures' size in pixels) is required")
+    height, width = (size, size) if isinstance(size, int) else size
+    return config["in_channels"], height, width

@@ -1,0 +1,86 @@
+"""diffusers' scheduler configs: read as a noise path, and written for the grid that was trained."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from torch import Tensor
+
+from distillkit.errors import DistillkitError
+from distillkit.noise import PredictionType, TablePath
+from distillkit.noise.table import Spacing
+
+KINDS = ("epsilon", "v_prediction", "sample")
+
+
+def read(config: dict[str, Any]) -> tuple[TablePath, PredictionType]:
+    """The noise path of a scheduler config, and what its network predicts.
+
+    Raises:
+        DistillkitError: it is not the config of a variance-preserving schedule, or an ε-network has to start from
+            zero signal, where x̂ = (z − σε̂)/α is not defined.
+    """
+    kind = config.get("prediction_type", "epsilon")
+    if kind not in KINDS:
+        raise DistillkitError(f"scheduler: prediction_type is '{kind}'; expected one of {', '.join(KINDS)}")
+    if "_class_name" in config and "beta_schedule" not in config:
+        raise DistillkitError(
+            f"scheduler: {config['_class_name']} has no β schedule; expected a variance-preserving one, as that of "
+            "DDPMScheduler or DDIMScheduler; if the network has one, give it in [model.scheduler]"
+        )
+    bars = _alphas_cumprod(config)
+    if kind == "epsilon" and bars[-1] <= 0:
+        raise DistillkitError(
+            "scheduler: rescale_betas_zero_snr makes the last time pure noise, where an ε-prediction says nothing "
+            "about x; use a v- or x-prediction network, or a schedule without it"
+        )
+    spacing = config.get("timestep_spacing") if config.get("_class_name") in EXPORTED else "trailing"
+    return TablePath(bars, cast(Spacing, spacing or "trailing")), kind
+
+
+EXPORTED = ("DDIMScheduler", "DPMSolverMultistepScheduler")
+
+
+def _alphas_cumprod(config: dict[str, Any]) -> Tensor:
+    known = {key: value for key, value in config.items() if not key.startswith("_")}
+    try:
+        # Every discrete scheduler of diffusers names its betas alike.
+        bars: Tensor = DDIMScheduler.from_config(known | {"timestep_spacing": "trailing"}).alphas_cumprod
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise DistillkitError(f"scheduler: diffusers does not take this noise schedule: {error}") from error
+    return bars
+
+
+def with_grid(path: TablePath, kind: PredictionType, spacing: str, start: int | str | None) -> TablePath:
+    """The path with other grids; "auto" starts an ε-network where σ/α is bearable, any other at the last time."""
+    if start == "auto":
+        start = path.auto_start() if kind == "epsilon" else None
+    return path.with_grid(cast(Spacing, spacing), cast(int | None, start))
+
+
+def write(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: int) -> Any:
+    """A diffusers scheduler whose grid of `steps` steps is the path's own, to the last.
+
+    DDIM where its rule, previous time = t − ⌊T/S⌋, finds the path's times; else DPM-Solver++ of order 1, which is the
+    same deterministic step with explicit times (diffusers #9261, #11347).
+    """
+    common = _table(path, config) | {"prediction_type": kind, "timestep_spacing": path.spacing}
+    exact = path.spacing == "trailing" and (path.start + 1) % steps == 0
+    exact |= path.spacing == "leading"
+    if exact:
+        ddim = {"clip_sample": False, "set_alpha_to_one": True, "steps_offset": int(path.spacing == "leading")}
+        return DDIMScheduler(**common, **ddim)
+    solver = {"algorithm_type": "dpmsolver++", "solver_order": 1, "final_sigmas_type": "zero"}
+    return DPMSolverMultistepScheduler(**common, **solver)
+
+
+def _table(path: TablePath, config: dict[str, Any]) -> dict[str, Any]:
+    """The noise schedule in diffusers' terms: as it came, or, cut at the start time, as a list of betas."""
+    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+    if path.start + 1 == len(path.alphas_cumprod):
+        return {key: config[key] for key in keys if config.get(key) is not None}
+    bars = path.alphas_cumprod[: path.start + 1]
+    betas = 1 - bars / torch.cat([torch.ones(1, dtype=torch.float64), bars[:-1]])
+    return {"num_train_timesteps": len(bars), "trained_betas": betas.tolist()}

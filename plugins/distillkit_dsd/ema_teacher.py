@@ -1,0 +1,69 @@
+"""A slow average of the student teaches it (an anchored DSD)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from distillkit.interfaces import Teacher
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from distillkit.noise import Condition, Prediction, Predictor
+
+
+class EmaTeacher(Teacher):
+    """The student takes a jump's first fine step itself, its slow average the others.
+
+    Costs one copy of the weights and no evaluation more than DSD. Self-distillation has no anchor but its starting
+    point: errors that the student makes become its targets. An average that forgets slowly is such an anchor.
+    """
+
+    name = "ema"
+
+    class Options(Teacher.Options):
+        """
+        Attributes:
+            decay: the average's decay per update; 1 never moves (the original network).
+        """
+
+        decay: float = Field(0.999, ge=0, le=1)
+
+    options: Options
+
+    @property
+    def reuses_student(self) -> bool:
+        """The student takes a jump's first fine step."""
+        return True
+
+    def setup(
+        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[nn.Module], nn.Module]
+    ) -> None:
+        """Start the average at the student."""
+        self._average = copy()
+        place_frozen(self._average)
+
+    def predict(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        """The average's prediction."""
+        prediction: Prediction = self._average(z, t, condition)
+        return prediction
+
+    def after_update(self, student: Predictor) -> None:
+        """Move the average towards the student."""
+        import torch
+
+        with torch.no_grad():
+            averages: list[Tensor] = list(self._average.parameters())
+            weights: list[Tensor] = list(student.parameters())
+            torch._foreach_lerp_(averages, weights, 1 - self.options.decay)
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """The average's weights."""
+        return self._average.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put the average's weights back."""
+        self._average.load_state_dict(state)

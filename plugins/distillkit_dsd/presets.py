@@ -1,0 +1,31 @@
+"""DSDN, DSDI, DSDGL and DSDGEXP: one method, four ways for N to fall. And one that does not collapse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DSD: dict[str, Any] = {
+    "teacher": {"type": "self"},
+    "target": {"type": "merged-steps", "stride": 2, "form": "landing"},
+    "source": {"type": "trajectory"},
+    "loss": [{"type": "x-mse", "weighting": "truncated-snr"}],
+    # Table 3: CelebA-HQ and LSUN Bedroom.
+    "optimizer": {"learning_rate": 1e-6, "final_learning_rate": 1e-7, "betas": [0.9, 0.98], "clip": 1.0},
+    "ema": {"decay": 0.995},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "dsdn": DSD | {"schedule": {"type": "constant", "steps": 64}},
+    "dsdi": DSD | {"schedule": {"type": "halving", "start": 64}},
+    "dsdgl": DSD | {"schedule": {"type": "linear", "start": 64}},
+    "dsdgexp": DSD | {"schedule": {"type": "exponential", "start": 64}},
+    # docs/methods.md: the slow average anchors what would run away, falling again and again keeps what was learned at
+    # more steps, and N = 4 is the last so that the student still serves 2, 4 and 8.
+    "dsd-anchored": DSD
+    | {
+        "teacher": {"type": "ema", "decay": 0.998},
+        "schedule": {"type": "halving", "start": 16, "stop": 4, "cycles": 8},
+        "optimizer": DSD["optimizer"] | {"learning_rate": 1e-4, "final_learning_rate": 1e-5},
+        "ema": {"decay": 0.95},
+    },
+}

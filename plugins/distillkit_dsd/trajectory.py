@@ -1,0 +1,143 @@
+"""The model's own sampling trajectories as data: no data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from distillkit.interfaces import Data, Model, Source, Stage, Step
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from distillkit.noise import Condition, NoisePath
+
+
+class Trajectory(Source):
+    """Walks from noise to data, a jump a draw, and begins again (Algorithm 2).
+
+    All samples of a batch walk in step; staggered, they stand at different positions, so that one update sees many
+    noise levels (the paper names samples that are not independent as its limitation).
+    """
+
+    name = "trajectory"
+    needs_data = False
+
+    class Options(Source.Options):
+        """
+        Attributes:
+            staggered: spread the batch over the trajectory. Sample i's first walk of a stage is cut short by the
+                share i/B of its jumps, which costs no evaluation.
+        """
+
+        staggered: bool = False
+
+    options: Options
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the batch walks in step."""
+        return not self.options.staggered
+
+    def setup(self, model: Model, data: Data | None) -> None:
+        """Remember the model whose noise and conditions are drawn."""
+        self._model = model
+
+    def start_stage(self, stage: Stage, stride: int, path: NoisePath) -> None:
+        """Lay out the stage's jumps; all samples are about to begin a walk."""
+        import torch
+
+        batch = self.options.batch
+        jumps = stage.steps // stride
+        # [jumps, stride + 1]: each jump's times, its landing being the next one's start.
+        self._times = path.grid(stage.steps).unfold(0, stride + 1, stride)
+        self._position = torch.zeros(batch, dtype=torch.long)
+        self._left = torch.zeros(batch, dtype=torch.long)
+        self._length = torch.full((batch,), jumps)
+        if self.options.staggered:
+            self._length -= torch.arange(batch) * jumps // batch
+        self._step: Step | None = None
+
+    def draw(self, generator: torch.Generator) -> Step:
+        """The jumps at which the samples stand; those whose walk is over begin a new one."""
+        import torch
+
+        over = self._left == 0
+        if over.any():
+            self._begin(over, generator)
+        times = self._times[self._position].T.contiguous()
+        assert self._step is not None
+        self._step = replace(self._step, times=times.to(self._step.z.device))
+        self._position = torch.where(self._left == 1, 0, self._position + 1)
+        self._left -= 1
+        return self._step
+
+    def _begin(self, over: Tensor, generator: torch.Generator) -> None:
+        """New noise and conditions for the samples in the mask `over`, [B]."""
+        import torch
+
+        batch = self.options.batch
+        noise = torch.randn(batch, *self._model.sample_shape, generator=generator)
+        condition = self._model.draw_condition(batch, self.draw_guidance(batch, generator), generator)
+        if self._step is None:
+            self._step = Step(noise, over, condition)
+        else:
+            self._step = _mix(over, Step(noise, over, condition), self._step)
+        jumps = len(self._times)
+        self._position[over] = 0
+        self._left = torch.where(over, self._length, self._left)
+        self._length = torch.where(over, jumps, self._length)
+
+    def advance(self, z_next: Tensor) -> None:
+        """Go on from where the fine steps landed."""
+        assert self._step is not None
+        self._step = replace(self._step, z=z_next).to(z_next.device)
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Where every sample stands."""
+        if self._step is None:
+            return {}
+        condition = self._step.condition
+        state = {"position": self._position, "left": self._left, "length": self._length, "z": self._step.z}
+        state |= {f"inputs.{key}": value for key, value in condition.inputs.items()}
+        state |= {f"null.{key}": value for key, value in (condition.null or {}).items()}
+        return state if condition.guidance is None else state | {"guidance": condition.guidance}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from there."""
+        if not state:
+            return
+        from distillkit.noise import Condition
+
+        self._position, self._left, self._length = state["position"], state["left"], state["length"]
+        parts = {
+            part: {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
+            for part in ("inputs", "null")
+        }
+        condition = Condition(parts["inputs"], parts["null"] or None, state.get("guidance"))
+        self._step = Step(state["z"], self._position, condition)
+
+
+def _mix(mask: Tensor, new: Step, old: Step) -> Step:
+    """`new` where the mask [B] is set, `old` elsewhere."""
+    import torch
+
+    new = new.to(old.z.device)
+    mask = mask.to(old.z.device)
+
+    def pick(fresh: Tensor, kept: Tensor) -> Tensor:
+        return torch.where(mask.view(-1, *[1] * (fresh.dim() - 1)), fresh, kept)
+
+    def pick_all(fresh: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key: pick(value, kept[key]) for key, value in fresh.items()}
+
+    a, b = new.condition, old.condition
+    condition: Condition = replace(
+        a,
+        inputs=pick_all(a.inputs, b.inputs),
+        null=None if a.null is None or b.null is None else pick_all(a.null, b.null),
+        guidance=None if a.guidance is None or b.guidance is None else pick(a.guidance, b.guidance),
+    )
+    return replace(new, z=pick(new.z, old.z), condition=condition)

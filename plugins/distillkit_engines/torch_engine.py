@@ -1,0 +1,168 @@
+"""One process, one device, plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from distillkit.errors import DistillkitError
+from distillkit.interfaces import EmaTable, Engine, OptimizerTable, Update
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class TorchEngine(Engine):
+    """A CPU or one GPU; float32 weights, optionally bfloat16 autocast; fused AdamW; EMA."""
+
+    name = "torch"
+
+    class Options(Engine.Options):
+        """
+        Attributes:
+            device: "auto" (a GPU if there is one), "cpu", or a CUDA device as torch names it ("cuda", "cuda:1").
+            precision: "fp32"; "bf16" for bfloat16 autocast around the networks; "auto": bf16 where the device computes
+                in it (a GPU that has it, a CPU with AVX512-BF16), fp32 elsewhere.
+        """
+
+        device: str = "auto"
+        precision: Literal["fp32", "bf16", "auto"] = "fp32"
+
+    options: Options
+
+    def setup(self) -> None:
+        """Claim the device."""
+        import torch
+
+        wanted = self.options.device
+        if wanted == "auto":
+            wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self.device = torch.device(wanted)
+        except RuntimeError:
+            raise DistillkitError(
+                f"engine.device: '{wanted}' is no device; expected auto, cpu, cuda or cuda:N"
+            ) from None
+        if self.device.type not in ("cpu", "cuda"):
+            raise DistillkitError(f"engine.device: expected auto, cpu, cuda or cuda:N (got '{wanted}')")
+        if self.device.type == "cuda" and (self.device.index or 0) >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
+            raise DistillkitError(
+                f"engine.device: '{wanted}' is not there: torch sees {count} CUDA device{'s' * (count != 1)}; "
+                'use "auto" or "cpu"'
+            )
+
+    @property
+    def _bf16(self) -> bool:
+        import torch
+
+        if self.options.precision == "auto":
+            if self.device.type == "cuda":
+                return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+            # torch has no public question for it in all the versions that distillkit takes.
+            return bool(torch.cpu._is_avx512_bf16_supported())
+        return self.options.precision == "bf16"
+
+    def prepare(
+        self, module: nn.Module, network: nn.Module, optimizer: OptimizerTable, ema: EmaTable | None, updates: int
+    ) -> None:
+        """Move the module to the device and make the optimiser."""
+        import torch
+
+        self._module = module.to(self.device)
+        self._optimizer_table, self._ema_table, self._updates = optimizer, ema, updates
+        self._weights: list[Tensor] = list(network.parameters())
+        self._names = [name for name, _ in network.named_parameters()]
+        self._optimizer = torch.optim.AdamW(
+            self._weights,
+            lr=optimizer.learning_rate,
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            fused=True,
+        )
+        self._average = [weight.detach().clone() for weight in self._weights] if ema else None
+        self._done = 0
+        self._accumulated = 0
+
+    def forward(self, step: Any) -> Any:
+        """Call the module under autocast."""
+        with self.autocast():
+            return self._module(step)
+
+    def place_frozen(self, module: nn.Module) -> nn.Module:
+        """Frozen modules live on the same device."""
+        return module.to(self.device)
+
+    def update(self, loss: Tensor) -> Update | None:
+        """Backward, and with the last of the accumulated batches one step of AdamW."""
+        import torch
+
+        table = self._optimizer_table
+        torch.autograd.backward(loss / table.accumulate)
+        self._accumulated += 1
+        if self._accumulated < table.accumulate:
+            return None
+        self._accumulated = 0
+        norm = torch.nn.utils.clip_grad_norm_(self._weights, table.clip or float("inf"))
+        learning_rate = table.learning_rate_at(self._done, self._updates)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._average is not None and self._ema_table is not None:
+            with torch.no_grad():
+                torch._foreach_lerp_(self._average, self._weights, 1 - self._ema_table.decay_at(self._done))
+        self._done += 1
+        return Update(norm, learning_rate)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the network carries the EMA weights."""
+        if self._average is None:
+            yield
+            return
+        self._swap(self._average)
+        try:
+            yield
+        finally:
+            self._swap(self._average)
+
+    def _swap(self, average: list[Tensor]) -> None:
+        for weight, mean in zip(self._weights, average, strict=True):
+            weight.data, mean.data = mean.data, weight.data
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bfloat16 where the config and the device say so."""
+        import torch
+
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Weights, their average, and AdamW's moments, by name."""
+        import torch
+
+        state: dict[str, Tensor] = {"updates": torch.tensor(self._done)}
+        for i, (name, weight) in enumerate(zip(self._names, self._weights, strict=True)):
+            state[f"network.{name}"] = weight.detach()
+            if self._average is not None:
+                state[f"average.{name}"] = self._average[i]
+            for key, value in self._optimizer.state[weight].items():
+                state[f"optimizer.{key}.{name}"] = value
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put all of it back."""
+        import torch
+
+        self._done = int(state["updates"])
+        with torch.no_grad():
+            for i, (name, weight) in enumerate(zip(self._names, self._weights, strict=True)):
+                weight.copy_(state[f"network.{name}"])
+                if self._average is not None:
+                    self._average[i].copy_(state[f"average.{name}"])
+                keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{key}.{name}" in state]
+                self._optimizer.state[weight] = {
+                    key: state[f"optimizer.{key}.{name}"].clone().to(self.device) for key in keys
+                }

@@ -1,0 +1,78 @@
+"""Squared errors of x̂, v̂ and ε̂, averaged over a sample's elements."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from distillkit.interfaces import Loss, Step, TargetBatch
+from distillkit_losses.weighting import Weighting, weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distillkit.noise import Prediction
+
+
+class SquaredError(Loss):
+    """w(λ_t) times the mean squared error between the student and what it is compared with."""
+
+    class Options(Loss.Options):
+        """
+        Attributes:
+            weighting: w(λ_t), see `distillkit_losses.weighting`.
+            gamma: γ of "min-snr".
+        """
+
+        weighting: Weighting = "none"
+        gamma: float = Field(5.0, gt=0)
+
+    options: Options
+
+    def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> Tensor:
+        """The weighted error, [B]."""
+        # The config's checks see to it that what a loss is against is there.
+        if self.options.against == "data":
+            assert step.data is not None
+            goal = step.data
+        else:
+            assert target is not None
+            goal = target.x0
+        error = self.error(student, goal).square().flatten(1).mean(1)
+        return error * weight(self.options.weighting, student.alpha, student.sigma, self.options.gamma).flatten()
+
+    @abstractmethod
+    def error(self, student: Prediction, goal: Tensor) -> Tensor:
+        """The student's error in this loss's own terms; `goal` is the x̂ to reach. Both [B, C, H, W]."""
+
+
+class XMse(SquaredError):
+    """‖x̂ − x̃‖² (Algorithms 1 and 2)."""
+
+    name = "x-mse"
+
+    def error(self, student: Prediction, goal: Tensor) -> Tensor:
+        """x̂ − x̃."""
+        return student.x0 - goal
+
+
+class VMse(SquaredError):
+    """‖v̂ − v‖², which is (SNR + 1)·‖x̂ − x‖² on a variance-preserving path (equation 1's data term)."""
+
+    name = "v-mse"
+
+    def error(self, student: Prediction, goal: Tensor) -> Tensor:
+        """v̂ − v."""
+        return student.v - student.v_of(goal)
+
+
+class EpsMse(SquaredError):
+    """‖ε̂ − ε‖², which is SNR·‖x̂ − x‖² (Ho et al. 2020)."""
+
+    name = "eps-mse"
+
+    def error(self, student: Prediction, goal: Tensor) -> Tensor:
+        """ε̂ − ε."""
+        return student.eps - student.eps_of(goal)

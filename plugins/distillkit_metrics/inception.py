@@ -1,0 +1,80 @@
+"""The Inception network of FID, as torch-fidelity has it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillkit.errors import DistillkitError, Mistake
+from distillkit.interfaces import Features
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+FILE = "weights-inception-2015-12-05-6726825d.pth"
+SOURCE = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
+PREPROCESSING = "torch-fidelity: 299 px, bilinear as TensorFlow 1, no antialiasing"
+
+
+class Inception(Features):
+    """2048 features and 1008 logits of the Inception v3 of 2015, for FID, KID and Inception Score as published."""
+
+    name = "inception"
+    metric_suffix = ""
+
+    class Options(Features.Options):
+        """
+        Attributes:
+            weights: torch-fidelity's weights file; left out: where torch.hub keeps downloads.
+        """
+
+        weights: Path | None = None
+
+    options: Options
+
+    @property
+    def _weights(self) -> Path:
+        if self.options.weights is not None:
+            return self.options.weights
+        # torch.hub.get_dir() says the same, but a check must not import torch.
+        cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+        home = os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))
+        return Path(home).expanduser() / "hub" / "checkpoints" / FILE
+
+    def check(self) -> Iterator[Mistake]:
+        """The weights must be there: nothing is downloaded."""
+        if not self._weights.is_file():
+            yield Mistake(
+                "weights",
+                f"there is no file {self._weights}; download {SOURCE} to that place, or name the file's place",
+            )
+
+    def setup(self, device: torch.device) -> None:
+        """Load the network.
+
+        Raises:
+            DistillkitError: the file is not there, or holds something else.
+        """
+        from distillkit_metrics.inception_network import load_inception
+
+        for mistake in self.check():
+            raise DistillkitError(f"features.{mistake}")
+        self._network = load_inception(self._weights).to(device)
+        self._hash = hashlib.sha256(self._weights.read_bytes() + PREPROCESSING.encode()).hexdigest()[:8]
+
+    def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """uint8 images [B, 1 or 3, H, W] -> features [B, 2048] and logits without their bias [B, 1008]."""
+        import torch
+
+        with torch.no_grad():
+            features, logits = self._network(images.expand(-1, 3, -1, -1))
+        return features, logits
+
+    @property
+    def hash(self) -> str:
+        """Of the weights file and the preprocessing; known after `setup`."""
+        return self._hash

@@ -1,0 +1,62 @@
+"""A frozen copy of the network teaches it (progressive distillation, TSD, Luhman & Luhman)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal
+
+from distillkit.interfaces import Teacher
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from distillkit.noise import Condition, Prediction, Predictor
+
+
+class FrozenTeacher(Teacher):
+    """The network as it was when the run, or the stage, began."""
+
+    name = "frozen"
+
+    class Options(Teacher.Options):
+        """
+        Attributes:
+            renew: when the student becomes the new teacher: at each "stage"'s end, or "never".
+            first_step: who takes a jump's first fine step: the "teacher", or the "student", whose prediction is
+                there anyway: one evaluation less, and the student's own trajectory is what is corrected.
+        """
+
+        renew: Literal["stage", "never"] = "stage"
+        first_step: Literal["teacher", "student"] = "teacher"
+
+    options: Options
+
+    @property
+    def reuses_student(self) -> bool:
+        """Whether the student takes the first step."""
+        return self.options.first_step == "student"
+
+    def setup(
+        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[nn.Module], nn.Module]
+    ) -> None:
+        """Copy the student as it is."""
+        self._frozen = copy()
+        place_frozen(self._frozen)
+
+    def predict(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        """The frozen network's prediction."""
+        prediction: Prediction = self._frozen(z, t, condition)
+        return prediction
+
+    def end_stage(self, student: Predictor) -> None:
+        """The student becomes the teacher (Algorithm 1: η ← θ)."""
+        if self.options.renew == "stage":
+            self._frozen.load_state_dict(student.state_dict())
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """The frozen weights."""
+        return self._frozen.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put the frozen weights back."""
+        self._frozen.load_state_dict(state)

@@ -1,0 +1,28 @@
+"""Progressive distillation, and Luhman & Luhman's one jump over the whole trajectory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+COMMON: dict[str, Any] = {
+    "loss": [{"type": "x-mse", "weighting": "truncated-snr"}],
+    "optimizer": {"learning_rate": 1e-4, "final_learning_rate": 1e-5, "betas": [0.9, 0.98], "clip": 1.0},
+    "ema": {"decay": 0.995},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "pd": COMMON
+    | {
+        "teacher": {"type": "frozen", "renew": "stage"},
+        "target": {"type": "merged-steps", "stride": 2, "form": "landing"},
+        "schedule": {"type": "halving", "start": 64},
+        "source": {"type": "noised-data"},
+    },
+    "luhman": COMMON
+    | {
+        "teacher": {"type": "frozen", "renew": "never"},
+        "target": {"type": "merged-steps", "stride": "all"},
+        "schedule": {"type": "constant", "steps": 16},
+        "source": {"type": "trajectory"},
+    },
+}

@@ -1,0 +1,20 @@
+"""Built-in schedules: how the number of steps N_i falls, and how the updates are shared out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distillkit import hookimpl
+
+if TYPE_CHECKING:
+    from distillkit.interfaces import Schedule
+
+
+@hookimpl
+def distillkit_schedules() -> list[type[Schedule]]:
+    from distillkit_schedules.constant import Constant
+    from distillkit_schedules.exponential import Exponential
+    from distillkit_schedules.halving import Halving
+    from distillkit_schedules.linear import Linear
+
+    return [Constant, Exponential, Halving, Linear]

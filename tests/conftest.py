@@ -1,0 +1,51 @@
+"""What several test files need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SMALL = """
+[model]
+type = "diffusers"
+network = { sample_size = 8, in_channels = 1, out_channels = 1, block_out_channels = [8, 8], norm_num_groups = 4, \
+layers_per_block = 1, down_block_types = ["DownBlock2D", "DownBlock2D"], up_block_types = ["UpBlock2D", "UpBlock2D"], \
+num_class_embeds = 11 }
+scheduler = { beta_schedule = "scaled_linear", beta_end = 0.0195, prediction_type = "v_prediction" }
+null_class = 10
+
+[tracker]
+type = "none"
+"""
+"""Tables for a tiny class-conditional network with random weights, for 8×8 pictures, that records nothing."""
+
+
+class ConfigFile:
+    """Writes one config file, below which `SMALL` stands unless told otherwise."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "mine.toml"
+
+    def write(self, text: str, below: str = SMALL) -> Path:
+        """Write the text, and give the path."""
+        self.path.write_text(text + below, encoding="utf-8")
+        return self.path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ConfigFile:
+    """A config file in a folder of the test's own."""
+    return ConfigFile(tmp_path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

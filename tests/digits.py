@@ -1,0 +1,86 @@
+"""A small trained teacher for scikit-learn's digits, and runs that distil it in seconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from distillkit.config import Settings, read_config
+from distillkit.training.run import run
+
+TEACHER = Path(__file__).parent / "data/digits_teacher"
+"""A class-conditional v-network with a null class (10), made by tests/data/make_digits_teacher.py."""
+
+MODEL = f"""
+[model]
+type = "diffusers"
+path = "{TEACHER}"
+"""
+
+PLAIN = """
+[data]
+type = "digits"
+[evaluation]
+steps = [2]
+grid = 2
+[tracker]
+type = "none"
+"""
+"""Tables for a run that scores nothing and records nothing."""
+
+SCORED = """
+[features]
+type = "pixels"
+[[metric]]
+type = "fid"
+"""
+"""Tables to put behind PLAIN's, for a run with scores."""
+
+
+@dataclass
+class Run:
+    """A finished run's folder."""
+
+    folder: Path
+
+    @property
+    def journal(self) -> list[dict[str, Any]]:
+        """The updates."""
+        lines = (self.folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
+    def losses(self) -> list[float]:
+        """The updates' losses."""
+        return [line["loss"] for line in self.journal]
+
+    def score(self, model: str, steps: int) -> float:
+        """A score of the teacher or the student."""
+        rows = json.loads((self.folder / "scores.json").read_text(encoding="utf-8"))
+        [value] = [row["value"] for row in rows if (row["model"], row["steps"]) == (model, steps)]
+        assert isinstance(value, float)
+        return value
+
+    def weights(self) -> dict[str, Tensor]:
+        """The exported network's."""
+        from safetensors.torch import load_file
+
+        return load_file(self.folder / "pipeline/unet/diffusion_pytorch_model.safetensors")
+
+
+def settings(folder: Path, preset: str, *assignments: str, tables: str = MODEL + PLAIN) -> Settings:
+    """A preset's settings over the teacher, with assignments as of --set."""
+    file = folder / "mine.toml"
+    file.write_text(f'preset = "{preset}"\n{tables}', encoding="utf-8")
+    return read_config(file, assignments)
+
+
+def distil(folder: Path, preset: str, *assignments: str, tables: str = MODEL + PLAIN, resume: bool = False) -> Run:
+    """Carry out a run in folder/run."""
+    folder.mkdir(exist_ok=True)
+    run(settings(folder, preset, *assignments, tables=tables), folder / "run", resume=resume)
+    return Run(folder / "run")

@@ -1,0 +1,258 @@
+"""One test for each way in which a config can be wrong, matching the whole message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import ConfigFile
+
+from distillkit.config import read_config
+from distillkit.errors import ConfigError, DistillkitError
+
+DSDI = 'preset = "dsdi"\n[run]\nupdates = 7\n'
+TABLES = "preset, run, grid, optimizer, ema, evaluation, model, teacher, target, schedule, source, data, loss, engine, \
+features, metric, tracker"
+GIVEN = "'halving' with start = {}, stop = 2, cycles = 1"
+
+MISTAKES = {
+    # The names of parts, tables and options.
+    "unknown type": (
+        DSDI + '[schedule]\ntype = "linaer"\n',
+        "schedule.type: no schedule is called 'linaer'; known: constant, exponential, halving, linear"
+        " — did you mean 'linear'?",
+    ),
+    "type is no string": (
+        DSDI + "[schedule]\ntype = 3\n",
+        "schedule.type: is required, a string; known: constant, exponential, halving, linear",
+    ),
+    "unknown option": (
+        DSDI + '[schedule]\ntype = "linear"\nstep = 2\n',
+        "schedule.step: unknown option of 'linear'; it has: start, stop, decrement — did you mean 'stop'?",
+    ),
+    "option of the preset's other type": (
+        DSDI + "[schedule]\ndecrement = 2\n",
+        "schedule.decrement: unknown option of 'halving'; it has: start, stop, cycles",
+    ),
+    "unknown option of a core table": (
+        DSDI + "[ema]\nrate = 0.9\n",
+        "ema.rate: unknown option of [ema]; it has: decay, warmup",
+    ),
+    "unknown table": (
+        DSDI + "[optimiser]\nclip = 1\n",
+        f"optimiser: unknown table; a config has: {TABLES} — did you mean 'optimizer'?",
+    ),
+    "unknown preset": (
+        'preset = "dsdx"\n[run]\nupdates = 7\n',
+        "preset: no preset is called 'dsdx'; known: dsd-anchored, dsdgexp, dsdgl, dsdi, dsdn, luhman, pd, training, tsd"
+        " — did you mean 'dsdn'?",
+    ),
+    "preset is no name": (
+        "preset = 3\n[run]\nupdates = 7\n",
+        "preset: must be a preset's name, a string (got 3)",
+    ),
+    # Values.
+    "out of range, nested": (
+        DSDI + "[optimizer]\nbetas = [0.9, 1.5]\n",
+        "optimizer.betas[1]: must be less than 1 (got 1.5)",
+    ),
+    "too few entries": (DSDI + "[optimizer]\nbetas = [0.9]\n", "optimizer.betas[1]: is required"),
+    "too many entries": (
+        DSDI + "[optimizer]\nbetas = [0.9, 0.9, 0.9]\n",
+        "optimizer.betas: must have at most 2 entries (got [0.9, 0.9, 0.9])",
+    ),
+    "string for a number": (
+        DSDI + '[optimizer]\nlearning_rate = "1e-5"\n',
+        "optimizer.learning_rate: must be a number (got '1e-5')",
+    ),
+    "fraction for a whole number": (
+        DSDI + "[optimizer]\nwarmup = 1.5\n",
+        "optimizer.warmup: must be a whole number (got 1.5)",
+    ),
+    "switch for a number": (
+        DSDI + "[optimizer]\nwarmup = true\n",
+        "optimizer.warmup: must be a whole number (got true)",
+    ),
+    "number for a switch": (DSDI + "[ema]\nwarmup = 1\n", "ema.warmup: must be true or false (got 1)"),
+    "nan": (DSDI + "[optimizer]\nclip = nan\n", "optimizer.clip: must be a finite number (got nan)"),
+    "inf": (DSDI + "[source]\nguidance = inf\n", "source.guidance: must be a finite number, or a list (got inf)"),
+    "not among the choices": (
+        DSDI + '[grid]\nspacing = "even"\n',
+        "grid.spacing: must be 'trailing', 'leading' or 'linspace' (got 'even')",
+    ),
+    "neither the word nor a number": (
+        DSDI + '[grid]\nstart = "last"\n',
+        "grid.start: must be 'auto', or a whole number (got 'last')",
+    ),
+    "the number of a choice is out of range": (
+        DSDI + "[grid]\nstart = -1\n",
+        "grid.start: must be 'auto', or at least 0 (got -1)",
+    ),
+    "a part of one choice": (
+        DSDI + "[source]\nguidance = [1, -2]\n",
+        "source.guidance[1]: must be at least 0 (got -2)",
+    ),
+    "run's name": (
+        DSDI + 'name = "my run"\n',
+        "run.name: must be a folder's name: letters, digits, '.', '_' and '-', the first a letter or digit"
+        " (got 'my run')",
+    ),
+    "two options that disagree": (
+        DSDI + "[schedule]\nstart = 4\nstop = 8\n",
+        "schedule: stop = 8 must not be above start = 4",
+    ),
+    "table's place taken by a value": (
+        'preset = "dsdi"\nsource = 5\n[run]\nupdates = 7\n',
+        "source: must be a table with a `type` (got 5)",
+    ),
+    "core table's place taken by a value": ('preset = "dsdi"\nrun = 5\n', "run: must be a table (got 5)"),
+    "one table for a list": (
+        DSDI + '[loss]\ntype = "x-mse"\n',
+        "loss: must be a list of tables: write [[loss]]",
+    ),
+    "a list for one table": (
+        DSDI + '[[schedule]]\ntype = "linear"\n',
+        "schedule: must be one table: write [schedule]",
+    ),
+    "one of a list": (
+        DSDI + '[[loss]]\ntype = "x-mse"\n[[loss]]\ntype = "x-mse"\nweight = 0\n',
+        "loss[1].weight: must be greater than 0 (got 0)",
+    ),
+    # What is missing.
+    "no run.updates": ('preset = "dsdi"\n', "run.updates: is required"),
+    "no target": (
+        '[run]\nupdates = 7\n[schedule]\ntype = "constant"\n[source]\ntype = "noised-data"\n'
+        '[data]\ntype = "digits"\n[[loss]]\ntype = "x-mse"\n',
+        'loss[0].against: is "target", but there is no [target]; set it to "data"',
+    ),
+    "no teacher": (
+        '[run]\nupdates = 7\n[schedule]\ntype = "constant"\n[source]\ntype = "trajectory"\n'
+        '[target]\ntype = "merged-steps"\n[[loss]]\ntype = "x-mse"\n',
+        "teacher: is required: the target 'merged-steps' asks it for predictions",
+    ),
+    "no data": (
+        'preset = "pd"\n[run]\nupdates = 7\n',
+        "data: is required: the source 'noised-data' draws from a data set; add a [data] table",
+    ),
+    "no features": (
+        DSDI + '[[metric]]\ntype = "fid"\n',
+        "features: is required: metrics need a feature network; add a [features] table",
+    ),
+    # Tables that do not go together.
+    "loss against data that the source has not": (
+        DSDI + '[[loss]]\ntype = "x-mse"\n[[loss]]\ntype = "v-mse"\nagainst = "data"\n',
+        "loss[1].against: \"data\" needs a source with data; 'trajectory' has none: use 'noised-data'",
+    ),
+    "no loss against the target": (
+        'preset = "pd"\n[run]\nupdates = 7\n[data]\ntype = "digits"\n[[loss]]\ntype = "v-mse"\nagainst = "data"\n',
+        'loss: no loss is against the target; give one `against = "target"`, or drop [target]',
+    ),
+    "metric without reference": (
+        DSDI + '[features]\ntype = "pixels"\n[[metric]]\ntype = "fid"\n',
+        "evaluation.reference: is \"auto\", but 'fid' finds no real images there to compare with:"
+        " the features 'pixels' bring none, and there is no [data] table",
+    ),
+    "metric without logits": (
+        DSDI + '[features]\ntype = "pixels"\n[[metric]]\ntype = "inception-score"\n',
+        "metric[0].type: 'inception-score' needs class logits; the features 'pixels' have none",
+    ),
+    "odd N": (
+        DSDI + "[schedule]\nstart = 9\n",
+        f"schedule: {GIVEN.format(9)} has a stage of 9 steps, which the target's jumps of 2 do not divide;"
+        " make the steps of every stage a multiple of 2",
+    ),
+    "N that halves to an odd number": (
+        DSDI + "[schedule]\nstart = 10\n",
+        f"schedule: {GIVEN.format(10)} has a stage of 5 steps, which the target's jumps of 2 do not divide;"
+        " make the steps of every stage a multiple of 2",
+    ),
+    "N that the stride does not divide": (
+        DSDI + "[target]\nstride = 3\n",
+        f"schedule: {GIVEN.format(64)} has a stage of 64 steps, which the target's jumps of 3 do not divide;"
+        " make the steps of every stage a multiple of 3",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_one_mistake(config: ConfigFile, text: str, message: str) -> None:
+    path = config.write(text)
+    with pytest.raises(ConfigError) as caught:
+        read_config(path)
+    assert str(caught.value) == f"{path}: 1 error\n  {message}"
+
+
+def test_missing_tables(config: ConfigFile) -> None:
+    path = config.write("[run]\nupdates = 7\n", below="")
+    with pytest.raises(ConfigError) as caught:
+        read_config(path)
+    assert str(caught.value).splitlines() == [
+        f"{path}: 4 errors",
+        "  model: is required: add a [model] table, or a preset that has one",
+        "  schedule: is required: add a [schedule] table, or a preset that has one",
+        "  source: is required: add a [source] table, or a preset that has one",
+        "  loss: is required: add a [[loss]] table, or a preset that has one",
+    ]
+
+
+def test_all_at_once_in_the_file_s_order(config: ConfigFile) -> None:
+    """Tables' own mistakes, those between tables and those of `--set` come together."""
+    path = config.write(
+        'preset = "pd"\n[schedule]\nstart = 10\n[optimizer]\nbetas = [2, 0.9]\nrate = 1\n'
+        '[metrik]\n[source]\nbatch = 0\n[run]\nupdates = 0\n[[metric]]\ntype = "fid"\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        read_config(path, ["run"])
+    assert [mistake.key for mistake in caught.value.mistakes] == [
+        "--set",
+        "schedule",
+        "optimizer.betas[0]",
+        "optimizer.rate",
+        "metrik",
+        "source.batch",
+        "run.updates",
+        "features",
+    ]
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DistillkitError) as caught:
+        read_config(tmp_path / "no.toml")
+    assert str(caught.value) == f"{tmp_path}/no.toml: there is no such file"
+
+
+def test_folder_for_a_file(tmp_path: Path) -> None:
+    with pytest.raises(DistillkitError) as caught:
+        read_config(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: cannot be read as a text file ([Errno 21] Is a directory: '{tmp_path}')"
+
+
+def test_unreadable_toml_tells_line_and_column(config: ConfigFile) -> None:
+    path = config.write("[run]\nupdates = \n", below="")
+    with pytest.raises(DistillkitError) as caught:
+        read_config(path)
+    assert str(caught.value) == f"{path}: not valid TOML: Invalid value (at line 2, column 11)"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("run.updates", "expected key=value, as in run.updates=100 (got 'run.updates')"),
+        ("=3", "expected key=value, as in run.updates=100 (got '=3')"),
+        ("run..updates=3", "expected key=value, as in run.updates=100 (got 'run..updates=3')"),
+        ("loss.weight=2", "loss.weight: 'loss' is a list; name an entry, as in loss[0].weight"),
+        ("loss[1].weight=2", "loss[1].weight: 'loss' has no entry [1]; it has 1, counted from 0"),
+        ("run[0]=2", "run[0]: 'run' has no entry [0]; it has 0, counted from 0"),
+        ("run.updates.x=2", "run.updates.x: 'run.updates' is not a table (it is 7)"),
+    ],
+)
+def test_bad_set(config: ConfigFile, assignment: str, message: str) -> None:
+    path = config.write(DSDI)
+    with pytest.raises(ConfigError) as caught:
+        read_config(path, [assignment])
+    assert str(caught.value) == f"{path}: 1 error\n  --set: {message}"
+
+
+def test_set_value_of_a_wrong_type_names_the_key(config: ConfigFile) -> None:
+    with pytest.raises(ConfigError, match=r"\n  run\.updates: must be a whole number \(got 'many'\)$"):
+        read_config(config.write(DSDI), ["run.updates=many"])

@@ -1,0 +1,178 @@
+"""Data sets: digits, folders of pictures, and Fashion-MNIST's files."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from distillkit_data.digits import Digits
+from distillkit_data.fashion_mnist import FashionMnist
+from distillkit_data.idx import read_idx
+from distillkit_data.images import Images
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from distillkit.errors import DistillkitError, Mistake
+
+
+def test_digits_are_scikit_learns() -> None:
+    data = Digits(Digits.Options())
+    data.setup()
+    images, labels = data.batch(torch.tensor([5, 1796]))
+    bunch = load_digits()
+    assert len(data) == 1797
+    np.testing.assert_allclose(images[:, 0].numpy(), bunch.images[[5, 1796]] / 8 - 1)
+    assert labels is not None
+    assert labels.tolist() == bunch.target[[5, 1796]].tolist()
+    assert (images.dtype, images.min().item(), images.max().item()) == (torch.float32, -1, 1)
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def picture(file: Path, colour: tuple[int, int, int], size: tuple[int, int] = (4, 4)) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(file)
+
+
+def images(folder: Path, size: int = 4, channels: int = 3) -> Images:
+    data = Images(Images.Options.model_validate({"folder": folder, "size": size, "channels": channels}))
+    assert not list(data.check())
+    data.setup()
+    return data
+
+
+def test_sub_folders_are_classes(tmp_path: Path) -> None:
+    picture(tmp_path / "dog/b.png", (255, 0, 0))
+    picture(tmp_path / "cat/deep/a.PNG", (0, 255, 0))
+    picture(tmp_path / "dog/a.bmp", (0, 0, 255))
+    (tmp_path / "dog/notes.txt").write_text("no picture", encoding="utf-8")
+    data = images(tmp_path)
+    found, labels = data.batch(torch.arange(len(data)))
+    assert len(data) == 3
+    assert labels is not None
+    assert labels.tolist() == [0, 1, 1]
+    assert found.shape == (3, 3, 4, 4)
+    assert found[:, :, 0, 0].tolist() == [[-1, 1, -1], [-1, -1, 1], [1, -1, -1]]
+
+
+def test_without_sub_folders_there_are_no_labels(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", (255, 255, 255))
+    picture(tmp_path / "more/b.png", (0, 0, 0))
+    found, labels = images(tmp_path, channels=1).batch(torch.tensor([0, 1]))
+    assert labels is None
+    assert found[:, 0, 0, 0].tolist() == [1, -1]
+    assert found.shape == (2, 1, 4, 4)
+
+
+def test_pictures_are_cut_to_a_centred_square(tmp_path: Path) -> None:
+    """White sides are cut off a wide black picture."""
+    pixels = np.full((4, 12), 255, np.uint8)
+    pixels[:, 4:8] = 0
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    found, _ = images(tmp_path, size=4, channels=1).batch(torch.tensor([0]))
+    assert (found == -1).all()
+    smaller, _ = images(tmp_path, size=2, channels=1).batch(torch.tensor([0]))
+    assert smaller.shape == (1, 1, 2, 2)
+
+
+def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(DistillkitError) as caught:
+        images(tmp_path).batch(torch.tensor([0]))
+    expected = f"{tmp_path}/bad.png: cannot be read as a picture (cannot identify image file '{tmp_path}/bad.png')"
+    assert str(caught.value) == expected
+
+
+def test_a_picture_cut_short(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "cut.png")
+    whole = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DistillkitError, match=rf"^{tmp_path}/cut.png: cannot be read as a picture \("):
+        images(tmp_path).batch(torch.tensor([0]))
+
+
+def test_a_folder_without_pictures(tmp_path: Path) -> None:
+    with pytest.raises(DistillkitError) as caught:
+        images(tmp_path)
+    assert str(caught.value) == f"data.folder: no pictures (.bmp, .jpeg, .jpg, .png, .webp) in {tmp_path}"
+    missing = Images(Images.Options(folder=tmp_path / "no", size=4))
+    assert list(missing.check()) == [Mistake("folder", f"there is no folder {tmp_path}/no")]
+
+
+# --- IDX files -------------------------------------------------------------------------------------------------------
+
+
+def idx(array: np.ndarray) -> bytes:
+    return b"\x00\x00\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
+LABELS = np.array([3, 1, 4, 1, 5], np.uint8)
+
+
+@pytest.mark.parametrize(("split", "part"), [("train", "train"), ("test", "t10k")])
+@pytest.mark.parametrize("packed", [False, True])
+def test_fashion_mnist_from_its_files(tmp_path: Path, split: str, part: str, packed: bool) -> None:
+    for stem, array in ((f"{part}-images-idx3-ubyte", PIXELS), (f"{part}-labels-idx1-ubyte", LABELS)):
+        content = idx(array)
+        (tmp_path / f"{stem}{'.gz' * packed}").write_bytes(gzip.compress(content) if packed else content)
+    data = FashionMnist(FashionMnist.Options.model_validate({"folder": tmp_path, "split": split}))
+    assert not list(data.check())
+    data.setup()
+    found, labels = data.batch(torch.tensor([4, 0]))
+    assert len(data) == 5
+    assert labels is not None
+    assert labels.tolist() == [5, 3]
+    assert found.shape == (2, 1, 32, 32)
+    np.testing.assert_allclose(found[:, 0, 2:-2, 2:-2].numpy(), PIXELS[[4, 0]] / 127.5 - 1, atol=1e-6)
+    edge = torch.ones(32, 32, dtype=torch.bool)
+    edge[2:-2, 2:-2] = False
+    assert (found[:, 0, edge] == -1).all()
+
+
+def test_fashion_mnist_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(LABELS))
+    [mistake] = FashionMnist(FashionMnist.Options(folder=tmp_path)).check()
+    assert mistake == Mistake(
+        "folder",
+        f"there is no train-images-idx3-ubyte[.gz] in {tmp_path}; install Debian's dataset-fashion-mnist, or name the "
+        "folder that holds Fashion-MNIST's IDX files",
+    )
+
+
+def cut_gzip() -> bytes:
+    return gzip.compress(idx(PIXELS))[:500]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not an IDX file of unsigned bytes"),
+        (b"\x00\x00\x0d\x01" + bytes(8), "not an IDX file of unsigned bytes"),  # floats
+        (b"\x89PNG" + bytes(8), "not an IDX file of unsigned bytes"),
+        (idx(PIXELS)[:7], "not an IDX file of unsigned bytes"),  # cut in its header
+        (idx(LABELS)[:-2], "says it holds (5,) values, and holds 3"),
+        (idx(LABELS) + b"x", "says it holds (5,) values, and holds 6"),
+        (cut_gzip(), "cannot be unpacked (Compressed file ended before the end-of-stream marker was reached)"),
+    ],
+)
+def test_files_that_are_no_idx_files(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(DistillkitError) as caught:
+        read_idx(tmp_path / "file")
+    assert str(caught.value) == f"{tmp_path}/file: {message}"
+
+
+def test_labels_of_another_set(tmp_path: Path) -> None:
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(PIXELS))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(LABELS[:4]))
+    data = FashionMnist(FashionMnist.Options(folder=tmp_path))
+    with pytest.raises(DistillkitError) as caught:
+        data.setup()
+    assert str(caught.value) == f"data.folder: {tmp_path} has 5 images, [28, 28] pixels each, and 4 labels"

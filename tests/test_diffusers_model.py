@@ -1,0 +1,300 @@
+"""Networks that diffusers saved, in every layout it has for them, and folders that are not what they should be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, PNDMScheduler, UNet2DModel
+from digits import MODEL, PLAIN, TEACHER, distil, settings
+from distillkit_diffusers.local import DiffusersUnet
+
+from distillkit.cli.group import cli
+from distillkit.errors import ConfigError, DistillkitError
+
+LDM = {"beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195}
+DSDI = ("run.updates=3", "schedule.start=4", "source.batch=2", "evaluation.steps=[2]")
+
+
+def network(**options: Any) -> UNet2DModel:
+    arguments: dict[str, Any] = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": (8, 8),
+        "norm_num_groups": 4,
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+    }
+    torch.manual_seed(0)
+    return UNet2DModel(**(arguments | options))
+
+
+def tables(path: Path, more: str = "") -> str:
+    return f'[model]\ntype = "diffusers"\npath = "{path}"\n{more}\n{PLAIN}'
+
+
+def load(path: Path, **options: Any) -> DiffusersUnet:
+    model = DiffusersUnet(DiffusersUnet.Options(path=path, **options))
+    model.load()
+    return model
+
+
+# --- what distils ----------------------------------------------------------------------------------------------------
+
+
+def ddpm_pipeline(folder: Path) -> None:
+    DDPMPipeline(network(), DDPMScheduler(**LDM, variance_type="fixed_small")).save_pretrained(folder)
+
+
+def ddim_pipeline(folder: Path) -> None:
+    DDIMPipeline(network(), DDIMScheduler(beta_schedule="squaredcos_cap_v2")).save_pretrained(folder)
+
+
+def pndm_class_conditional(folder: Path) -> None:
+    """No stock pipeline takes it: the parts are saved one by one. No null class."""
+    network(num_class_embeds=10).save_pretrained(folder / "unet")
+    PNDMScheduler(**LDM, skip_prk_steps=True).save_pretrained(folder / "scheduler")
+
+
+def half_precision(folder: Path) -> None:
+    DDPMPipeline(network().half(), DDPMScheduler()).save_pretrained(folder, variant="fp16")
+
+
+def sharded(folder: Path) -> None:
+    DDPMPipeline(network(), DDPMScheduler()).save_pretrained(folder, max_shard_size="50KB")
+    assert (folder / "unet/diffusion_pytorch_model.safetensors.index.json").is_file()
+
+
+def oblong(folder: Path) -> None:
+    DDPMPipeline(network(sample_size=(8, 16)), DDPMScheduler()).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "save", [ddpm_pipeline, ddim_pipeline, pndm_class_conditional, half_precision, sharded, oblong]
+)
+def test_layouts_that_diffusers_writes(tmp_path: Path, save: Any) -> None:
+    save(tmp_path / "teacher")
+    saved = network(**json.loads((tmp_path / "teacher/unet/config.json").read_text(encoding="utf-8")))
+    model = load(tmp_path / "teacher")
+    assert all(weight.dtype == torch.float32 for weight in model.network.parameters())
+    tolerance = 1e-3 if save is half_precision else 0
+    for name, weight in saved.state_dict().items():
+        torch.testing.assert_close(model.network.state_dict()[name], weight, rtol=tolerance, atol=tolerance)
+    before = model.network.state_dict()
+    after = distil(tmp_path, "dsdi", *DSDI, tables=tables(tmp_path / "teacher")).weights()
+    assert after.keys() == before.keys()
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+
+
+def test_bare_network_with_a_schedule_of_the_config(tmp_path: Path) -> None:
+    network().save_pretrained(tmp_path / "teacher")
+    schedule = 'scheduler = { beta_schedule = "scaled_linear", beta_start = 0.0015, beta_end = 0.0195 }'
+    run = distil(tmp_path, "dsdi", *DSDI, tables=tables(tmp_path / "teacher", schedule))
+    betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64).square()
+    model = load(run.folder / "pipeline")
+    # The export is cut at the start time that "auto" chose for an ε-network.
+    assert len(model.path.alphas_cumprod) == 832
+    torch.testing.assert_close(model.path.alphas_cumprod, (1 - betas).cumprod(0)[:832], rtol=1e-4, atol=1e-6)
+
+
+def test_schedule_of_the_config_lies_over_the_folders(tmp_path: Path) -> None:
+    ddpm_pipeline(tmp_path / "teacher")
+    assert load(tmp_path / "teacher").prediction == "epsilon"
+    assert load(tmp_path / "teacher", scheduler={"prediction_type": "sample"}).prediction == "sample"
+
+
+def test_full_weights_before_half_ones(tmp_path: Path) -> None:
+    half_precision(tmp_path)
+    network().save_pretrained(tmp_path / "unet")
+    weights = load(tmp_path).network.state_dict()
+    assert all(torch.equal(weights[name], weight) for name, weight in network().state_dict().items())
+
+
+def test_the_last_class_may_be_the_null_class(tmp_path: Path) -> None:
+    pndm_class_conditional(tmp_path)
+    plain, guided = load(tmp_path), load(tmp_path, null_class=9)
+    assert (plain.classes, plain.supports_guidance) == (10, False)
+    assert (guided.classes, guided.supports_guidance) == (9, True)
+    condition = guided.condition(torch.tensor([3, -1]), 2, torch.tensor([2.0, 2.0]))
+    assert condition.inputs["class_labels"].tolist() == [3, 9]
+    assert condition.null is not None
+    assert condition.null["class_labels"].tolist() == [9, 9]
+
+
+def test_an_exported_pipeline_knows_its_null_class() -> None:
+    model = load(TEACHER)
+    assert (model.classes, model.supports_guidance) == (10, True)
+
+
+# --- what does not ---------------------------------------------------------------------------------------------------
+
+
+def mistakes(folder: Path, text: str, *assignments: str) -> str:
+    """The mistakes of a config that cannot run: found before anything is written."""
+    with pytest.raises(DistillkitError) as caught:
+        distil(folder, "dsdi", *DSDI, *assignments, tables=text)
+    assert not (folder / "run").exists()
+    if isinstance(caught.value, ConfigError):
+        return "\n".join(map(str, caught.value.mistakes))
+    return str(caught.value)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, tables(tmp_path / "no"))
+    assert found == f"model.path: there is no folder {tmp_path}/no; give a local folder that diffusers saved"
+
+
+def test_no_pipeline(tmp_path: Path) -> None:
+    (tmp_path / "teacher").mkdir()
+    expected = f"{tmp_path}/teacher is not a diffusers pipeline: no unet/config.json, and no config.json of its own"
+    assert mistakes(tmp_path, tables(tmp_path / "teacher")) == f"model.path: {expected}"
+
+
+def test_another_network(tmp_path: Path) -> None:
+    ddpm_pipeline(tmp_path / "teacher")
+    file = tmp_path / "teacher/unet/config.json"
+    file.write_text('{"_class_name": "UNet2DConditionModel"}', encoding="utf-8")
+    found = mistakes(tmp_path, tables(tmp_path / "teacher"))
+    assert found == f"model.path: {file}: the network is a UNet2DConditionModel; supported: UNet2DModel"
+
+
+def test_config_that_is_no_json(tmp_path: Path) -> None:
+    ddpm_pipeline(tmp_path / "teacher")
+    file = tmp_path / "teacher/unet/config.json"
+    file.write_text("{", encoding="utf-8")
+    found = mistakes(tmp_path, tables(tmp_path / "teacher"))
+    assert found.startswith(f"model.path: {file}: cannot be read as JSON (Expecting property name")
+
+
+def test_no_safetensors(tmp_path: Path) -> None:
+    DDPMPipeline(network(), DDPMScheduler()).save_pretrained(tmp_path / "teacher", safe_serialization=False)
+    expected = f"{tmp_path}/teacher/unet has no weights in safetensors format (diffusion_pytorch_model.safetensors)"
+    assert mistakes(tmp_path, tables(tmp_path / "teacher")) == f"model.path: {expected}"
+
+
+def test_weights_cut_short(tmp_path: Path) -> None:
+    ddpm_pipeline(tmp_path / "teacher")
+    file = tmp_path / "teacher/unet/diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    found = mistakes(tmp_path, tables(tmp_path / "teacher"))
+    assert found.startswith(f"model.path: diffusers cannot load the network in {tmp_path}/teacher/unet: ")
+
+
+def test_no_scheduler(tmp_path: Path) -> None:
+    network().save_pretrained(tmp_path / "teacher")
+    expected = (
+        f"{tmp_path}/teacher has no scheduler/scheduler_config.json; give the noise schedule in [model.scheduler]"
+    )
+    assert mistakes(tmp_path, tables(tmp_path / "teacher")) == f"model.path: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ('prediction_type = "flow"', "prediction_type is 'flow'; expected one of epsilon, v_prediction, sample"),
+        (
+            "rescale_betas_zero_snr = true",
+            "rescale_betas_zero_snr makes the last time pure noise, where an ε-prediction says nothing about x; use a "
+            "v- or x-prediction network, or a schedule without it",
+        ),
+        (
+            'beta_schedule = "quadratic"',
+            "diffusers does not take this noise schedule: quadratic is not implemented for "
+            "<class 'diffusers.schedulers.scheduling_ddim.DDIMScheduler'>",
+        ),
+    ],
+)
+def test_noise_schedules_that_do_not_work(tmp_path: Path, schedule: str, message: str) -> None:
+    ddpm_pipeline(tmp_path / "teacher")
+    found = mistakes(tmp_path, tables(tmp_path / "teacher", f"scheduler = {{ {schedule} }}"))
+    assert found == f"scheduler: {message}"
+
+
+def test_scheduler_without_betas(tmp_path: Path) -> None:
+    network().save_pretrained(tmp_path / "teacher/unet")
+    (tmp_path / "teacher/scheduler").mkdir()
+    config = '{"_class_name": "ScoreSdeVeScheduler", "sigma_max": 1348}'
+    (tmp_path / "teacher/scheduler/scheduler_config.json").write_text(config, encoding="utf-8")
+    assert mistakes(tmp_path, tables(tmp_path / "teacher")) == (
+        "scheduler: ScoreSdeVeScheduler has no β schedule; expected a variance-preserving one, as that of "
+        "DDPMScheduler or DDIMScheduler; if the network has one, give it in [model.scheduler]"
+    )
+
+
+def test_networks_of_another_kind(tmp_path: Path) -> None:
+    DDPMPipeline(network(out_channels=2), DDPMScheduler()).save_pretrained(tmp_path / "a")
+    assert mistakes(tmp_path, tables(tmp_path / "a")) == (
+        "model: the network makes 2 channels of 1; expected as many (networks that also predict a variance are not "
+        "supported)"
+    )
+    DDPMPipeline(network(class_embed_type="timestep"), DDPMScheduler()).save_pretrained(tmp_path / "b")
+    assert mistakes(tmp_path, tables(tmp_path / "b")) == (
+        "model: the network's class_embed_type is 'timestep'; supported: none, with or without num_class_embeds"
+    )
+
+
+@pytest.mark.parametrize(("save", "has"), [(ddpm_pipeline, "none"), (pndm_class_conditional, "10")])
+def test_null_class_that_is_no_class(tmp_path: Path, save: Any, has: str) -> None:
+    save(tmp_path / "teacher")
+    found = mistakes(tmp_path, tables(tmp_path / "teacher", "null_class = 10"))
+    assert found == f"model.null_class: 10 is not a class of the network, which has {has}"
+
+
+def test_guidance_without_a_null_class(tmp_path: Path) -> None:
+    pndm_class_conditional(tmp_path / "teacher")
+    text = tables(tmp_path / "teacher")
+    must = "must be 1: the model has no null condition for guidance to compare with"
+    found = mistakes(tmp_path, text, "source.guidance=[1.0, 3.0]", "evaluation.guidance=2.0")
+    assert found == f"source.guidance: {must}\nevaluation.guidance: {must}"
+
+
+def test_grid_that_the_path_does_not_have(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, MODEL + PLAIN, "evaluation.steps=[2, 1001]", "grid.start=700", "schedule.start=1024")
+    assert "evaluation.steps: a grid of 1001 steps needs 1 to 701 steps: the noise path has 701 times" in found
+    assert "schedule: a grid of 1024 steps needs 1 to 701 steps: the noise path has 701 times" in found
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda:7", '\'cuda:7\' is not there: torch sees {count} CUDA device{s}; use "auto" or "cpu"'),
+        ("abacus", "'abacus' is no device; expected auto, cpu, cuda or cuda:N"),
+        ("meta", "expected auto, cpu, cuda or cuda:N (got 'meta')"),
+    ],
+)
+def test_device_that_is_not_there(tmp_path: Path, device: str, message: str) -> None:
+    count = torch.cuda.device_count()
+    found = mistakes(tmp_path, MODEL + PLAIN, f'engine.device="{device}"')
+    assert found == "engine.device: " + message.format(count=count, s="s" * (count != 1))
+
+
+def test_folder_that_holds_something(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "letter.txt").write_text("Dear", encoding="utf-8")
+    wanted = settings(tmp_path, "dsdi", *DSDI)
+    result = CliRunner().invoke(cli, ["run", wanted.origin, "--set", "run.updates=3", "--output", str(run)])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"{run}: already holds something that is not a run; nothing was overwritten. Give another folder with "
+        "--output, another run.name\n",
+    )
+    assert [file.name for file in run.iterdir()] == ["letter.txt"]
+
+
+def test_mistakes_exit_with_2(tmp_path: Path) -> None:
+    shutil.copytree(TEACHER, tmp_path / "teacher")
+    (tmp_path / "mine.toml").write_text('preset = "dsdi"\n' + tables(tmp_path / "teacher", "null_class = 11"))
+    arguments = ["run", str(tmp_path / "mine.toml"), "--set", "run.updates=1", "--output", str(tmp_path / "run")]
+    result = CliRunner().invoke(cli, arguments)
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "model.null_class: 11 is not a class of the network, which has 11\n",
+    )

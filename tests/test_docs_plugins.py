@@ -1,0 +1,87 @@
+"""docs/plugins.md, put together as its reader would, installed and run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from environments import Environment, call, make_environment
+
+from distillkit import hookspecs
+from distillkit.registry import KINDS
+
+PAGE = Path(__file__).parents[1] / "docs/plugins.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """The page's files, each named by its first line, and the package installed."""
+    folder = tmp_path_factory.mktemp("docs")
+    for block in blocks("python") + blocks("toml"):
+        file = folder / block.partition("\n")[0].removeprefix("# ")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(block, encoding="utf-8")
+    return make_environment(folder, folder / "my-parts")
+
+
+def test_every_kind_is_there(environment: Environment) -> None:
+    found = json.loads(environment.distillkit("plugins", "--json").stdout)
+    assert found["broken"] == []
+    assert {row["kind"] for row in found["components"] if row["package"] == "my-parts"} == {*KINDS, "preset"}
+
+
+def test_its_config_runs(environment: Environment) -> None:
+    done = environment.distillkit("run", "my.toml")
+    assert done.returncode == 0, done.stderr
+    run = environment.folder / "runs/my"
+    journal = [json.loads(line) for line in (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    # Equal shares; two evaluations of the teacher's and one of the student's.
+    assert [(line["steps"], line["evaluations"]) for line in journal] == [(8, 3)] * 3 + [(4, 3)] * 3 + [(2, 3)] * 3
+    lines = [json.loads(line) for line in (run / "lines.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (lines[0]["what"], lines[-1]) == ("start", {"what": "finish", "status": "finished"})
+    assert (run / "pipeline/tiny.safetensors").is_file()
+    scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
+    assert {row["metric"] for row in scores} == {"spread-blocks", "fd-blocks"}
+
+
+def test_a_stopped_run_of_it_goes_on_to_the_same_weights(environment: Environment) -> None:
+    """State of engine and teacher included: the run is stopped between two of the teacher's renewals."""
+    often = ["--set", "run.checkpoint_every=5", "--set", "run.keep=2"]
+    assert environment.distillkit("run", "my.toml", *often, "--output", "whole").returncode == 0
+    whole, part = environment.folder / "whole", environment.folder / "part"
+    call("cp", "-r", whole, part, folder=environment.folder)
+    call("rm", "-r", part / "checkpoints/update-000009", part / "pipeline", folder=environment.folder)
+    done = environment.distillkit("run", "my.toml", *often, "--output", "part", "--resume")
+    assert done.returncode == 0, done.stderr
+    weights = "pipeline/tiny.safetensors"
+    assert (part / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def test_rule_1_holds_for_it(environment: Environment) -> None:
+    code = (
+        "import sys; from distillkit.cli.group import cli; cli(['check', 'my.toml'], standalone_mode=False)\n"
+        "assert not {'torch', 'mlflow'} & set(sys.modules)"
+    )
+    done = call(environment.python, "-c", code, folder=environment.folder)
+    assert (done.returncode, done.stdout) == (0, "my.toml: ok\n"), done.stderr
+
+
+def test_mistakes_are_shown_as_the_page_says(environment: Environment) -> None:
+    [block] = [block for block in blocks("console") if block.startswith("$ distillkit check")]
+    command, _, shown = block.partition("\n")
+    done = environment.distillkit(*command.split()[2:])
+    assert (done.returncode, done.stderr) == (2, shown)
+
+
+def test_page_names_every_hook_and_interface() -> None:
+    hooks = [name for name in vars(hookspecs) if name.startswith("distillkit_")]
+    assert [hook for hook in hooks if f"`{hook}`" not in TEXT] == []
+    assert [kind.base.__name__ for kind in KINDS.values() if f"`{kind.base.__name__}`" not in TEXT] == []

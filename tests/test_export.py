@@ -1,0 +1,261 @@
+"""Exported pipelines: loaded by stock diffusers where there is no distillkit, and sampling as distillkit does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from digits import MODEL, PLAIN, SCORED, TEACHER, distil
+from distillkit_diffusers.local import DiffusersUnet
+from distillkit_diffusers.unet import Unet
+from safetensors.torch import load_file, save_file
+
+from distillkit.interfaces import Export
+from distillkit.noise import Predictor
+from distillkit.sampling import noise_for, sample
+
+# diffusers' DPM-Solver has not kept up with numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+ALONE = """
+import sys, warnings
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0].startswith("distillkit"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+"""
+"""Put before a script: an environment in which there is no distillkit."""
+
+
+def alone(script: str, folder: Path) -> str:
+    """Run a script in a process without distillkit; what it wrote to stderr."""
+    environment = os.environ | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", ALONE + script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def model(kind: str, conditional: bool, **scheduler: Any) -> Unet:
+    """A model with a tiny network of random weights whose outputs are not small."""
+    made = DiffusersUnet(
+        DiffusersUnet.Options(
+            network={
+                "sample_size": 8,
+                "in_channels": 1,
+                "out_channels": 1,
+                "block_out_channels": [8, 8],
+                "norm_num_groups": 4,
+                "layers_per_block": 1,
+                "down_block_types": ["DownBlock2D", "DownBlock2D"],
+                "up_block_types": ["UpBlock2D", "UpBlock2D"],
+                "num_class_embeds": 5 if conditional else None,
+            },
+            scheduler={"beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195}
+            | {"prediction_type": kind}
+            | scheduler,
+            null_class=4 if conditional else None,
+        )
+    )
+    torch.manual_seed(1)
+    made.load()
+    made.network.eval()
+    return made
+
+
+def write(made: Unet, folder: Path, steps: int, guidance: float = 1.0) -> None:
+    settings = {"run": {"name": "tiny", "updates": 3}}
+    made.export(made.network, folder, Export(steps, [steps], guidance, "dsdi", "a teacher", [], settings))
+
+
+CASES: dict[str, tuple[dict[str, Any], str, int | None, int, float]] = {
+    # model options, spacing, start, steps, guidance
+    "v, 4 steps": ({"kind": "v_prediction", "conditional": True}, "trailing", None, 4, 1.0),
+    "v, guidance": ({"kind": "v_prediction", "conditional": True}, "trailing", None, 2, 2.5),
+    "v, 32 steps": ({"kind": "v_prediction", "conditional": True}, "trailing", None, 32, 1.0),
+    "v, 64 steps, guidance": ({"kind": "v_prediction", "conditional": True}, "trailing", None, 64, 1.5),
+    "ε, cut at 399, 8 steps": ({"kind": "epsilon", "conditional": True}, "trailing", 399, 8, 2.0),
+    "ε, cut at 250, 3 steps": ({"kind": "epsilon", "conditional": True}, "trailing", 250, 3, 1.0),
+    "x, leading, 4 steps": ({"kind": "sample", "conditional": True}, "leading", None, 4, 1.0),
+    "v, leading, 7 steps": ({"kind": "v_prediction", "conditional": True}, "leading", None, 7, 1.0),
+    "v, linspace, 8 steps": ({"kind": "v_prediction", "conditional": True}, "linspace", None, 8, 2.0),
+    "x, linspace, cut at 799": ({"kind": "sample", "conditional": True}, "linspace", 799, 4, 1.0),
+    "v, cosine, 4 steps": (
+        {"kind": "v_prediction", "conditional": True, "beta_schedule": "squaredcos_cap_v2"},
+        "trailing",
+        None,
+        4,
+        1.0,
+    ),
+    "v, zero terminal SNR, 4 steps": (
+        {"kind": "v_prediction", "conditional": True, "rescale_betas_zero_snr": True},
+        "trailing",
+        None,
+        4,
+        1.0,
+    ),
+    "v, 1 step": ({"kind": "v_prediction", "conditional": True}, "trailing", None, 1, 1.0),
+    "plain v, 4 steps": ({"kind": "v_prediction", "conditional": False}, "trailing", None, 4, 1.0),
+    "plain v, 48 steps": ({"kind": "v_prediction", "conditional": False}, "trailing", None, 48, 1.0),
+    "plain ε, cut at 399, 2 steps": ({"kind": "epsilon", "conditional": False}, "trailing", 399, 2, 1.0),
+    "plain x, cut at 831, 6 steps": ({"kind": "sample", "conditional": False}, "trailing", 831, 6, 1.0),
+    "plain v, linspace, 4 steps": ({"kind": "v_prediction", "conditional": False}, "linspace", None, 4, 1.0),
+    "plain x, leading, 5 steps": ({"kind": "sample", "conditional": False}, "leading", 799, 5, 1.0),
+}
+
+SAMPLE = """
+import json, pathlib, torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
+from safetensors.torch import load_file, save_file
+logging.disable_progress_bar()
+for folder in sorted(pathlib.Path().glob("case-*")):
+    noise = load_file(folder / "noise.safetensors")["noise"]
+    case = json.loads((folder / "case.json").read_text())
+    if case["conditional"]:
+        pipe = DiffusionPipeline.from_pretrained(folder / "pipeline", trust_remote_code=True)
+        pipe.set_progress_bar_config(disable=True)
+        # Steps and guidance are the pipeline's own.
+        images = pipe(class_labels=[0, 1, 2, 3], latents=noise, output_type="pt").images
+    else:
+        pipe = DiffusionPipeline.from_pretrained(folder / "pipeline")
+        pipe.set_progress_bar_config(disable=True)
+        # Stock pipelines take no noise: hand it to them where they would draw it.
+        module = __import__(type(pipe).__module__, fromlist=["randn_tensor"])
+        module.randn_tensor = lambda *_, **__: noise
+        images = pipe(batch_size=4, num_inference_steps=case["steps"], output_type="np").images
+        images = torch.from_numpy(images).permute(0, 3, 1, 2)
+    save_file({"images": images.contiguous()}, folder / "images.safetensors")
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], str]:
+    """Every case's folder, sampled by one process without distillkit, and what that process complained about."""
+    top = tmp_path_factory.mktemp("exports")
+    folders = {}
+    for i, (name, (options, spacing, start, steps, guidance)) in enumerate(CASES.items()):
+        folders[name] = folder = top / f"case-{i:02d}"
+        folder.mkdir()
+        made = model(**options)
+        made.set_grid(spacing, start)
+        write(made, folder / "pipeline", steps, guidance)
+        predictor = Predictor(made.network, made.path, made.prediction, made.forward)
+        noise = noise_for(5, range(4), (1, 8, 8))
+        labels = torch.arange(4) if options["conditional"] else None
+        condition = made.condition(labels, 4, None if guidance == 1 else torch.full((4,), guidance))
+        images = (sample(predictor, noise, condition, steps) / 2 + 0.5).clamp(0, 1)
+        save_file({"noise": noise, "images": images}, folder / "noise.safetensors")
+        (folder / "case.json").write_text(json.dumps({"conditional": options["conditional"], "steps": steps}))
+    return folders, alone(SAMPLE, top)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stock_diffusers_samples_the_same(exported: tuple[dict[str, Path], str], name: str) -> None:
+    folder = exported[0][name]
+    expected = load_file(folder / "noise.safetensors")["images"]
+    assert expected.std() > 0.05
+    assert ((expected > 0) & (expected < 1)).float().mean() > 0.3  # it is no comparison of clamped pixels
+    torch.testing.assert_close(load_file(folder / "images.safetensors")["images"], expected, rtol=0, atol=1e-5)
+
+
+def test_stock_diffusers_does_not_complain(exported: tuple[dict[str, Path], str]) -> None:
+    assert exported[1] == ""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_export_is_a_model(exported: tuple[dict[str, Path], str], name: str) -> None:
+    """Read by the type "diffusers", whatever its scheduler, it samples the same again."""
+    options, spacing, _, steps, guidance = CASES[name]
+    folder = exported[0][name]
+    made = DiffusersUnet(DiffusersUnet.Options(path=folder / "pipeline"))
+    made.load()
+    made.set_grid(spacing, None)
+    saved = load_file(folder / "noise.safetensors")
+    condition = made.condition(
+        torch.arange(4) if options["conditional"] else None, 4, None if guidance == 1 else torch.full((4,), guidance)
+    )
+    predictor = Predictor(made.network, made.path, made.prediction, made.forward)
+    images = (sample(predictor, saved["noise"], condition, steps) / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(images, saved["images"], rtol=0, atol=1e-5)
+
+
+# --- a run's --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = ["run.updates=3", "schedule.start=8", "source.batch=2", "source.guidance=2.0", "evaluation.guidance=2.0"]
+    options += ["evaluation.steps=[2, 4]", "evaluation.samples=20", "evaluation.export_steps=4"]
+    return distil(tmp_path_factory.mktemp("run"), "dsdi", *options, tables=MODEL + PLAIN + SCORED).folder
+
+
+def test_index_and_scheduler_of_a_run(run_folder: Path) -> None:
+    index = json.loads((run_folder / "pipeline/model_index.json").read_text(encoding="utf-8"))
+    assert (index["num_inference_steps"], index["guidance_scale"], index["null_class"]) == (4, 2.0, 10)
+    scheduler = DDIMScheduler.from_pretrained(run_folder / "pipeline/scheduler")
+    scheduler.set_timesteps(4)
+    assert scheduler.timesteps.tolist() == [999, 749, 499, 249]
+    network = UNet2DModel.from_pretrained(run_folder / "pipeline/unet")
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+
+
+def test_exported_weights_are_the_average(run_folder: Path) -> None:
+    state = load_file(run_folder / "checkpoints/update-000003/state.safetensors")
+    weights = load_file(run_folder / "pipeline/unet/diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(weight, state[f"engine/average.{name}"]) for name, weight in weights.items())
+    assert any(not torch.equal(weight, state[f"engine/network.{name}"]) for name, weight in weights.items())
+
+
+def test_model_card(run_folder: Path) -> None:
+    card = (run_folder / "pipeline/README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: diffusers\n")
+    for line in (
+        "A diffusion model that samples in **4 steps**, made with distillkit.",
+        "- Method: `dsdi`, 3 updates",
+        f"- Made from: {TEACHER}",
+        "- Sampling steps: 4 (scored at 2, 4)",
+        "- Guidance: scale 2",
+    ):
+        assert line in card.splitlines()
+    for row in json.loads((run_folder / "scores.json").read_text(encoding="utf-8")):
+        assert f"| {row['model']} | {row['steps']} | fd-pixels | {row['value']:.4g} | 20 |" in card
+        assert f"- `{row['protocol']}`" in card
+
+
+def test_snippets_of_model_cards_run(run_folder: Path, tmp_path: Path) -> None:
+    made = model("v_prediction", conditional=False)
+    made.set_grid("trailing", None)
+    write(made, tmp_path / "pipeline", 32)
+    script = ""
+    for folder in (run_folder / "pipeline", tmp_path / "pipeline"):
+        [snippet] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+        script += snippet.replace("path/to/this/folder", str(folder))
+        script += "assert [image.size for image in images] == [(8, 8)] * 4\n"
+    alone(script, tmp_path)
+
+
+def test_export_replaces_an_export_whole(tmp_path: Path) -> None:
+    made = model("v_prediction", conditional=True)
+    made.set_grid("trailing", None)
+    write(made, tmp_path / "pipeline", 2)
+    (tmp_path / "pipeline/old.txt").touch()
+    write(made, tmp_path / "pipeline", 4)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["pipeline"]
+    assert not (tmp_path / "pipeline/old.txt").exists()
+    assert json.loads((tmp_path / "pipeline/model_index.json").read_text())["num_inference_steps"] == 4

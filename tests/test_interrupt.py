@@ -1,0 +1,91 @@
+"""Ctrl-C to a real process: what it leaves, and going on from there."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+from digits import MODEL, PLAIN, SCORED
+from distillkit_mlflow.store import open_store
+
+UPDATES = 150
+
+
+class Process:
+    """`distillkit run` in a process of its own, again and again, in one folder."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.folder = top / "run"
+        self.errors = ""
+        store = f'type = "mlflow"\nuri = "sqlite:///{top}/mlflow.db"\n'
+        tables = (MODEL + PLAIN + SCORED).replace('type = "none"\n', store)
+        (top / "mine.toml").write_text('preset = "dsdi"\n' + tables, encoding="utf-8")
+
+    def run(self, *options: str, until: Callable[[], bool] | None = None) -> int:
+        """Run; stop it with SIGINT as soon as `until` holds. The exit code."""
+        command = [sys.executable, "-m", "distillkit", "run", "mine.toml", "--output", "run", *options]
+        assignments = [f"run.updates={UPDATES}", "run.log_every=1", "source.batch=2", "schedule.start=4"]
+        assignments += ["evaluation.samples=1500"]
+        command += [part for assignment in assignments for part in ("--set", assignment)]
+        with subprocess.Popen(
+            command, cwd=self.top, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as process:
+            while until is not None and not until():
+                assert process.poll() is None
+                time.sleep(0.01)
+            if until is not None:
+                process.send_signal(signal.SIGINT)
+            _, self.errors = process.communicate(timeout=120)
+        return process.returncode
+
+    def journal(self) -> list[int]:
+        file = self.folder / "journal.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        return [json.loads(line)["update"] for line in lines]
+
+    def status(self) -> tuple[str, str]:
+        """The MLflow run's identity and status."""
+        client = open_store(f"sqlite:///{self.top}/mlflow.db")
+        [found] = client.search_runs([client.get_experiment_by_name("distillkit").experiment_id])
+        return found.info.run_id, found.info.status
+
+
+def test_stopped_in_evaluation_then_in_updates_then_finished(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+
+    # While the teacher is scored.
+    assert process.run(until=(process.folder / "mlflow.json").is_file) == 130
+    assert process.errors == "stopped\n"
+    first, status = process.status()
+    assert status == "KILLED"
+    assert tomllib.loads((process.folder / "config.toml").read_text(encoding="utf-8"))["run"]["updates"] == UPDATES
+    assert process.journal() == []
+
+    # While it learns.
+    assert process.run("--resume", until=lambda: len(process.journal()) > 2) == 130
+    done = process.journal()
+    assert process.errors == f"stopped: after update {len(done)} of {UPDATES}; go on with --resume\n"
+    assert done == list(range(1, len(done) + 1))
+    assert 2 < len(done) < UPDATES
+    assert process.status() == (first, "KILLED")
+    teacher = json.loads((process.folder / "scores.json").read_text(encoding="utf-8"))
+    assert [row["model"] for row in teacher] == ["teacher"]
+    assert not (process.folder / "pipeline").exists()
+
+    # To the end.
+    assert process.run("--resume") == 0, process.errors
+    assert process.journal() == list(range(1, UPDATES + 1))
+    assert process.status() == (first, "FINISHED")
+    scores = json.loads((process.folder / "scores.json").read_text(encoding="utf-8"))
+    assert [row["model"] for row in scores] == ["teacher", "student"]
+    assert scores[0] == teacher[0]
+    assert (process.folder / "pipeline/model_index.json").is_file()
+    assert not re.search("warning|error", process.errors, re.IGNORECASE)

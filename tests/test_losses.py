@@ -1,0 +1,116 @@
+"""Squared errors and their weightings against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from distillkit_losses.squared import EpsMse, SquaredError, VMse, XMse
+from distillkit_losses.weighting import Weighting
+
+from distillkit.interfaces import Step, TargetBatch
+from distillkit.noise import Condition, Prediction
+from distillkit.registry import load_registry
+
+# From nearly clean to nearly noise: SNR from 99 to 1e-2, with one of exactly 1.
+ALPHA = np.array([0.995, 0.9, 0.5**0.5, 0.4, 0.1])
+SIGMA = np.sqrt(1 - ALPHA**2)
+SNR = ALPHA**2 / SIGMA**2
+SHAPE = (5, 3, 4, 4)
+GAMMA = 4.0
+
+# λ = log SNR; the weights as FACTS and the papers write them.
+WEIGHTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "none": np.ones_like,
+    "truncated-snr": lambda snr: np.maximum(snr, 1),
+    "snr-plus-one": lambda snr: snr + 1,
+    "snr": lambda snr: snr,
+    "log-truncated": lambda snr: np.maximum(np.log(snr), 1),
+    "min-snr": lambda snr: np.minimum(snr, GAMMA),
+}
+
+
+def normal(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(SHAPE)
+
+
+def tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array).float()
+
+
+def column(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1, 1, 1, 1)
+
+
+Z, X0, GOAL, DATA = normal(0), normal(1), normal(2), normal(3)
+
+
+def per_sample(loss: type[SquaredError], weighting: str = "none", against: str = "target") -> np.ndarray:
+    """The loss for one batch in which z, x̂, target and data have nothing to do with each other."""
+    options = {"weighting": weighting, "against": against, "gamma": GAMMA}
+    step = Step(tensor(Z), torch.zeros(2, 5), Condition(), data=tensor(DATA), noise=tensor(Z))
+    student = Prediction(tensor(Z), tensor(X0), tensor(column(ALPHA)), tensor(column(SIGMA)))
+    target = None if against == "data" else TargetBatch(tensor(GOAL), tensor(Z))
+    values = loss(loss.Options.model_validate(options)).per_sample(step, student, target)
+    assert values.shape == (5,)
+    return values.double().numpy()
+
+
+def close(actual: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=2e-5)
+
+
+def mean(squares: np.ndarray) -> np.ndarray:
+    return squares.reshape(5, -1).mean(1)
+
+
+def eps_of(x: np.ndarray) -> np.ndarray:
+    return (Z - column(ALPHA) * x) / column(SIGMA)
+
+
+def v_of(x: np.ndarray) -> np.ndarray:
+    return column(ALPHA) * eps_of(x) - column(SIGMA) * x
+
+
+def test_built_in_losses_are_registered() -> None:
+    registry = load_registry()
+    classes = {"x-mse": XMse, "v-mse": VMse, "eps-mse": EpsMse}
+    assert {name: registry.find("loss", name) for name in classes} == classes
+
+
+@pytest.mark.parametrize(("against", "goal"), [("target", GOAL), ("data", DATA)])
+def test_errors(against: str, goal: np.ndarray) -> None:
+    close(per_sample(XMse, against=against), mean((X0 - goal) ** 2))
+    close(per_sample(VMse, against=against), mean((v_of(X0) - v_of(goal)) ** 2))
+    close(per_sample(EpsMse, against=against), mean((eps_of(X0) - eps_of(goal)) ** 2))
+
+
+@pytest.mark.parametrize("weighting", get_args(Weighting))
+@pytest.mark.parametrize("loss", [XMse, VMse, EpsMse])
+def test_weightings(loss: type[SquaredError], weighting: str) -> None:
+    close(per_sample(loss, weighting), per_sample(loss) * WEIGHTS[weighting](SNR))
+
+
+def test_what_the_weightings_mean() -> None:
+    """Each weighting of the x-error is another error, or made of others."""
+    x, v, eps = per_sample(XMse), per_sample(VMse), per_sample(EpsMse)
+    close(per_sample(XMse, "snr-plus-one"), v)
+    close(v, (SNR + 1) * x)
+    close(per_sample(XMse, "snr"), eps)
+    close(per_sample(XMse, "truncated-snr"), np.maximum(x, eps))
+    # For a real time on a variance-preserving path: v = x-error + ε-error.
+    close(v, x + eps)
+
+
+def test_gradient_reaches_only_the_student() -> None:
+    x0 = tensor(X0).requires_grad_()
+    student = Prediction(tensor(Z), x0, tensor(column(ALPHA)), tensor(column(SIGMA)))
+    step = Step(tensor(Z), torch.zeros(2, 5), Condition())
+    loss = XMse(XMse.Options(weighting="truncated-snr"))
+    loss.per_sample(step, student, TargetBatch(tensor(GOAL), tensor(Z))).sum().backward()
+    assert x0.grad is not None
+    expected = 2 * (X0 - GOAL) * column(np.maximum(SNR, 1)) / np.prod(SHAPE[1:])
+    np.testing.assert_allclose(x0.grad.numpy(), expected, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,249 @@
+"""The merged-steps target under each teacher, against the algebra written out in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from distillkit_dsd.ema_teacher import EmaTeacher
+from distillkit_dsd.merged_steps import MergedSteps
+from distillkit_dsd.self_teacher import SelfTeacher
+from distillkit_pd.frozen_teacher import FrozenTeacher
+from torch import Tensor, nn
+
+from distillkit.interfaces import Stage, Step, TargetBatch, Teacher
+from distillkit.noise import Condition, Predictor, TablePath
+
+ALPHA_BAR = np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2)
+ALPHA = np.append(np.sqrt(ALPHA_BAR), 1.0)
+SIGMA = np.append(np.sqrt(1 - ALPHA_BAR), 0.0)
+BATCH = 2
+PATH = TablePath(torch.from_numpy(ALPHA_BAR))
+
+
+class Network(nn.Module):
+    """A small network that is not linear in z and knows the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        return torch.tanh(self.mix(z) + (t / 500 - 1).view(-1, 1, 1, 1))
+
+
+def call(network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    output: Tensor = network(z, t)
+    return output
+
+
+def predictor(seed: int = 0) -> Predictor:
+    torch.manual_seed(seed)
+    return Predictor(Network(), PATH, "v_prediction", call)
+
+
+def set_up(teacher: Teacher, student: Predictor) -> Teacher:
+    teacher.setup(student, student.copy, lambda module: module)
+    return teacher
+
+
+def self_teacher(student: Predictor) -> Teacher:
+    return set_up(SelfTeacher(SelfTeacher.Options()), student)
+
+
+def frozen(student: Predictor, **options: str) -> Teacher:
+    return set_up(FrozenTeacher(FrozenTeacher.Options.model_validate(options)), student)
+
+
+def ema(student: Predictor, decay: float) -> Teacher:
+    return set_up(EmaTeacher(EmaTeacher.Options(decay=decay)), student)
+
+
+def merged(form: str = "landing", stride: int | str = 2) -> MergedSteps:
+    return MergedSteps(MergedSteps.Options.model_validate({"form": form, "stride": stride}))
+
+
+def jump(*times: int) -> Step:
+    """A jump over the given times, from noise."""
+    torch.manual_seed(sum(times))
+    return Step(torch.randn(BATCH, 1, 5, 5), torch.tensor(times).view(-1, 1).expand(-1, BATCH), Condition())
+
+
+def compute(target: MergedSteps, step: Step, student: Predictor, teacher: Teacher) -> TargetBatch:
+    prediction = student(step.z, step.times[0], step.condition)
+    with torch.no_grad():
+        return target.compute(step, prediction.detach(), teacher, PATH)
+
+
+def x0_at(network: Predictor, z: Tensor, t: int) -> Tensor:
+    with torch.no_grad():
+        x0: Tensor = network(z, torch.full((BATCH,), t), Condition()).x0
+    return x0
+
+
+def walk(networks: list[Predictor], z: Tensor, times: list[int]) -> tuple[list[np.ndarray], np.ndarray]:
+    """DDIM in float64 through `times`, one network a step: every step's x̂, and where it lands."""
+    predictions, here = [], z.double().numpy()
+    for network, (t, s) in zip(networks, pairwise(times), strict=True):
+        x0 = x0_at(network, torch.from_numpy(here).float(), t).double().numpy()
+        predictions.append(x0)
+        here = ALPHA[s] * x0 + SIGMA[s] * (here - ALPHA[t] * x0) / SIGMA[t]
+    return predictions, here
+
+
+def share(t: int, middle: int, s: int) -> float:
+    """c = (√SNR_t' − √SNR_t)/(√SNR_t'' − √SNR_t); 0 on the last pair, where √SNR_t'' is infinite."""
+    root = [ALPHA[i] / SIGMA[i] if i >= 0 else np.inf for i in (t, middle, s)]
+    return float((root[1] - root[0]) / (root[2] - root[0]))
+
+
+def close(actual: Tensor, expected: np.ndarray, tolerance: float = 2e-5) -> None:
+    np.testing.assert_allclose(actual.double().numpy(), expected, rtol=tolerance, atol=tolerance)
+
+
+PAIRS = [(999, 749, 499), (749, 624, 499), (499, 249, 124), (499, 249, -1), (124, 0, -1)]
+
+
+@pytest.mark.parametrize("times", PAIRS)
+def test_landing_is_a_mean_of_the_two_predictions(times: tuple[int, int, int]) -> None:
+    """x'' = c·x̂(z_t) + (1 − c)·x̂(z_t'), and c = 0 on the last pair."""
+    student = predictor()
+    step = jump(*times)
+    target = compute(merged(), step, student, self_teacher(student))
+    (first, second), landed = walk([student, student], step.z, list(times))
+    c = share(*times)
+    assert 0 < c < 1 if times[-1] >= 0 else c == 0
+    close(target.x0, c * first + (1 - c) * second)
+    close(target.z_next, landed)
+    # One step of the student with that x̂ lands where the two did.
+    close(PATH.ddim(step.z, target.x0, step.times[0], step.times[-1]), landed)
+
+
+def gradient(student: Predictor, step: Step, goal: Tensor) -> Tensor:
+    student.zero_grad()
+    prediction = student(step.z, step.times[0], step.condition).x0
+    (prediction - goal).square().mean().backward()
+    return torch.cat([parameter.grad.flatten() for parameter in student.parameters() if parameter.grad is not None])
+
+
+@pytest.mark.parametrize("times", PAIRS)
+def test_landing_gradient_is_a_share_of_the_last_forms(times: tuple[int, int, int]) -> None:
+    """The self teacher's landing gradient is (1 − c) times that of matching the next step's x̂."""
+    student = predictor()
+    step = jump(*times)
+    landing = gradient(student, step, compute(merged(), step, student, self_teacher(student)).x0)
+    last = gradient(student, step, compute(merged("last"), step, student, self_teacher(student)).x0)
+    assert last.norm() > 1e-3
+    torch.testing.assert_close(landing, (1 - share(*times)) * last, rtol=1e-3, atol=1e-5)
+
+
+def test_the_identity_does_not_hold_for_another_teacher() -> None:
+    """TSD: the first of the two x̂ is not the student's own."""
+    times = (999, 749, 499)
+    student, other, step = predictor(), predictor(1), jump(999, 749, 499)
+    teacher = frozen(other)
+    landing = gradient(student, step, compute(merged(), step, student, teacher).x0)
+    last = gradient(student, step, compute(merged("last"), step, student, teacher).x0)
+    assert (landing - (1 - share(*times)) * last).norm() > 0.05 * landing.norm()
+
+
+@pytest.mark.parametrize("times", PAIRS)
+def test_last_form_is_the_second_prediction(times: tuple[int, int, int]) -> None:
+    student, step = predictor(), jump(*times)
+    target = compute(merged("last"), step, student, self_teacher(student))
+    (_, second), landed = walk([student, student], step.z, list(times))
+    close(target.x0, second)
+    close(target.z_next, landed)
+
+
+def test_all_steps_merge_into_one() -> None:
+    """Luhman & Luhman: one jump over the whole grid, whose target is what the sampler would have made."""
+    student, teacher_network = predictor(), predictor(1)
+    times = PATH.grid(4).tolist()
+    step, target = jump(*times), merged(stride="all")
+    assert target.stride(Stage(4, 1)) == 4
+    made = compute(target, step, student, frozen(teacher_network))
+    _, landed = walk([teacher_network] * 4, step.z, times)
+    close(made.x0, landed)
+    close(made.z_next, landed)
+
+
+def test_who_takes_which_step() -> None:
+    """The self and EMA teachers let the student take the first step, a frozen one takes both unless told otherwise."""
+    student, step = predictor(), jump(999, 749, 499)
+    slow = predictor().copy()  # the same weights, before the student moves
+    cases = [
+        (self_teacher(student), [student, student], 1),
+        (ema(student, decay=1.0), [student, slow], 1),
+        (frozen(student), [slow, slow], 2),
+        (frozen(student, first_step="student"), [student, slow], 1),
+    ]
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.3)
+    for teacher, networks, evaluations in cases:
+        teacher.after_update(student)
+        target = merged()
+        before = student.evaluations.count
+        made = compute(target, step, student, teacher)
+        # One of them is the student's own, not the target's.
+        assert student.evaluations.count - before == 1 + evaluations
+        assert target.teacher_evaluations(Stage(4, 1), teacher) == evaluations
+        close(made.z_next, walk(networks, step.z, [999, 749, 499])[1])
+
+
+def test_evaluations_of_every_stride() -> None:
+    student = predictor()
+    for stride, steps, expected in ((2, 64, 2), (4, 64, 4), ("all", 16, 16)):
+        target = merged(stride=stride)
+        assert target.teacher_evaluations(Stage(steps, 1), frozen(student)) == expected
+        assert target.teacher_evaluations(Stage(steps, 1), self_teacher(student)) == expected - 1
+
+
+def test_targets_carry_no_gradient() -> None:
+    student, step = predictor(), jump(999, 749, 499)
+    target = compute(merged(), step, student, self_teacher(student))
+    assert not target.x0.requires_grad
+    assert not target.z_next.requires_grad
+
+
+def weights(teacher: Teacher) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in teacher.state_dict().values()])
+
+
+def test_ema_teacher_follows_slowly() -> None:
+    student = predictor()
+    teacher = ema(student, decay=0.9)
+    start = weights(teacher).double()
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1)
+    teacher.after_update(student)
+    teacher.after_update(student)
+    torch.testing.assert_close(weights(teacher).double(), start + (1 - 0.9**2), rtol=0, atol=1e-6)
+
+
+def test_frozen_teacher_is_renewed_at_a_stage_or_never() -> None:
+    for renew, moved in (("stage", 1.0), ("never", 0.0)):
+        student = predictor()
+        teacher = frozen(student, renew=renew)
+        start = weights(teacher).clone()
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.add_(1)
+        teacher.after_update(student)
+        assert torch.equal(weights(teacher), start)
+        teacher.end_stage(student)
+        torch.testing.assert_close(weights(teacher), start + moved)
+
+
+def test_teachers_go_on_from_their_state() -> None:
+    for make in (lambda student: ema(student, 0.9), frozen):
+        first, second = make(predictor(1)), make(predictor(2))
+        z, t = torch.randn(BATCH, 1, 5, 5), torch.full((BATCH,), 500)
+        second.load_state_dict(first.state_dict())
+        assert torch.equal(first.predict(z, t, Condition()).x0, second.predict(z, t, Condition()).x0)
+    assert self_teacher(predictor()).state_dict() == {}
