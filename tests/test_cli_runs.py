@@ -127,7 +127,7 @@ def test_folder_that_is_no_pipeline(tmp_path: Path, command: str) -> None:
 
 def test_evaluate_scores_a_run_as_the_run_does(run: Path) -> None:
     [row] = json.loads(call("evaluate", run, "--steps", "2", "--json").stdout)
-    assert row["protocol"].endswith("20 samples; trailing from 999; seed 0; guidance 2")
+    assert row["protocol"].endswith("20 samples; trailing from 999; seed 0; guidance 2; float32")
     [taken] = [
         row
         for row in json.loads((run / "scores.json").read_text(encoding="utf-8"))
@@ -221,7 +221,7 @@ def test_compare_wants_runs_that_are_done(tmp_path: Path) -> None:
 def test_ui_of_a_run_that_recorded_nothing(run: Path) -> None:
     result = call("ui", run)
     assert result.exit_code == 2
-    assert result.stderr.endswith("\nthe tracker 'none' has no UI\n")
+    assert result.stderr == "the tracker 'none' has no UI\n"
 
 
 def test_ui_of_a_store_that_is_not_there(tmp_path: Path) -> None:

@@ -240,11 +240,14 @@ def test_networks_of_another_kind(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("save", "has"), [(ddpm_pipeline, "none"), (pndm_class_conditional, "10")])
-def test_null_class_that_is_no_class(tmp_path: Path, save: Any, has: str) -> None:
+@pytest.mark.parametrize(
+    ("save", "has"),
+    [(ddpm_pipeline, "the network has no classes"), (pndm_class_conditional, "expected the network's last class, 9")],
+)
+def test_null_class_that_is_not_the_last(tmp_path: Path, save: Any, has: str) -> None:
     save(tmp_path / "teacher")
     found = mistakes(tmp_path, tables(tmp_path / "teacher", "null_class = 10"))
-    assert found == f"model.null_class: 10 is not a class of the network, which has {has}"
+    assert found == f"model.null_class: 10; {has}"
 
 
 def test_guidance_without_a_null_class(tmp_path: Path) -> None:
@@ -296,5 +299,5 @@ def test_mistakes_exit_with_2(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, arguments)
     assert (result.exit_code, result.stderr) == (
         2,
-        "model.null_class: 11 is not a class of the network, which has 11\n",
+        "model.null_class: 11; expected the network's last class, 10\n",
     )

@@ -91,6 +91,8 @@ class Checks(Data):
         draws = torch.Generator().manual_seed(1)
         self.images = torch.rand(20, 1, 4, 4, generator=draws) * 2 - 1
 
+    classes = None
+
     def __len__(self) -> int:
         return 20
 
@@ -233,7 +235,9 @@ def test_rows_say_the_protocol() -> None:
         "metric": "fd-pixels",
         "value": 1.5,
         "samples": 12,
-        "protocol": f"fid; {pixels}; round((x + 1) * 127.5); {real}; 12 samples; trailing from 99; seed 3; guidance 1",
+        "protocol": (
+            f"fid; {pixels}; round((x + 1) * 127.5); {real}; 12 samples; trailing from 99; seed 3; guidance 1; float32"
+        ),
     }
     assert rows[1]["protocol"].startswith("kid subsets 2 subset_size 1000; ")
 

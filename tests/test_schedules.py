@@ -162,12 +162,6 @@ def test_every_plan_is_exact_whole_and_fair() -> None:
     assert whole > 1000
 
 
-def test_a_stage_is_over_after_its_updates() -> None:
-    stage = Stage(steps=8, updates=5)
-    assert [halving(8).is_over(stage, done, {}) for done in (0, 4, 5, 6)] == [False, False, True, True]
-    assert halving(8).is_over(Stage(8, 0), 0, {})
-
-
 def test_stop_above_start_is_an_error() -> None:
     for options in (Halving.Options, Linear.Options, Exponential.Options):
         with pytest.raises(ValidationError, match="stop = 8 must not be above start = 4"):

@@ -37,7 +37,8 @@ def command(
     """Score PIPELINE, the folder of a diffusers pipeline or of a run, at some numbers of steps.
 
     A run's pipeline is scored as the run's config says, anything else in the features of Inception. Options and
-    --set change what the config's tables evaluation, engine, data, features and metric say.
+    --set change what the config's tables evaluation, engine, data, features and metric say; the grid is the
+    pipeline's own, unless --set names another.
     """
     from distillkit.cli.pipeline import load_model, make_predictor, pipeline_folder, tables_of_run
     from distillkit.config import read_scoring
@@ -46,6 +47,7 @@ def command(
     model = load_model(folder)
     tables: dict[str, Any] = {"features": {"type": "inception"}, "metric": [{"type": "fid"}], "evaluation": {}}
     tables |= tables_of_run(folder)
+    tables.pop("grid", None)  # the pipeline has its own
     if features is not None:
         tables["features"] = {"type": features}
     if metrics:
@@ -63,6 +65,8 @@ def command(
     from distillkit.evaluation import Evaluator
     from distillkit.training.progress import Reporter
 
+    if "grid" in tables:
+        model.set_grid(scoring.grid.spacing, scoring.grid.start)
     predictor, scoring = make_predictor(model, scoring)
     wanted = scoring.evaluation
     bundled = scoring.features is not None and scoring.features.has_bundled_reference

@@ -22,14 +22,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 def parse_steps(ctx: click.Context, parameter: click.Parameter, value: str) -> list[int]:
-    """`2,4,8` -> [2, 4, 8]."""
+    """`2,4,8` -> [2, 4, 8]; a number given twice counts once."""
     try:
         steps = [int(part) for part in value.split(",")]
     except ValueError:
         steps = [0]
     if min(steps) < 1:
         raise click.BadParameter(f"expected whole numbers from 1, as in 2,4,8 (got '{value}')")
-    return steps
+    return [*dict.fromkeys(steps)]
 
 
 def echo_json(value: Any) -> None:

@@ -25,5 +25,4 @@ def command(run: Path | None, store: str | None, port: int) -> None:
         table = {"type": "mlflow", "uri": store}
         origin = "--store"
     tracker = read_component("tracker", table, origin)
-    click.echo(f"http://127.0.0.1:{port} (stop it with Ctrl-C)", err=True)
     tracker.open_ui(port)

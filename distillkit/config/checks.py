@@ -26,6 +26,8 @@ def _targets(settings: Settings) -> Iterator[Mistake]:
     against_target = [i for i, loss in enumerate(settings.losses) if loss.options.against == "target"]
     if settings.target is not None and settings.teacher is None:
         yield Mistake("teacher", f"is required: the target '{settings.target.name}' asks it for predictions")
+    if settings.target is None and settings.teacher is not None:
+        yield Mistake("teacher", f"'{settings.teacher.name}' has nobody to teach: add a [target], or drop [teacher]")
     if settings.target is None:
         for i in against_target:
             yield Mistake(f"loss[{i}].against", 'is "target", but there is no [target]; set it to "data"')
@@ -42,6 +44,11 @@ def _stages(settings: Settings) -> Iterator[Mistake]:
     shares = schedule.shares()
     if not shares:
         yield Mistake("schedule", f"{what} has no stages")
+    elif any(steps < 1 or share < 0 for steps, share in shares) or not sum(share for _, share in shares):
+        yield Mistake(
+            "schedule", f"{what} needs stages of at least 1 step, with shares that are not negative and not all 0"
+        )
+        return
     for steps, _ in shares:
         every = stride(settings, Stage(steps, 0))
         if steps % every:

@@ -7,20 +7,24 @@ from typing import Any, cast
 
 from distillkit import interfaces
 from distillkit.config.checks import check_scores
+from distillkit.config.explain import did_you_mean
 from distillkit.config.override import assign, parse_assignments
 from distillkit.config.parts import Reader
 from distillkit.config.settings import Scoring
 from distillkit.config.source import DEFAULTS
 from distillkit.config.tables import EvaluationTable, GridTable
-from distillkit.errors import ConfigError
+from distillkit.errors import ConfigError, Mistake
 from distillkit.registry import load_registry
+
+SCORING = ("grid", "evaluation", "engine", "data", "features", "metric")
+"""The tables that say how a model is scored."""
 
 
 def read_scoring(tables: dict[str, Any], origin: str, overrides: Iterable[str] = ()) -> Scoring:
     """What scoring needs, from the tables evaluation, engine, data, features and metric.
 
     Args:
-        tables: the tables; others are not looked at.
+        tables: the tables; others are not looked at. What the overrides say is laid over them, in place.
         origin: where they come from, for the message.
         overrides: `--set` assignments, `key=value`, laid over them.
 
@@ -29,12 +33,13 @@ def read_scoring(tables: dict[str, Any], origin: str, overrides: Iterable[str] =
     """
     reader = Reader(load_registry())
     assignments, reader.mistakes = parse_assignments(overrides)
+    for key in dict.fromkeys(str(assignment.parts[0]) for assignment in assignments):
+        if key not in SCORING:
+            hint = did_you_mean(key, SCORING)
+            reader.mistakes.append(Mistake(key, f"no table of scoring; they are: {', '.join(SCORING)}{hint}"))
     reader.mistakes += assign(tables, assignments)
-    core = {name: reader.core_table(name, tables.get(name)) for name in ("grid", "evaluation")}
-    parts = {
-        kind: reader.components(kind, tables.get(kind, DEFAULTS.get(kind)))
-        for kind in ("engine", "data", "features", "metric")
-    }
+    core = {name: reader.core_table(name, tables.get(name)) for name in SCORING[:2]}
+    parts = {kind: reader.components(kind, tables.get(kind, DEFAULTS.get(kind))) for kind in SCORING[2:]}
     first = {kind: made[0] if made else None for kind, made in parts.items()}
     scoring = Scoring(
         grid=cast(GridTable, core["grid"]),

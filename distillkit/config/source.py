@@ -57,6 +57,8 @@ def complete(
             mistakes.append(Mistake("preset", str(error)))
     tables = lay_over(base, tables)
     mistakes += assign(tables, [a for a in assignments if a.key != "preset"])
+    if tables.pop("preset", None) is not None:
+        mistakes.append(Mistake("--set", "preset is a name, and has no keys"))
     return tables, mistakes
 
 

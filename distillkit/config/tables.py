@@ -19,6 +19,14 @@ def _folder_name(name: str) -> str:
     return name
 
 
+def _each_once(steps: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(steps))
+
+
+Steps = Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_each_once)]
+"""Numbers of sampling steps; one given twice counts once."""
+
+
 class Table(BaseModel):
     """Strict: an unknown key is an error."""
 
@@ -79,8 +87,8 @@ class EvaluationTable(Table):
         grid: pictures per row of the sample sheets.
     """
 
-    steps: tuple[Annotated[int, Field(ge=1)], ...] = (2, 4, 8)
-    teacher_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    steps: Annotated[Steps, Field(min_length=1)] = (2, 4, 8)
+    teacher_steps: Steps = ()
     samples: int = Field(1000, ge=2)
     batch: int = Field(100, ge=1)
     seed: int = Field(0, ge=0)

@@ -38,6 +38,7 @@ class Evaluator:
         self._settings = settings
         self._model = model
         self._device = device
+        self._autocast = autocast
         self._on_batch = on_batch
         self.pictures = Pictures(settings.evaluation, model, device, autocast)
         self.metrics: dict[str, Metric] = {}
@@ -55,6 +56,7 @@ class Evaluator:
         if bundled is not None:
             return bundled
         assert data is not None  # the config's checks see to it that one of the two is there
+        data.check_shape(self._model)
         return self._statistics(_real_pictures(data, self._settings.evaluation.batch))
 
     def score(self, predictor: Predictor, steps: int, samples: int) -> dict[str, float]:
@@ -99,6 +101,9 @@ class Evaluator:
         evaluation, features, how = self._settings.evaluation, self._features, self.metrics[metric]
         assert features is not None
         path = self._model.path
+        with self._autocast():
+            kind = self._device.type
+            precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         start = f" from {path.start}" if isinstance(path, TablePath) else ""
         options = " ".join(f"{key} {value}" for key, value in how.options.model_dump().items())
         parts = [
@@ -110,6 +115,7 @@ class Evaluator:
             f"{self._settings.grid.spacing}{start}",
             f"seed {evaluation.seed}",
             f"guidance {evaluation.guidance:g}",
+            str(precision).removeprefix("torch."),
         ]
         return "; ".join(parts)
 

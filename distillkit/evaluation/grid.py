@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
+from distillkit.errors import DistillkitError
+
 GAP = 2
 """Pixels between pictures, before tiny ones are enlarged."""
 READABLE = 64
@@ -49,6 +51,13 @@ def _margin(labels: Sequence[str], height: int, row: int) -> Tensor:
 
 
 def write_png(path: Path, image: Tensor) -> None:
-    """Write a uint8 picture [H, W, 3]; folders on the way are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image.cpu().numpy()).save(path)
+    """Write a uint8 picture [H, W, 3]; folders on the way are made.
+
+    Raises:
+        DistillkitError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.cpu().numpy()).save(path, format="PNG")
+    except OSError as error:
+        raise DistillkitError(f"{path}: cannot be written ({error.strerror})") from None

@@ -6,9 +6,12 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from distillkit.component import Component
+from distillkit.errors import DistillkitError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from distillkit.interfaces.model import Model
 
 
 class Data(Component):
@@ -22,6 +25,11 @@ class Data(Component):
             DistillkitError: there are none, or they cannot be read.
         """
 
+    @property
+    @abstractmethod
+    def classes(self) -> int | None:
+        """How many classes the labels are of, counted from 0; None without labels. Known once it is set up."""
+
     @abstractmethod
     def __len__(self) -> int:
         """How many images there are."""
@@ -29,3 +37,18 @@ class Data(Component):
     @abstractmethod
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         """Images [B, C, H, W] in [−1, 1] (float32) and labels [B] (int64; None if there are none) at indices [B]."""
+
+    def check_shape(self, model: Model) -> None:
+        """Once both are set up: the images must be as large as what the model makes.
+
+        Raises:
+            DistillkitError: they are not.
+        """
+        import torch
+
+        images, _ = self.batch(torch.tensor([0]))
+        if (found := tuple(model.encode(images).shape[1:])) != tuple(model.sample_shape):
+            raise DistillkitError(
+                f"data: the images of '{self.name}' make samples of {found} (channels, height, width), and the model "
+                f"takes {tuple(model.sample_shape)}; give it images of its own size"
+            )

@@ -61,7 +61,7 @@ class Engine(Component):
         """Call the module in the configured precision."""
 
     @abstractmethod
-    def place_frozen(self, module: nn.Module) -> nn.Module:
+    def place_frozen(self, module: nn.Module) -> None:
         """Put a frozen module, which is never part of the trained one, where it belongs."""
 
     @abstractmethod

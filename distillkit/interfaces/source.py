@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from distillkit.component import Component
 from distillkit.interfaces.data import Data
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 Scale = Annotated[float, Field(ge=0)]
 
 
+def _rises(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"[low, high] must not fall, and {bounds[0]:g} is above {bounds[1]:g}")
+    return bounds
+
+
 class Source(Component):
     """Hands out the jumps that the student is taught on."""
 
@@ -34,7 +40,7 @@ class Source(Component):
         """
 
         batch: int = Field(16, ge=1)
-        guidance: Scale | tuple[Scale, Scale] = 1.0
+        guidance: Scale | Annotated[tuple[Scale, Scale], AfterValidator(_rises)] = 1.0
 
     options: Options
     needs_data: bool

@@ -28,7 +28,7 @@ class Teacher(Component):
         self,
         student: Predictor,
         copy: Callable[[], Predictor],
-        place_frozen: Callable[[nn.Module], nn.Module],
+        place_frozen: Callable[[nn.Module], None],
     ) -> None:
         """Called once, before the first update.
 

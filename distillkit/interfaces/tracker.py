@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from distillkit.component import Component
 from distillkit.errors import DistillkitError
@@ -38,6 +38,9 @@ class RunInfo:
 
 class Tracker(Component):
     """Records one run. The journal and scores.json are the truth; a tracker is a view of them."""
+
+    has_ui: ClassVar[bool] = False
+    """Whether `distillkit ui` has something to open."""
 
     @abstractmethod
     def start(self, run: RunInfo) -> None:

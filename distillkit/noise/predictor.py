@@ -45,18 +45,18 @@ class Predictor(nn.Module):
     def forward(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
         """Predict x̂ from z [B, C, H, W] at times t [B]. One evaluation, with guidance as well (a batch of 2B)."""
         self.evaluations.count += 1
-        output = self._output(z, t, condition).float()
+        output = self._output(z, t, condition)
         return Prediction.from_output(self.kind, output, z, self.path.alpha(t), self.path.sigma(t))
 
     def _output(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         if condition.guidance is None:
-            return self._forward_network(self.network, z, t, condition.inputs)
+            return self._forward_network(self.network, z, t, condition.inputs).float()
         null = condition.null
         if null is None:
             raise ValueError("guidance needs the model's null condition, and this model has none")
         # x̂ is affine in the output at a given z, so mixing outputs is mixing x̂.
         inputs = {key: torch.cat([value, null[key]]) for key, value in condition.inputs.items()}
-        both = self._forward_network(self.network, torch.cat([z, z]), torch.cat([t, t]), inputs)
+        both = self._forward_network(self.network, torch.cat([z, z]), torch.cat([t, t]), inputs).float()
         conditional, unconditional = both.chunk(2)
         scale = condition.guidance.view(-1, 1, 1, 1)
         return unconditional + scale * (conditional - unconditional)

@@ -50,7 +50,7 @@ def load_plugins() -> tuple[pluggy.PluginManager, dict[str, Plugin], list[Broken
             if first := manager.get_name(module):
                 raise ImportError(f"the module {entry_point.value} is already the plugin {first}")
             manager.register(module, name=key)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if manager.has_plugin(key):  # a hook with a wrong signature: pluggy stops half-way
                 manager.unregister(name=key)
             broken.append(report(plugin, describe(error)))

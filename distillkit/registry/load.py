@@ -28,7 +28,7 @@ def load_registry() -> Registry:
             plugin = plugins[implementation.plugin_name]
             try:
                 take[hook](registry, plugin, implementation.function())
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 broken.append(report(plugin, f"{hook}: {describe(error)}"))
     return registry
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from distillkit.config import PlannedStage, Settings, make_plan
-from distillkit.errors import ConfigError, GridError, Mistake
+from distillkit.errors import ConfigError, DistillkitError, GridError, Mistake
+from distillkit.interfaces import Data, Model
 from distillkit.noise import Predictor
 from distillkit.noise.seeds import generator
 from distillkit.training.step import DistillStep
@@ -52,15 +53,37 @@ def load(settings: Settings) -> Parts:
 
 
 def prepare(parts: Parts) -> None:
-    """Open the data, and give source, teacher and engine what they need."""
+    """Open the data, and give source, teacher and engine what they need.
+
+    Raises:
+        DistillkitError: the data cannot be read, or are not what the model takes.
+    """
     settings = parts.settings
     if settings.data is not None:
         settings.data.setup()
+    if settings.source.needs_data and settings.data is not None:
+        settings.data.check_shape(settings.model)
+        _check_labels(settings.data, settings.model)
     settings.source.setup(settings.model, settings.data)
     if settings.teacher is not None:
         settings.teacher.setup(parts.student, parts.student.copy, settings.engine.place_frozen)
     step = DistillStep(parts.student, settings.teacher, settings.target, settings.losses, settings.model.path)
     settings.engine.prepare(step, parts.student.network, settings.optimizer, settings.ema, settings.run.updates)
+
+
+def _check_labels(data: Data, model: Model) -> None:
+    """The data's labels must be classes that the model is conditioned on."""
+    if model.classes is None:
+        return
+    if data.classes is None and not model.supports_guidance:
+        raise DistillkitError(
+            f"data: the images of '{data.name}' have no labels, and the model is conditioned on {model.classes} "
+            'classes, none of which means "no class"; give labelled images, or name that class in model.null_class'
+        )
+    if data.classes is not None and data.classes > model.classes:
+        raise DistillkitError(
+            f"data: the images of '{data.name}' have {data.classes} classes, and the model {model.classes}"
+        )
 
 
 def _check(settings: Settings, plan: list[PlannedStage]) -> None:
@@ -69,6 +92,8 @@ def _check(settings: Settings, plan: list[PlannedStage]) -> None:
     wanted = [("schedule", planned.stage.steps) for planned in plan]
     wanted += [("evaluation.steps", steps) for steps in evaluation.steps]
     wanted += [("evaluation.teacher_steps", steps) for steps in evaluation.teacher_steps]
+    if evaluation.export_steps is not None:
+        wanted.append(("evaluation.export_steps", evaluation.export_steps))
     mistakes = {}
     for key, steps in wanted:
         try:

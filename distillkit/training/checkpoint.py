@@ -42,7 +42,7 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
 
 def complete(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted(folder.glob("update-*"))
+    return sorted(folder.glob("update-*"), key=lambda path: int(path.name.removeprefix("update-")))
 
 
 def restore(folder: Path, parts: Parts) -> Position:

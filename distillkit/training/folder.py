@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,9 +36,13 @@ class RunFolder:
         """A new run may begin here.
 
         Raises:
-            DistillkitError: the folder holds something already.
+            DistillkitError: the folder holds something already, or cannot be read.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        try:
+            taken = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        except OSError as error:
+            raise DistillkitError(f"{self.path}: cannot be looked into ({error.strerror})") from None
+        if taken:
             holds = "a run" if self.config.exists() else "something that is not a run"
             raise DistillkitError(
                 f"{self.path}: already holds {holds}; nothing was overwritten. Give another folder with --output, "
@@ -55,6 +60,10 @@ class RunFolder:
             write_text(self.config, tomli_w.dumps(settings.tables))
         except OSError as error:
             raise DistillkitError(f"{self.path}: cannot be written ({error.strerror})") from None
+
+    def discard(self) -> None:
+        """Undo `create`, for a run that could not begin."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def open(self, settings: Settings) -> list[dict[str, Any]]:
         """Go on with the run that is here.

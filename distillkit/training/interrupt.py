@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -18,8 +18,8 @@ class StopRequest:
 
 
 @contextmanager
-def deferred() -> Iterator[StopRequest]:
-    """Inside, a first Ctrl-C only asks; a second one interrupts at once, as it does outside."""
+def deferred(tell: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
+    """Inside, a first Ctrl-C only asks, and `tell` says so; a second one interrupts at once, as it does outside."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -28,6 +28,7 @@ def deferred() -> Iterator[StopRequest]:
     def ask(number: int, frame: FrameType | None) -> None:
         request.asked = True
         signal.signal(signal.SIGINT, before)
+        tell()
 
     before = signal.signal(signal.SIGINT, ask)
     try:

@@ -27,12 +27,14 @@ class Position:
         stage: index of the stage in the plan.
         done: updates made in the stage.
         seconds: time spent in updates.
+        metrics: the newest scores by name, if the run evaluates as it goes.
     """
 
     update: int = 0
     stage: int = 0
     done: int = 0
     seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -50,7 +52,6 @@ class Hooks:
     checkpoint: Callable[[Position], None]
     evaluate: Callable[[int], dict[str, float]]
     stop: StopRequest
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter, hooks: Hooks) -> None:
@@ -63,7 +64,9 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
         planned = plan[position.stage]
         if position.done == 0:
             source.start_stage(planned.stage, planned.stride, settings.model.path)
-        while not schedule.is_over(planned.stage, position.done, hooks.metrics):
+        while position.done < planned.stage.updates and not schedule.is_over(
+            planned.stage, position.done, position.metrics
+        ):
             began = time.perf_counter()
             before = parts.student.evaluations.count
             # Dropout, where there is any, draws from the global state.
@@ -94,12 +97,15 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
                 "seconds": round(position.seconds, 4),
             }
             journal.add(line, torch.stack(losses).mean(), update.grad_norm)
-            if position.update % settings.run.log_every == 0 or position.update == last:
+            number = position.update
+            evaluate = every and number % every == 0 and number < last
+            checkpoint = settings.run.checkpoint_every and number % settings.run.checkpoint_every == 0
+            # A network that has diverged is neither scored nor kept: flushing raises.
+            if evaluate or checkpoint or number % settings.run.log_every == 0 or number == last:
                 hooks.log(journal.flush())
-            if every and position.update % every == 0 and position.update < last:
-                hooks.metrics = hooks.evaluate(position.update)
-            if settings.run.checkpoint_every and position.update % settings.run.checkpoint_every == 0:
-                hooks.log(journal.flush())
+            if evaluate:
+                position.metrics = hooks.evaluate(number)
+            if checkpoint:
                 hooks.checkpoint(position)
             reporter.advance(1)
             if hooks.stop.asked:

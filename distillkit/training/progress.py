@@ -64,7 +64,8 @@ class Reporter:
             self._told = now
             rate = (now - self._began) / max(self._done - self._before, 1)
             left = rate * (self._total - self._done)
-            self.say(f"{self._what} {self._done}/{self._total}  {detail}  {_clock(left)} left".replace("    ", "  "))
+            parts = [f"{self._what} {self._done}/{self._total}", detail, f"{_clock(left)} left"]
+            self.say("  ".join(part for part in parts if part))
 
 
 def _clock(seconds: float) -> str:

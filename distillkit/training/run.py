@@ -51,7 +51,12 @@ def run(settings: Settings, folder: Path, resume: bool = False) -> list[dict[str
         place.create(settings)
     # A record that is opened halfway could not be closed as killed.
     with deferred() as stop:
-        settings.tracker.start(_info(parts, folder, resume))
+        try:
+            settings.tracker.start(_info(parts, folder, resume))
+        except BaseException:
+            if not resume:
+                place.discard()
+            raise
     try:
         if stop.asked:
             raise KeyboardInterrupt
@@ -65,7 +70,8 @@ def run(settings: Settings, folder: Path, resume: bool = False) -> list[dict[str
     settings.tracker.finish("finished")
     for table in tables(rows):
         reporter.console.print(table)
-    reporter.say(f"pipeline: {place.pipeline}   samples: {place.samples}   record: distillkit ui {folder}")
+    record = f"   record: distillkit ui {folder}" if settings.tracker.has_ui else ""
+    reporter.say(f"pipeline: {place.pipeline}   samples: {place.samples}{record}")
     return rows
 
 
@@ -110,8 +116,13 @@ def _train(parts: Parts, position: Position, place: RunFolder, reporter: Reporte
         checkpoint.save(place.checkpoints, parts, position, settings.run.keep)
 
     journal = Journal(place.journal, position.update)
-    with reporter.task("updates", settings.run.updates, position.update), deferred() as stop:
-        train(parts, position, journal, reporter, Hooks(log, save, scores.during, stop))
+
+    def asked() -> None:
+        reporter.say("stopping after this update; Ctrl-C once more stops at once")
+
+    with reporter.task("updates", settings.run.updates, position.update), deferred(asked) as stop:
+        hooks = Hooks(log, save, lambda update: scores.during(update, stop), stop)
+        train(parts, position, journal, reporter, hooks)
     save(position)
     if stop.asked:
         raise RunInterrupted(f"after update {position.update} of {settings.run.updates}; go on with --resume")
@@ -135,6 +146,6 @@ def _export(parts: Parts, place: RunFolder, rows: list[dict[str, Any]]) -> None:
 
 def _taught_steps(parts: Parts) -> int:
     """The smallest of the evaluated numbers of steps that a stage taught; the largest where none did."""
-    taught = {planned.stage.steps // planned.stride for planned in parts.plan}
+    taught = {planned.stage.steps // planned.stride for planned in parts.plan if planned.stage.updates}
     steps = parts.settings.evaluation.steps
     return min(taught.intersection(steps), default=max(steps))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Literal
 
 from torch import Tensor
 
+from distillkit.errors import RunInterrupted
 from distillkit.evaluation import Evaluator, sheet, write_png
 from distillkit.training.assemble import Parts
 from distillkit.training.folder import RunFolder
+from distillkit.training.interrupt import StopRequest
 from distillkit.training.progress import Reporter
 
 Which = Literal["teacher", "student"]
@@ -34,6 +37,7 @@ class RunScores:
             settings, settings.model, settings.engine.device, settings.engine.autocast, self._advance
         )
         self._counting = False
+        self._stop = StopRequest()
         self._teacher: dict[int, Tensor] = {}
         self.rows: list[dict[str, Any]] = []
 
@@ -41,7 +45,7 @@ class RunScores:
     def full_steps(self) -> int:
         """The number of steps at which the teacher is at its best, of those that the config names."""
         evaluation = self._settings.evaluation
-        return max(*evaluation.steps, *evaluation.teacher_steps, *(planned.stage.steps for planned in self._parts.plan))
+        return max([*evaluation.steps, *evaluation.teacher_steps, *(part.stage.steps for part in self._parts.plan)])
 
     def teacher(self, known: list[dict[str, Any]]) -> None:
         """Score the network as the teacher, and keep its pictures.
@@ -69,11 +73,13 @@ class RunScores:
                 write_png(self._place.samples / f"steps-{steps:03d}.png", image)
                 settings.tracker.log_image("samples", image, steps)
 
-    def during(self, update: int) -> dict[str, float]:
-        """Score the student in the middle of the run: "fd-fashion/steps-4" -> value."""
+    def during(self, update: int, stop: StopRequest) -> dict[str, float]:
+        """Score the student in the middle of the run: "fd-fashion/steps-4" -> value. Empty if the user stops it."""
         settings = self._settings
         found: dict[str, float] = {}
-        with settings.engine.averaged():
+        self._stop = stop
+        # RunInterrupted: after the batch in which the user asked to stop.
+        with suppress(RunInterrupted), settings.engine.averaged():
             for steps in settings.evaluation.steps:
                 scores = self._evaluator.score(self._parts.student, steps, settings.evaluation.every_samples)
                 found |= {f"{label}/steps-{steps}": value for label, value in scores.items()}
@@ -82,6 +88,8 @@ class RunScores:
         return found
 
     def _advance(self, pictures: int) -> None:
+        if self._stop.asked:
+            raise RunInterrupted
         # In the middle of the run the bar counts updates.
         if self._counting:
             self._reporter.advance(pictures)

@@ -24,6 +24,11 @@ class Digits(Data):
         self._images = torch.from_numpy(bunch.images).float().div(8).sub(1).unsqueeze(1)
         self._labels = torch.from_numpy(bunch.target).long()
 
+    @property
+    def classes(self) -> int:
+        """10."""
+        return 10
+
     def __len__(self) -> int:
         return len(self._images)
 

@@ -67,6 +67,11 @@ class FashionMnist(Data):
         candidates = (self.options.folder / f"{stem}.gz", self.options.folder / stem)
         return next((path for path in candidates if path.is_file()), None)
 
+    @property
+    def classes(self) -> int:
+        """10, unless the files hold something else than Fashion-MNIST."""
+        return int(self._labels.max()) + 1
+
     def __len__(self) -> int:
         return len(self._images)
 

@@ -54,6 +54,12 @@ class Images(Data):
         names = sorted({top for top in tops if top is not None})
         labelled = names and None not in tops
         self._labels = [names.index(top) for top in tops if top is not None] if labelled else None
+        self._classes = len(names) if labelled else None
+
+    @property
+    def classes(self) -> int | None:
+        """The number of sub-folders; None without any."""
+        return self._classes
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -46,7 +46,8 @@ A diffusion model that samples in **{export.steps} steps**, made with distillkit
 - Made from: {export.teacher}
 - Sampling steps: {export.steps} (scored at {", ".join(map(str, export.served)) or "none"})
 - Guidance: {guidance}
-- Pipeline: `{pipeline_class}`; the scheduler's config is the one it was trained for
+- Pipeline: `{pipeline_class}`; the scheduler's config is the one it was trained for, exact at
+  {export.steps} steps (at other numbers diffusers may round times differently)
 
 ```python
 {snippet}

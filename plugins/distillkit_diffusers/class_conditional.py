@@ -42,6 +42,8 @@ class ClassConditionalPipeline(DiffusionPipeline):
         """Sample one picture per entry of `class_labels`; `latents` [B, C, H, W] is the noise, if not drawn here."""
         steps = num_inference_steps or self.config.num_inference_steps
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        if scale != 1 and self.config.null_class is None:
+            raise ValueError(f"guidance_scale must be 1 (got {scale}): the model has no null class to compare with")
         device = self._execution_device
         labels = torch.as_tensor(class_labels, device=device)
         size = self.unet.config.sample_size

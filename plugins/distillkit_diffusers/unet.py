@@ -40,13 +40,14 @@ class Unet(Model):
         self.sample_shape = networks.sample_shape(config)
         networks.check(config)
         embeddings = config["num_class_embeds"]
-        if null_class is not None and (embeddings is None or null_class >= embeddings):
+        if null_class is not None and (embeddings is None or null_class != embeddings - 1):
             raise DistillkitError(
-                f"model.null_class: {null_class} is not a class of the network, which has {embeddings or 'none'}"
+                f"model.null_class: {null_class}; expected the network's last class, {embeddings - 1}"
+                if embeddings
+                else f"model.null_class: {null_class}; the network has no classes"
             )
         self._null_class = null_class
-        # By custom the null class is the last one, behind the real ones.
-        self.classes = embeddings - 1 if embeddings is not None and null_class == embeddings - 1 else embeddings
+        self.classes = embeddings if null_class is None else null_class
 
     def set_grid(self, spacing: str, start: int | str | None) -> None:
         """Set spacing and start of the path's grids; "auto" looks at what the network predicts."""

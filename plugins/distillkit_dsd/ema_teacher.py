@@ -40,7 +40,7 @@ class EmaTeacher(Teacher):
         return True
 
     def setup(
-        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[nn.Module], nn.Module]
+        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[nn.Module], None]
     ) -> None:
         """Start the average at the student."""
         self._average = copy()

@@ -24,7 +24,7 @@ class SelfTeacher(Teacher):
         return True
 
     def setup(
-        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[nn.Module], nn.Module]
+        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[nn.Module], None]
     ) -> None:
         """Remember the student."""
         self._student = student

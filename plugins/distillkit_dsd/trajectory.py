@@ -82,9 +82,9 @@ class Trajectory(Source):
         noise = torch.randn(batch, *self._model.sample_shape, generator=generator)
         condition = self._model.draw_condition(batch, self.draw_guidance(batch, generator), generator)
         if self._step is None:
-            self._step = Step(noise, over, condition)
+            self._step = Step(noise, self._position, condition)
         else:
-            self._step = _mix(over, Step(noise, over, condition), self._step)
+            self._step = _mix(over, Step(noise, self._position, condition), self._step)
         jumps = len(self._times)
         self._position[over] = 0
         self._left = torch.where(over, self._length, self._left)

@@ -91,9 +91,9 @@ class TorchEngine(Engine):
         with self.autocast():
             return self._module(step)
 
-    def place_frozen(self, module: nn.Module) -> nn.Module:
+    def place_frozen(self, module: nn.Module) -> None:
         """Frozen modules live on the same device."""
-        return module.to(self.device)
+        module.to(self.device)
 
     def update(self, loss: Tensor) -> Update | None:
         """Backward, and with the last of the accumulated batches one step of AdamW."""

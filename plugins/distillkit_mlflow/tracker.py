@@ -31,6 +31,7 @@ class MlflowTracker(Tracker):
     """Records a run in MLflow. Once the run has started, a store that fails costs one warning, never the run."""
 
     name = "mlflow"
+    has_ui = True
 
     class Options(Component.Options):
         """
@@ -89,13 +90,19 @@ class MlflowTracker(Tracker):
                 self._client.update_run(self._run_id, status="RUNNING")
                 self._points = store.logged_points(self._client, self._run_id)
                 self._images = store.logged_images(self._client, self._run_id)
+                self._update = max((update for _, update in self._points), default=0)
                 return
         experiment = store.experiment_id(self._client, self.options.experiment, self.options.uri)
         plan = [{"steps": steps, "updates": updates, "evaluations": count} for steps, updates, count in run.plan]
         tags = {"method": str(run.settings.get("run", {}).get("method", "custom")), "plan": cut(json.dumps(plan))}
         self._run_id = self._client.create_run(experiment, tags=tags, run_name=run.name).info.run_id
-        memo.write_text(json.dumps({"run_id": self._run_id, "uri": redact(self.options.uri)}) + "\n", encoding="utf-8")
-        self._log_params(flatten(run.settings))
+        try:
+            content = {"run_id": self._run_id, "uri": redact(self.options.uri)}
+            memo.write_text(json.dumps(content) + "\n", encoding="utf-8")
+            self._log_params(flatten(run.settings))
+        except BaseException:
+            self.finish("failed")
+            raise
 
     def _log_params(self, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import click
+
 from distillkit.errors import DistillkitError
 from distillkit_mlflow.uri import redact, scheme, sqlite_file
 
@@ -29,6 +31,7 @@ def open_ui(uri: str, port: int) -> None:
         "MLFLOW_BACKEND_STORE_URI": uri,
     }
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    click.echo(f"http://127.0.0.1:{port} (stop it with Ctrl-C)", err=True)
     server = subprocess.Popen(command, env=environment)
     try:
         status = server.wait()

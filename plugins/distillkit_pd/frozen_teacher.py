@@ -37,7 +37,7 @@ class FrozenTeacher(Teacher):
         return self.options.first_step == "student"
 
     def setup(
-        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[nn.Module], nn.Module]
+        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[nn.Module], None]
     ) -> None:
         """Copy the student as it is."""
         self._frozen = copy()
