@@ -61,6 +61,12 @@ def test_set(config: ConfigFile, assignments: list[str], table: str, expected: d
     assert {key: found[key] for key in expected} == expected
 
 
+def test_steps_given_twice_count_once(config: ConfigFile) -> None:
+    given = ["evaluation.steps=[4, 2, 4]", "evaluation.teacher_steps=[16, 16]"]
+    evaluation = read_config(config.write(DSDI), given).evaluation
+    assert (evaluation.steps, evaluation.teacher_steps) == ((4, 2), (16,))
+
+
 def test_set_reaches_into_the_preset_s_lists(config: ConfigFile) -> None:
     settings = read_config(config.write(DSDI), ["loss[0].weight=2"])
     assert settings.losses[0].options.weight == 2

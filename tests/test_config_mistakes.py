@@ -9,6 +9,8 @@ from conftest import ConfigFile
 
 from distillkit.config import read_config
 from distillkit.errors import ConfigError, DistillkitError
+from distillkit.interfaces import Schedule
+from distillkit.registry import Plugin, Registered, load_registry
 
 DSDI = 'preset = "dsdi"\n[run]\nupdates = 7\n'
 TABLES = "preset, run, grid, optimizer, ema, evaluation, model, teacher, target, schedule, source, data, loss, engine, \
@@ -92,6 +94,14 @@ MISTAKES = {
         DSDI + "[source]\nguidance = [1, -2]\n",
         "source.guidance[1]: must be at least 0 (got -2)",
     ),
+    "a range that falls": (
+        DSDI + "[source]\nguidance = [3.0, 1.0]\n",
+        "source.guidance: must be a number, or [low, high], the lower first (got [3.0, 1.0])",
+    ),
+    "no numbers of steps": (
+        DSDI + "[evaluation]\nsteps = []\n",
+        "evaluation.steps: must have at least 1 entries (got [])",
+    ),
     "run's name": (
         DSDI + 'name = "my run"\n',
         "run.name: must be a folder's name: letters, digits, '.', '_' and '-', the first a letter or digit"
@@ -129,6 +139,10 @@ MISTAKES = {
         '[run]\nupdates = 7\n[schedule]\ntype = "constant"\n[source]\ntype = "trajectory"\n'
         '[target]\ntype = "merged-steps"\n[[loss]]\ntype = "x-mse"\n',
         "teacher: is required: the target 'merged-steps' asks it for predictions",
+    ),
+    "nobody to teach": (
+        'preset = "training"\n[run]\nupdates = 7\n[data]\ntype = "digits"\n[teacher]\ntype = "self"\n',
+        "teacher: 'self' has nobody to teach: add a [target], or drop [teacher]",
     ),
     "no data": (
         'preset = "pd"\n[run]\nupdates = 7\n',
@@ -180,6 +194,42 @@ def test_one_mistake(config: ConfigFile, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_config(path)
     assert str(caught.value) == f"{path}: 1 error\n  {message}"
+
+
+class Odd(Schedule):
+    """A third party's, with stages that are no good."""
+
+    name = "odd"
+
+    class Options(Schedule.Options):
+        shares: list[tuple[int, float]]
+
+    options: Options
+
+    def shares(self) -> list[tuple[int, float]]:
+        return self.options.shares
+
+
+@pytest.mark.parametrize(
+    ("shares", "fault"),
+    [
+        ("[[8, 1.0], [4, 0.0]]", ""),
+        ("[[8, 1.0], [4, -0.5]]", "needs stages of at least 1 step, with shares that are not negative and not all 0"),
+        ("[[8, 0.0], [4, 0.0]]", "needs stages of at least 1 step, with shares that are not negative and not all 0"),
+        ("[[8, 1.0], [0, 1.0]]", "needs stages of at least 1 step, with shares that are not negative and not all 0"),
+        ("[]", "has no stages"),
+    ],
+)
+def test_shares_that_make_no_schedule(config: ConfigFile, shares: str, fault: str) -> None:
+    registry = load_registry()
+    registry.components["schedule"]["odd"] = [Registered("schedule", "odd", Odd, Plugin("odd", "odd", "1.0"))]
+    path = config.write(DSDI + f'[schedule]\ntype = "odd"\nshares = {shares}\n')
+    if not fault:
+        read_config(path, registry=lambda: registry)
+        return
+    with pytest.raises(ConfigError) as caught:
+        read_config(path, registry=lambda: registry)
+    assert str(caught.value) == f"{path}: 1 error\n  schedule: 'odd' with shares = {shares} {fault}"
 
 
 def test_missing_tables(config: ConfigFile) -> None:
@@ -244,6 +294,7 @@ def test_unreadable_toml_tells_line_and_column(config: ConfigFile) -> None:
         ("loss[1].weight=2", "loss[1].weight: 'loss' has no entry [1]; it has 1, counted from 0"),
         ("run[0]=2", "run[0]: 'run' has no entry [0]; it has 0, counted from 0"),
         ("run.updates.x=2", "run.updates.x: 'run.updates' is not a table (it is 7)"),
+        ("preset.x=1", "preset is a name, and has no keys"),
     ],
 )
 def test_bad_set(config: ConfigFile, assignment: str, message: str) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
+from conftest import SMALL
 from distillkit_data.digits import Digits
 from distillkit_data.fashion_mnist import FashionMnist
 from distillkit_data.idx import read_idx
@@ -16,6 +18,7 @@ from distillkit_data.images import Images
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from distillkit.cli.group import cli
 from distillkit.errors import DistillkitError, Mistake
 
 
@@ -29,6 +32,7 @@ def test_digits_are_scikit_learns() -> None:
     assert labels is not None
     assert labels.tolist() == bunch.target[[5, 1796]].tolist()
     assert (images.dtype, images.min().item(), images.max().item()) == (torch.float32, -1, 1)
+    assert data.classes == 10
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -56,6 +60,7 @@ def test_sub_folders_are_classes(tmp_path: Path) -> None:
     assert len(data) == 3
     assert labels is not None
     assert labels.tolist() == [0, 1, 1]
+    assert data.classes == 2
     assert found.shape == (3, 3, 4, 4)
     assert found[:, :, 0, 0].tolist() == [[-1, 1, -1], [-1, -1, 1], [1, -1, -1]]
 
@@ -63,8 +68,9 @@ def test_sub_folders_are_classes(tmp_path: Path) -> None:
 def test_without_sub_folders_there_are_no_labels(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", (255, 255, 255))
     picture(tmp_path / "more/b.png", (0, 0, 0))
-    found, labels = images(tmp_path, channels=1).batch(torch.tensor([0, 1]))
-    assert labels is None
+    data = images(tmp_path, channels=1)
+    found, labels = data.batch(torch.tensor([0, 1]))
+    assert (labels, data.classes) == (None, None)
     assert found[:, 0, 0, 0].tolist() == [1, -1]
     assert found.shape == (2, 1, 4, 4)
 
@@ -129,6 +135,7 @@ def test_fashion_mnist_from_its_files(tmp_path: Path, split: str, part: str, pac
     assert len(data) == 5
     assert labels is not None
     assert labels.tolist() == [5, 3]
+    assert data.classes == 6
     assert found.shape == (2, 1, 32, 32)
     np.testing.assert_allclose(found[:, 0, 2:-2, 2:-2].numpy(), PIXELS[[4, 0]] / 127.5 - 1, atol=1e-6)
     edge = torch.ones(32, 32, dtype=torch.bool)
@@ -176,3 +183,74 @@ def test_labels_of_another_set(tmp_path: Path) -> None:
     with pytest.raises(DistillkitError) as caught:
         data.setup()
     assert str(caught.value) == f"data.folder: {tmp_path} has 5 images, [28, 28] pixels each, and 4 labels"
+
+
+# --- what a model takes ----------------------------------------------------------------------------------------------
+
+NO_NULL = SMALL.replace("null_class = 10\n", "")
+
+
+def train(folder: Path, data: str, model: str = SMALL, preset: str = "training") -> Result:
+    """`distillkit run` for one update of a tiny network on data; a new run in folder/run."""
+    text = f'preset = "{preset}"\n[run]\nupdates = 1\n[evaluation]\nsteps = [2]\ngrid = 1\n{data}\n{model}'
+    (folder / "mine.toml").write_text(text, encoding="utf-8")
+    arguments = ["run", str(folder / "mine.toml"), "--output", str(folder / "run"), "--set", "source.batch=2"]
+    return CliRunner().invoke(cli, arguments, catch_exceptions=False)
+
+
+def refusal(folder: Path, *arguments: str) -> str:
+    """What `train` says; nothing may be left behind."""
+    result = train(folder, *arguments)
+    assert result.exit_code == 2
+    assert not (folder / "run").exists()
+    return result.stderr
+
+
+def folder_of_pictures(folder: Path) -> str:
+    return f'[data]\ntype = "images"\nfolder = "{folder}"\nsize = 8\nchannels = 1'
+
+
+@pytest.mark.parametrize(
+    ("preset", "data"),
+    [
+        ("training", '[data]\ntype = "digits"'),
+        # Only the scores need pictures.
+        ("dsdn", '[data]\ntype = "digits"\n[features]\ntype = "pixels"\n[[metric]]\ntype = "fid"'),
+    ],
+    ids=["to learn from", "to score with"],
+)
+def test_pictures_of_another_size_than_the_model_s(tmp_path: Path, preset: str, data: str) -> None:
+    large = SMALL.replace("sample_size = 8", "sample_size = 32")
+    assert refusal(tmp_path, data, large, preset) == (
+        "data: the images of 'digits' make samples of (1, 8, 8) (channels, height, width), and the model takes "
+        "(1, 32, 32); give it images of its own size\n"
+    )
+
+
+def test_pictures_that_nobody_looks_at_may_have_any_size(tmp_path: Path) -> None:
+    large = SMALL.replace("sample_size = 8", "sample_size = 32")
+    result = train(tmp_path, '[data]\ntype = "digits"\n[schedule]\nsteps = 2', large, "dsdn")
+    assert result.exit_code == 0, result.stderr
+
+
+def test_pictures_without_labels_need_a_null_class(tmp_path: Path) -> None:
+    picture(tmp_path / "pictures/a.png", (255, 255, 255))
+    data = folder_of_pictures(tmp_path / "pictures")
+    assert refusal(tmp_path, data, NO_NULL) == (
+        "data: the images of 'images' have no labels, and the model is conditioned on 11 classes, none of which means "
+        '"no class"; give labelled images, or name that class in model.null_class\n'
+    )
+    result = train(tmp_path, data)
+    assert result.exit_code == 0, result.stderr
+
+
+def test_more_classes_than_the_model_s(tmp_path: Path) -> None:
+    """Of its three classes the last one means "no class"."""
+    for name in ("cat", "dog", "eel"):
+        picture(tmp_path / f"pictures/{name}/a.png", (255, 255, 255))
+    data = folder_of_pictures(tmp_path / "pictures")
+    three = SMALL.replace("num_class_embeds = 11", "num_class_embeds = 3")
+    expected = "data: the images of 'images' have 3 classes, and the model 2\n"
+    assert refusal(tmp_path, data, three.replace("null_class = 10", "null_class = 2")) == expected
+    result = train(tmp_path, data, three.replace("null_class = 10\n", ""))
+    assert result.exit_code == 0, result.stderr

@@ -259,9 +259,12 @@ def test_guidance_without_a_null_class(tmp_path: Path) -> None:
 
 
 def test_grid_that_the_path_does_not_have(tmp_path: Path) -> None:
-    found = mistakes(tmp_path, MODEL + PLAIN, "evaluation.steps=[2, 1001]", "grid.start=700", "schedule.start=1024")
-    assert "evaluation.steps: a grid of 1001 steps needs 1 to 701 steps: the noise path has 701 times" in found
-    assert "schedule: a grid of 1024 steps needs 1 to 701 steps: the noise path has 701 times" in found
+    asked = ("evaluation.steps=[2, 1001]", "evaluation.export_steps=702", "schedule.start=1024")
+    found = mistakes(tmp_path, MODEL + PLAIN, "grid.start=700", *asked)
+    assert found.splitlines() == [
+        f"{key}: a grid of {steps} steps needs 1 to 701 steps: the noise path has 701 times"
+        for key, steps in (("schedule", 1024), ("evaluation.steps", 1001), ("evaluation.export_steps", 702))
+    ]
 
 
 @pytest.mark.parametrize(

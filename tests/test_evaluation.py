@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from distillkit_engines.torch_engine import TorchEngine
 from distillkit_fashion.features import Fashion
 from distillkit_metrics.metrics import FrechetDistance, KernelDistance
 from distillkit_metrics.pixels import Pixels
@@ -252,6 +253,14 @@ def test_scores_taken_otherwise_have_another_protocol(change: dict[str, Any]) ->
 
     assert protocol() == protocol(batch=7, steps=(3,))
     assert protocol(**change) != protocol()
+
+
+@pytest.mark.parametrize(("precision", "said"), [("fp32", "float32"), ("bf16", "bfloat16")])
+def test_the_protocol_ends_with_the_precision(precision: str, said: str) -> None:
+    engine = TorchEngine(TorchEngine.Options.model_validate({"device": "cpu", "precision": precision}))
+    engine.setup()
+    protocol = Evaluator(settings(), model(), CPU, engine.autocast).protocol("fd-pixels", 12)
+    assert protocol.rpartition("; ")[2] == said
 
 
 def test_without_metrics_there_are_no_scores() -> None:

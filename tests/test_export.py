@@ -14,6 +14,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from digits import MODEL, PLAIN, SCORED, TEACHER, distil
+from distillkit_diffusers.class_conditional import ClassConditionalPipeline
 from distillkit_diffusers.local import DiffusersUnet
 from distillkit_diffusers.unet import Unet
 from safetensors.torch import load_file, save_file
@@ -172,6 +173,15 @@ def test_stock_diffusers_samples_the_same(exported: tuple[dict[str, Path], str],
     assert expected.std() > 0.05
     assert ((expected > 0) & (expected < 1)).float().mean() > 0.3  # it is no comparison of clamped pixels
     torch.testing.assert_close(load_file(folder / "images.safetensors")["images"], expected, rtol=0, atol=1e-5)
+
+
+def test_guidance_without_a_null_class_is_refused() -> None:
+    network = model("v_prediction", conditional=True).network
+    pipe = ClassConditionalPipeline(network, DDIMScheduler(), num_inference_steps=1)
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(ValueError, match=r"^guidance_scale must be 1 \(got 2\): the model has no null class to compare"):
+        pipe([0], guidance_scale=2)
+    assert len(pipe([0], guidance_scale=1).images) == 1
 
 
 def test_stock_diffusers_does_not_complain(exported: tuple[dict[str, Path], str]) -> None:

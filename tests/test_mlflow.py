@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from digits import MODEL, PLAIN, distil
 from distillkit_mlflow.params import flatten
 from distillkit_mlflow.store import open_store
 from distillkit_mlflow.tracker import MlflowTracker
@@ -153,6 +154,18 @@ def test_a_resumed_run_goes_on_in_the_same_one(uri: str, client: MlflowClient, t
     assert len(images) == 2
 
 
+def test_scores_of_a_run_resumed_after_its_last_update(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    tracker = make(uri)
+    tracker.start(info(tmp_path))
+    tracker.log_metrics({"loss": 0.5}, 4)
+    tracker.finish("killed")
+    tracker = make(uri)
+    tracker.start(info(tmp_path, resumed=True))
+    tracker.log_scores(SCORES)
+    tracker.finish("finished")
+    assert curve(client, read_run(client, tmp_path), "student/fd-fashion/steps-4") == [(4, 15.25)]
+
+
 def test_a_resumed_run_that_the_store_has_not_is_a_new_one(uri: str, client: MlflowClient, tmp_path: Path) -> None:
     (tmp_path / "mlflow.json").write_text('{"run_id": "0123456789abcdef0123456789abcdef"}')
     tracker = make(uri)
@@ -221,6 +234,24 @@ def test_a_start_that_fails_names_the_key_and_hides_the_password(tmp_path: Path)
     assert message.endswith('; correct it, or set tracker.type = "none"')
     assert SECRET not in message
     assert not (tmp_path / "mlflow.json").exists()
+
+
+def test_a_start_that_fails_halfway_is_a_failed_run(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    tracker = make(uri, experiment="halfway")
+    odd = RunInfo("odd", tmp_path, {"a parameter's %": 1}, plan=[])
+    with pytest.raises(DistillkitError, match=r"^tracker\.uri: MLflow cannot record the run in .*a parameter's %"):
+        tracker.start(odd)
+    experiment = client.get_experiment_by_name("halfway")
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FAILED"]
+
+
+def test_a_store_that_cannot_be_opened_leaves_no_folder(tmp_path: Path) -> None:
+    tables = (MODEL + PLAIN).replace('"none"', '"mlflow"\nuri = "mssql+pyodbc://db.example/runs"')
+    options = ("run.updates=1", "schedule.start=2", "source.batch=2")
+    with pytest.raises(DistillkitError, match=r"^tracker\.uri: MLflow cannot record the run in mssql"):
+        distil(tmp_path, "dsdi", *options, tables=tables)
+    assert not (tmp_path / "run").exists()
+    assert len(distil(tmp_path, "dsdi", *options).journal) == 1
 
 
 def test_mistakes_in_the_uri() -> None:

@@ -314,6 +314,28 @@ def test_guidance_mixes_the_two_predictions(kind: PredictionType) -> None:
     assert not torch.allclose(guided.x0[0], with_class[0], atol=0.1)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_guidance_is_mixed_in_float32(kind: PredictionType) -> None:
+    """Under autocast a network's outputs are bfloat16, of which a mixture loses what guidance is about."""
+    torch.manual_seed(0)
+    network = nn.Conv2d(3, 3, 1)
+
+    def shifted(network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        output: Tensor = network(z + inputs["labels"].view(-1, 1, 1, 1))
+        return output
+
+    path, z, scale = table(), torch.randn(SHAPE), torch.tensor([3.0, 1.5])
+    condition = Condition({"labels": LABELS}, {"labels": NULL}, scale)
+    with torch.autocast("cpu", torch.bfloat16):
+        guided = Predictor(network, path, kind, shifted)(z, TIMES, condition)
+        halves = shifted(network, torch.cat([z, z]), TIMES, {"labels": torch.cat([LABELS, NULL])})
+    assert halves.dtype == torch.bfloat16
+    with_class, without = halves.float().chunk(2)
+    mixed = without + scale.view(-1, 1, 1, 1) * (with_class - without)
+    expected = Prediction.from_output(kind, mixed, z, path.alpha(TIMES), path.sigma(TIMES))
+    assert torch.equal(guided.x0, expected.x0)
+
+
 def test_guidance_needs_a_null_condition() -> None:
     predictor = Predictor(Network(), table(), "epsilon", call)
     with pytest.raises(ValueError, match="null condition"):

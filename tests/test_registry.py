@@ -76,6 +76,8 @@ def test_a_third_party_s_part_is_found_with_its_package(site: Site) -> None:
     [
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("def f(:", "SyntaxError: invalid syntax (their_steps.py, line 1)"),
+        ("import sys\nsys.exit('no licence')", "SystemExit: no licence"),
+        (SCHEDULE.replace("return [One]", "raise SystemExit"), "distillkit_schedules: SystemExit"),
         (
             SCHEDULE.replace("distillkit_schedules", "distillkit_shedules"),
             "it implements hooks that distillkit does not have: distillkit_shedules",

@@ -25,7 +25,7 @@ Scale = Annotated[float, Field(ge=0)]
 
 def _rises(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] > bounds[1]:
-        raise ValueError(f"[low, high] must not fall, and {bounds[0]:g} is above {bounds[1]:g}")
+        raise ValueError("must be [low, high], the lower first")
     return bounds
 
 

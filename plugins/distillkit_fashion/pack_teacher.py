@@ -7,6 +7,7 @@ the commit that it was run at, and its scores in the packed precision).
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import subprocess
@@ -18,8 +19,9 @@ from distillkit_diffusers import networks
 
 from distillkit_fashion.teacher import FOLDER
 
-STEPS = "2,4,8,16,32"
+STEPS = "2,4,8,16,32,64"
 SAMPLES = 500
+WEIGHTS = "diffusion_pytorch_model.fp16.safetensors"
 
 
 def pack(run: Path, commit: str, folder: Path = FOLDER) -> None:
@@ -42,6 +44,7 @@ def pack(run: Path, commit: str, folder: Path = FOLDER) -> None:
         "seed": config["run"]["seed"],
         "updates": config["run"]["updates"],
         "training_seconds": round(seconds),
+        "weights_sha256": hashlib.sha256((folder / "unet" / WEIGHTS).read_bytes()).hexdigest(),
         "scores": [{key: row[key] for key in ("steps", "metric", "value", "samples", "protocol")} for row in scores],
         "config": config,
     }

@@ -21,6 +21,9 @@ ENVIRONMENT = {
 }
 """What MLflow reads when it is imported. A user's own settings win."""
 
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Has MLflow's UI open the experiment among those of model training, with its table of runs and their comparison."""
+
 
 def open_store(uri: str) -> MlflowClient:
     """A client of the store. Makes and migrates a new SQLite store, which takes some seconds."""
@@ -43,7 +46,7 @@ def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=artifact_root(uri)))
+            return str(client.create_experiment(name, artifact_location=artifact_root(uri), tags=KIND))
         except MlflowException:
             # Another run may have made it in between.
             found = client.get_experiment_by_name(name)
