@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from distillkit_fashion.classifier import DATA, REFERENCE, WEIGHTS, load_classifier, load_reference
 from distillkit_fashion.features import Fashion
+from distillkit_fashion.teacher import FOLDER
 from distillkit_fashion.train_classifier import extract, main, read
 from distillkit_metrics.metrics import FrechetDistance
 from distillkit_metrics.scores import frechet_distance
@@ -22,6 +24,20 @@ from distillkit.interfaces import FeatureStatistics
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 needs_data = pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="needs Debian's dataset-fashion-mnist")
+
+
+def test_the_bundled_teacher_is_as_its_provenance_says() -> None:
+    provenance = json.loads((FOLDER / "provenance.json").read_text())
+    weights = FOLDER / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+    assert provenance["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert weights.stat().st_size <= 3_000_000
+    config = tomllib.loads((Path(__file__).parents[1] / "configs" / "fashion_teacher.toml").read_text())
+    for table in ("network", "scheduler", "null_class"):
+        assert provenance["config"]["model"][table] == config["model"][table]
+    assert provenance["updates"] == config["run"]["updates"]
+    assert provenance["config"]["source"]["batch"] == config["source"]["batch"]
+    scores = {row["steps"]: row["value"] for row in provenance["scores"]}
+    assert scores[64] < scores[16] < scores[4]
 
 
 def fashion() -> Fashion:
