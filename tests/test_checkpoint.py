@@ -5,14 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from digits import Run, distil, settings
+from digits import MODEL, PLAIN, SCORED, Run, distil, settings
+from distillkit_mlflow.none import NoTracker
+from distillkit_schedules.halving import Halving
 from safetensors.torch import load_file
 
 from distillkit.errors import DistillkitError
+from distillkit.interfaces import RunInfo, Stage
 from distillkit.training.run import run
 
 # Three stages (8, 4, 2 steps) and a checkpoint after every update.
@@ -64,6 +69,25 @@ def test_resumed_run_is_the_same_run(tmp_path: Path, case: str) -> None:
     assert owners == {"updates", "network", "average", "optimizer"}
 
 
+class Satisfied(Halving):
+    """A stage of two updates or more is over once there are scores."""
+
+    def is_over(self, stage: Stage, done: int, metrics: Mapping[str, float]) -> bool:
+        return done >= 2 and "fd-pixels/steps-2" in metrics
+
+
+def test_a_resumed_run_knows_its_newest_scores(tmp_path: Path) -> None:
+    options = (*RUN, "schedule.start=4", "evaluation.every=3", "evaluation.every_samples=5", "evaluation.samples=5")
+    wanted = settings(tmp_path, "dsdi", *options, tables=MODEL + PLAIN + SCORED)
+    wanted = replace(wanted, schedule=Satisfied(Satisfied.Options(start=4)))
+    whole = Run(tmp_path / "run")
+    run(wanted, whole.folder)
+    assert [line["stage"] for line in whole.journal] == [0, 0, 0, 1, 1]
+    shutil.rmtree(whole.folder / "checkpoints/update-000005")
+    run(wanted, whole.folder, resume=True)
+    assert [line["stage"] for line in whole.journal] == [0, 0, 0, 1, 1]
+
+
 @pytest.mark.parametrize("renew", ["stage", "never"])
 def test_frozen_teacher_becomes_the_student_at_a_stages_end(tmp_path: Path, renew: str) -> None:
     whole = distil(tmp_path, "tsd", *RUN, "schedule.start=4", "run.updates=6", f'teacher.renew="{renew}"')
@@ -110,6 +134,31 @@ def test_a_new_run_does_not_overwrite(finished: Run) -> None:
         f"{finished.folder}: already holds a run; nothing was overwritten. Give another folder with --output, another "
         "run.name, or go on with --resume"
     )
+    assert before == {file: file.read_bytes() for file in finished.folder.rglob("*") if file.is_file()}
+
+
+class Absent(NoTracker):
+    """A tracker whose server is away."""
+
+    name = "absent"
+
+    def start(self, run: RunInfo) -> None:
+        raise ConnectionError("nobody answers")
+
+
+def test_a_tracker_that_cannot_start_leaves_no_folder(tmp_path: Path) -> None:
+    wanted = settings(tmp_path, "dsdi", *OPTIONS)
+    with pytest.raises(ConnectionError, match="nobody answers"):
+        run(replace(wanted, tracker=Absent(Absent.Options())), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert len(distil(tmp_path, "dsdi", *OPTIONS).journal) == 2
+
+
+def test_a_tracker_that_cannot_start_again_leaves_the_run(finished: Run, tmp_path: Path) -> None:
+    wanted = settings(tmp_path, "dsdi", *OPTIONS)
+    before = {file: file.read_bytes() for file in finished.folder.rglob("*") if file.is_file()}
+    with pytest.raises(ConnectionError, match="nobody answers"):
+        run(replace(wanted, tracker=Absent(Absent.Options())), finished.folder, resume=True)
     assert before == {file: file.read_bytes() for file in finished.folder.rglob("*") if file.is_file()}
 
 

@@ -61,8 +61,11 @@ def pixels(file: Path) -> Any:
 def test_run_goes_to_runs_and_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my.toml").write_text(CONFIG + SMALL, encoding="utf-8")
-    assert call("run", "my.toml", "--set", "run.name=other", "--set", "run.updates=1").exit_code == 0
+    result = call("run", "my.toml", "--set", "run.name=other", "--set", "run.updates=1")
+    assert result.exit_code == 0
     assert Path("runs/other/pipeline/model_index.json").is_file()
+    # Nothing was recorded, so that there is no UI to name.
+    assert result.stdout.splitlines()[-1] == "pipeline: runs/other/pipeline   samples: runs/other/samples"
 
 
 def test_run_does_not_overwrite(run: Path) -> None:
@@ -73,6 +76,34 @@ def test_run_does_not_overwrite(run: Path) -> None:
     assert (run / "journal.jsonl").read_text(encoding="utf-8") == before
 
 
+def no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+@pytest.mark.parametrize("due", ["run.checkpoint_every=2", "evaluation.every=2", "run.log_every=3"])
+def test_run_that_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, due: str) -> None:
+    """It is found before it is scored or kept."""
+
+    def score(*_: object) -> None:
+        raise AssertionError("a network that has diverged was scored")
+
+    monkeypatch.setattr("distillkit.training.scoring.RunScores.during", score)
+    config, folder = tmp_path / "tiny.toml", tmp_path / "run"
+    config.write_text(CONFIG + SMALL, encoding="utf-8")
+    wild = ["run.updates=7", "run.log_every=99", "optimizer.learning_rate=1e30", "optimizer.clip=0", due]
+    result = call("run", config, "--output", folder, *(part for word in wild for part in ("--set", word)))
+    assert result.exit_code == 2
+    assert re.fullmatch(
+        r"update 2: the loss is (inf|nan) and the gradient's norm \S+: the run has diverged; lower "
+        r"optimizer\.learning_rate \(it was \S+e\+\d+ there\)\n",
+        result.stderr,
+    )
+    journal = (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line, parse_constant=no_constant)["update"] for line in journal] == [1]
+    assert not list(folder.glob("checkpoints/*"))
+    assert not (folder / "pipeline").exists()
+
+
 def test_sample_writes_a_sheet(run: Path, tmp_path: Path) -> None:
     output = tmp_path / "deep/grid.png"
     result = call("sample", run, "--steps", "2", "--count", "10", "--output", output)
@@ -81,6 +112,16 @@ def test_sample_writes_a_sheet(run: Path, tmp_path: Path) -> None:
     height, width, _ = pixels(output).shape
     assert width > height
     assert (pixels(output)[-height // 4 :, -width // 3 :] == 255).all()
+
+
+def test_sample_writes_png_whatever_the_file_is_called(run: Path, tmp_path: Path) -> None:
+    assert call("sample", run, "--steps", "1", "--count", "1", "--output", tmp_path / "grid").exit_code == 0
+    assert (tmp_path / "grid").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sample_that_cannot_be_written(run: Path, tmp_path: Path) -> None:
+    result = call("sample", run, "--steps", "1", "--count", "1", "--output", tmp_path)
+    assert (result.exit_code, result.output) == (2, f"{tmp_path}: cannot be written (Is a directory)\n")
 
 
 def test_sample_depends_on_seed_guidance_and_classes_only(run: Path, tmp_path: Path) -> None:
@@ -166,6 +207,46 @@ def test_evaluate_tells_all_mistakes(run: Path) -> None:
     assert result.exit_code == 2
     keys = [line.partition(":")[0].strip() for line in result.stderr.splitlines()[1:]]
     assert keys == ["evaluation.batch", "features.type", "metric[0].type"]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("run.updates=3", "run: no table of scoring"),
+        ("evalution.batch=3", "evalution: no table of scoring"),
+    ],
+)
+def test_evaluate_takes_no_tables_but_those_of_scoring(run: Path, assignment: str, message: str) -> None:
+    result = call("evaluate", run, "--set", assignment)
+    known = "they are: grid, evaluation, engine, data, features, metric"
+    hint = " — did you mean 'evaluation'?" * assignment.startswith("evalution")
+    assert (result.exit_code, result.stderr) == (2, f"{run}/pipeline: 1 error\n  {message}; {known}{hint}\n")
+
+
+def test_evaluate_on_another_grid(run: Path) -> None:
+    def score(*options: str) -> Any:
+        [row] = json.loads(call("evaluate", run, "--steps", "2", *options, "--json").stdout)
+        return row
+
+    own, other = score(), score("--set", "grid.start=499")
+    assert other["protocol"] == own["protocol"].replace("trailing from 999", "trailing from 499")
+    assert other["protocol"] != own["protocol"]
+    assert other["value"] != own["value"]
+
+
+def test_evaluate_against_pictures_of_another_size(run: Path) -> None:
+    options = ["--reference", run / "samples", "--set", "data.size=16"]
+    result = call("evaluate", run, *options)
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "data: the images of 'images' make samples of (1, 16, 16) (channels, height, width), and the model takes "
+        "(1, 8, 8); give it images of its own size\n",
+    )
+
+
+def test_evaluate_scores_a_number_of_steps_once(run: Path) -> None:
+    rows = json.loads(call("evaluate", run, "--steps", "4,2,4", "--json").stdout)
+    assert [row["steps"] for row in rows] == [4, 2]
 
 
 @pytest.mark.parametrize("steps", ["", "2,x", "0,2"])

@@ -100,7 +100,7 @@ MISTAKES = {
     ),
     "no numbers of steps": (
         DSDI + "[evaluation]\nsteps = []\n",
-        "evaluation.steps: must have at least 1 entries (got [])",
+        "evaluation.steps: needs 1 or more entries (got [])",
     ),
     "run's name": (
         DSDI + 'name = "my run"\n',

@@ -24,6 +24,7 @@ class Process:
     def __init__(self, top: Path) -> None:
         self.top = top
         self.folder = top / "run"
+        self.output = ""
         self.errors = ""
         store = f'type = "mlflow"\nuri = "sqlite:///{top}/mlflow.db"\n'
         tables = (MODEL + PLAIN + SCORED).replace('type = "none"\n', store)
@@ -31,19 +32,23 @@ class Process:
 
     def run(self, *options: str, until: Callable[[], bool] | None = None) -> int:
         """Run; stop it with SIGINT as soon as `until` holds. The exit code."""
-        command = [sys.executable, "-m", "distillkit", "run", "mine.toml", "--output", "run", *options]
+        command = [sys.executable, "-m", "distillkit", "run", "mine.toml", "--output", "run"]
         assignments = [f"run.updates={UPDATES}", "run.log_every=1", "source.batch=2", "schedule.start=4"]
         assignments += ["evaluation.samples=1500"]
         command += [part for assignment in assignments for part in ("--set", assignment)]
+        command += options
         with subprocess.Popen(
-            command, cwd=self.top, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command, cwd=self.top, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
-            while until is not None and not until():
-                assert process.poll() is None
-                time.sleep(0.01)
-            if until is not None:
-                process.send_signal(signal.SIGINT)
-            _, self.errors = process.communicate(timeout=120)
+            try:
+                while until is not None and not until():
+                    assert process.poll() is None
+                    time.sleep(0.01)
+                if until is not None:
+                    process.send_signal(signal.SIGINT)
+                self.output, self.errors = process.communicate(timeout=120)
+            finally:
+                process.kill()
         return process.returncode
 
     def journal(self) -> list[int]:
@@ -88,4 +93,17 @@ def test_stopped_in_evaluation_then_in_updates_then_finished(tmp_path: Path) -> 
     assert [row["model"] for row in scores] == ["teacher", "student"]
     assert scores[0] == teacher[0]
     assert (process.folder / "pipeline/model_index.json").is_file()
+    assert process.output.splitlines()[-1].endswith("   record: distillkit ui run")
     assert not re.search("warning|error", process.errors, re.IGNORECASE)
+
+
+def test_stopped_in_an_evaluation_between_updates(tmp_path: Path) -> None:
+    """The journal is written before it begins, and its pictures would take hours."""
+    process = Process(tmp_path)
+    options = ["tracker.type=none", "evaluation.samples=5", "evaluation.every=3", "evaluation.every_samples=100000000"]
+    given = [part for option in options for part in ("--set", option)]
+    assert process.run(*given, until=lambda: len(process.journal()) == 3) == 130
+    assert process.output.splitlines()[-1] == "stopping after this update; Ctrl-C once more stops at once"
+    assert process.errors == f"stopped: after update 3 of {UPDATES}; go on with --resume\n"
+    assert process.journal() == [1, 2, 3]
+    assert [file.name for file in (process.folder / "checkpoints").iterdir()] == ["update-000003"]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from digits import MODEL, PLAIN, SCORED, Run, distil, settings
 from distillkit_data.noised_data import NoisedData
+from distillkit_schedules.halving import Halving
 from torch import Tensor
 
 from distillkit.interfaces import Stage, Step
@@ -16,6 +19,7 @@ from distillkit.noise import Predictor
 from distillkit.sampling import sample
 from distillkit.training import assemble
 from distillkit.training.assemble import Parts
+from distillkit.training.run import run
 
 SHORT = ("run.updates=6", "schedule.start=4", "source.batch=4", "source.staggered=true", "source.guidance=[1.0, 3.0]")
 
@@ -75,6 +79,20 @@ def test_every_update_has_noise_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     distil(tmp_path, "pd", "run.updates=6", "schedule.start=4", "source.batch=2", "optimizer.accumulate=2")
     assert len(drawn) == 12
     assert len({noise.numpy().tobytes() for noise in drawn}) == 12
+
+
+@pytest.mark.parametrize(("over", "stages"), [(99, [0, 0, 0, 1, 1, 1]), (1, [0, 1])])
+def test_a_stage_ends_with_its_updates_or_when_the_schedule_says_so(
+    tmp_path: Path, over: int, stages: list[int]
+) -> None:
+    class Judging(Halving):
+        def is_over(self, stage: Stage, done: int, metrics: Mapping[str, float]) -> bool:
+            return done == over
+
+    wanted = settings(tmp_path, "dsdi", *SHORT)
+    schedule = Judging(Judging.Options(start=4))
+    run(replace(wanted, schedule=schedule), tmp_path / "run")
+    assert [line["stage"] for line in Run(tmp_path / "run").journal] == stages
 
 
 def timeless(run: Run) -> list[dict[str, object]]:

@@ -40,14 +40,14 @@ def command(
     --set change what the config's tables evaluation, engine, data, features and metric say; the grid is the
     pipeline's own, unless --set names another.
     """
-    from distillkit.cli.pipeline import load_model, make_predictor, pipeline_folder, tables_of_run
+    from distillkit.cli.pipeline import grid_of, load_model, make_predictor, pipeline_folder, tables_of_run
     from distillkit.config import read_scoring
 
     folder = pipeline_folder(pipeline)
     model = load_model(folder)
     tables: dict[str, Any] = {"features": {"type": "inception"}, "metric": [{"type": "fid"}], "evaluation": {}}
     tables |= tables_of_run(folder)
-    tables.pop("grid", None)  # the pipeline has its own
+    tables["grid"] = grid_of(model)
     if features is not None:
         tables["features"] = {"type": features}
     if metrics:
@@ -65,9 +65,8 @@ def command(
     from distillkit.evaluation import Evaluator
     from distillkit.training.progress import Reporter
 
-    if "grid" in tables:
-        model.set_grid(scoring.grid.spacing, scoring.grid.start)
-    predictor, scoring = make_predictor(model, scoring)
+    model.set_grid(scoring.grid.spacing, scoring.grid.start)
+    predictor = make_predictor(model, scoring)
     wanted = scoring.evaluation
     bundled = scoring.features is not None and scoring.features.has_bundled_reference
     if scoring.data is not None and (wanted.reference == "data" or not bundled):

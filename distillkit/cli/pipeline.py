@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +37,17 @@ def load_model(pipeline: Path) -> Model:
     return model
 
 
-def make_predictor(model: Model, scoring: Scoring) -> tuple[Predictor, Scoring]:
-    """The network on the engine's device; and the settings with the grid that the pipeline has."""
-    from distillkit.config import GridTable
-    from distillkit.noise import Predictor, TablePath
+def grid_of(model: Model) -> dict[str, Any]:
+    """The grid that a pipeline has, as the config's table."""
+    from distillkit.noise import TablePath
+
+    return {"spacing": model.path.spacing, "start": model.path.start} if isinstance(model.path, TablePath) else {}
+
+
+def make_predictor(model: Model, scoring: Scoring) -> Predictor:
+    """The network on the engine's device."""
+    from distillkit.noise import Predictor
 
     scoring.engine.setup()
-    if isinstance(model.path, TablePath):
-        scoring = replace(scoring, grid=GridTable(spacing=model.path.spacing, start=model.path.start))
     predictor = Predictor(model.network, model.path, model.prediction, model.forward)
-    return predictor.to(scoring.engine.device).eval(), scoring
+    return predictor.to(scoring.engine.device).eval()

@@ -21,7 +21,7 @@ EXPECTED = {
     "bool_type": "must be true or false",
     "list_type": "must be a list",
     "tuple_type": "must be a list",
-    "too_short": "must have at least {min_length} entries",
+    "too_short": "needs {min_length} or more entries",
     "too_long": "must have at most {max_length} entries",
     "dict_type": "must be a table",
     "model_type": "must be a table",

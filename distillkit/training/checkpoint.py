@@ -21,7 +21,11 @@ POSITION = "position.json"
 
 
 def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
-    """Write checkpoints/update-NNNNNN, aside first; older ones than the newest `keep` go once it is complete."""
+    """Write checkpoints/update-NNNNNN, aside first; older ones than the newest `keep` go once it is complete.
+
+    Raises:
+        DistillkitError: something in it is not finite.
+    """
     final = folder / f"update-{position.update:06d}"
     aside = folder / f".{final.name}.partial"
     shutil.rmtree(aside, ignore_errors=True)
@@ -31,6 +35,11 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
         for owner, state in _states(parts, position).items()
         for key, value in state.items()
     }
+    for key, value in tensors.items():
+        if not value.isfinite().all():
+            raise DistillkitError(
+                f"update {position.update}: {key} is not finite: the run has diverged; lower optimizer.learning_rate"
+            )
     save_file(tensors, aside / TENSORS)
     (aside / POSITION).write_text(json.dumps(asdict(position)), encoding="utf-8")
     shutil.rmtree(final, ignore_errors=True)

@@ -74,7 +74,8 @@ class RunScores:
                 settings.tracker.log_image("samples", image, steps)
 
     def during(self, update: int, stop: StopRequest) -> dict[str, float]:
-        """Score the student in the middle of the run: "fd-fashion/steps-4" -> value. Empty if the user stops it."""
+        """Score the student in the middle of the run: "fd-fashion/steps-4" -> value; as far as it got, if
+        the user stops it."""
         settings = self._settings
         found: dict[str, float] = {}
         self._stop = stop
