@@ -179,7 +179,9 @@ def test_guidance_without_a_null_class_is_refused() -> None:
     network = model("v_prediction", conditional=True).network
     pipe = ClassConditionalPipeline(network, DDIMScheduler(), num_inference_steps=1)
     pipe.set_progress_bar_config(disable=True)
-    with pytest.raises(ValueError, match=r"^guidance_scale must be 1 \(got 2\): the model has no null class to compare"):
+    with pytest.raises(
+        ValueError, match=r"^guidance_scale must be 1 \(got 2\): the model has no null class to compare"
+    ):
         pipe([0], guidance_scale=2)
     assert len(pipe([0], guidance_scale=1).images) == 1
 
