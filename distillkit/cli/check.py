@@ -17,7 +17,7 @@ def command(config: Path, assignments: tuple[str, ...]) -> None:
 
     The exit code is 0 if nothing is wrong, 2 otherwise.
     """
-    from distillkit.config import read_config
+    from distillkit.config import read_chain
 
-    read_config(config, assignments)
+    read_chain(config, assignments)
     click.echo(f"{config}: ok")

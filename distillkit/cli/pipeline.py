@@ -20,10 +20,10 @@ def pipeline_folder(path: Path) -> Path:
 
 def tables_of_run(pipeline: Path) -> dict[str, Any]:
     """The config of the run that a pipeline lies in; empty if it lies in none."""
-    from distillkit.config.source import read_toml
+    from distillkit.config.chain import tables_in
 
     config = pipeline.resolve().parent / "config.toml"
-    return read_toml(config) if pipeline.name == "pipeline" and config.is_file() else {}
+    return tables_in(config) if pipeline.name == "pipeline" and config.is_file() else {}
 
 
 def load_model(pipeline: Path) -> Model:

@@ -16,19 +16,30 @@ from distillkit.cli.options import config_argument, echo_json, echo_table, json_
 def command(config: Path, assignments: tuple[str, ...], as_json: bool) -> None:
     """Show the stages of CONFIG: the grid's steps N, the steps that the student learns to do with, parameter
     updates and network evaluations."""
-    from distillkit.config import make_plan, read_config
+    from distillkit.config import Chain, make_plan, read_chain
 
-    settings = read_config(config, assignments)
-    plan = make_plan(settings)
+    settings = read_chain(config, assignments)
+    phases = settings.phases if isinstance(settings, Chain) else [settings]
+    stages = [(number, part) for number, phase in enumerate(phases, 1) for part in make_plan(phase)]
+    updates = sum(phase.run.updates for phase in phases)
+    # A config without phases says nothing of them.
+    chained = isinstance(settings, Chain)
     if as_json:
-        stages = [
-            {"steps": part.stage.steps, "updates": part.stage.updates, "evaluations": part.evaluations} for part in plan
+        found = [
+            ({"phase": number} if chained else {})
+            | {"steps": part.stage.steps, "updates": part.stage.updates, "evaluations": part.evaluations}
+            for number, part in stages
         ]
-        echo_json({"updates": settings.run.updates, "stages": stages})
+        echo_json({"updates": updates, "stages": found})
         return
     rows = [
-        [str(n) for n in (i, part.stage.steps, part.stage.steps // part.stride, part.stage.updates, part.evaluations)]
-        for i, part in enumerate(plan, 1)
+        [
+            *([str(number)] if chained else []),
+            *map(str, (i, part.stage.steps, part.stage.steps // part.stride, part.stage.updates, part.evaluations)),
+        ]
+        for i, (number, part) in enumerate(stages, 1)
     ]
-    rows.append(["all", "", "", str(settings.run.updates), str(sum(part.evaluations for part in plan))])
-    echo_table(["stage", "steps N", "student's steps", "updates", "evaluations"], rows, numbers=True)
+    evaluations = sum(part.evaluations for _, part in stages)
+    rows.append(["all", *([""] if chained else []), "", "", str(updates), str(evaluations)])
+    columns = ["stage", "steps N", "student's steps", "updates", "evaluations"]
+    echo_table(["phase", *columns] if chained else columns, rows, numbers=True)

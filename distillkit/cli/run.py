@@ -21,10 +21,15 @@ from distillkit.cli.options import config_argument, set_option
 @click.option("--resume", is_flag=True, help="Go on from the folder's newest checkpoint.")
 def command(config: Path, assignments: tuple[str, ...], output: Path | None, resume: bool) -> None:
     """Distil (or train) as CONFIG says, score the result, and write it all to the run's folder."""
-    from distillkit.config import read_config
+    from distillkit.config import Chain, read_chain
 
-    settings = read_config(config, assignments)
+    settings = read_chain(config, assignments)
     # After reading, so that a mistake shows before torch is loaded.
+    if isinstance(settings, Chain):
+        from distillkit.training.chain import run_chain
+
+        run_chain(settings, output or Path("runs", settings.name), resume=resume)
+        return
     from distillkit.training.run import run
 
     run(settings, output or Path("runs", settings.run.name), resume=resume)

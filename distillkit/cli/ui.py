@@ -14,13 +14,14 @@ import click
 def command(run: Path | None, store: str | None, port: int) -> None:
     """Open the MLflow UI on the store that RUN, a run's folder, was recorded in, until Ctrl-C."""
     from distillkit.config import read_component
-    from distillkit.config.source import DEFAULTS, read_toml
+    from distillkit.config.chain import tables_in
+    from distillkit.config.source import DEFAULTS
 
     table = DEFAULTS["tracker"]
     origin = "tracker"
     if run is not None:
         origin = str(run / "config.toml")
-        table = read_toml(run / "config.toml").get("tracker", table)
+        table = tables_in(run / "config.toml").get("tracker", table)
     if store is not None:
         table = {"type": "mlflow", "uri": store}
         origin = "--store"

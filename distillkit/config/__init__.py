@@ -1,5 +1,6 @@
 """From a TOML file, a preset and `--set` to checked settings and the parts that they name."""
 
+from distillkit.config.chain import Chain, read_chain
 from distillkit.config.pieces import read_component, read_scoring
 from distillkit.config.plan import PlannedStage, make_plan
 from distillkit.config.read import read_config
@@ -13,6 +14,7 @@ from distillkit.config.tables import (
 )
 
 __all__ = [
+    "Chain",
     "EmaTable",
     "EvaluationTable",
     "GridTable",
@@ -22,6 +24,7 @@ __all__ = [
     "Scoring",
     "Settings",
     "make_plan",
+    "read_chain",
     "read_component",
     "read_config",
     "read_scoring",

@@ -33,10 +33,25 @@ def read_config(
         ConfigError: with all mistakes, in the order of the file's tables.
         DistillkitError: the file is not there or is not TOML.
     """
-    written = read_toml(path)
+    return settle(read_toml(path), path.stem, overrides, registry(), str(path))
+
+
+def settle(written: dict[str, Any], name: str, overrides: Iterable[str], registry: Registry, origin: str) -> Settings:
+    """Complete and check a config's tables.
+
+    Args:
+        written: as they were read; `preset` is taken out.
+        name: the run's name, if nothing gives another.
+        overrides: `--set` assignments, `key=value`, laid over the tables.
+        registry: where components and presets are looked up.
+        origin: where the tables come from, for the message.
+
+    Raises:
+        ConfigError: with all mistakes, in the order of the tables.
+    """
     in_file = ["--set", *written]
-    reader = Reader(registry())
-    tables, mistakes = complete(written, path.stem, overrides, reader.registry)
+    reader = Reader(registry)
+    tables, mistakes = complete(written, name, overrides, reader.registry)
     reader.mistakes += mistakes
     reader.lacks_preset = any(mistake.key == "preset" for mistake in mistakes)
     known = ["preset", *CORE, *KINDS]
@@ -45,13 +60,13 @@ def read_config(
             hint = did_you_mean(key, known)
             reader.mistakes.append(Mistake(key, f"unknown table; a config has: {', '.join(known)}{hint}"))
 
-    settings = _settings(reader, tables, str(path))
+    settings = _settings(reader, tables, origin)
     mistakes = reader.mistakes
     if not reader.lacks_preset:
         mistakes = [*mistakes, *check_together(settings, wrong={_table(mistake) for mistake in mistakes})]
     if mistakes:
         place = {table: i for i, table in enumerate(dict.fromkeys([*in_file, *tables, *known]))}
-        raise ConfigError(sorted(mistakes, key=lambda mistake: place.get(_table(mistake), -1)), str(path))
+        raise ConfigError(sorted(mistakes, key=lambda mistake: place.get(_table(mistake), -1)), origin)
     return settings
 
 

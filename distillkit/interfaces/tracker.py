@@ -27,6 +27,7 @@ class RunInfo:
         settings: the resolved config, as nested tables.
         plan: one (steps, updates, evaluations) per stage.
         resumed: whether the run goes on from a checkpoint.
+        parent: the folder of the run that this one is a phase of.
     """
 
     name: str
@@ -34,6 +35,7 @@ class RunInfo:
     settings: Mapping[str, Any]
     plan: list[tuple[int, int, int]]
     resumed: bool = False
+    parent: Path | None = None
 
 
 class Tracker(Component):

@@ -12,7 +12,6 @@ from typing import Any
 
 import tomli_w
 
-from distillkit.config import Settings
 from distillkit.errors import DistillkitError
 
 
@@ -49,15 +48,15 @@ class RunFolder:
                 f"another run.name{', or go on with --resume' if self.config.exists() else ''}"
             )
 
-    def create(self, settings: Settings) -> None:
-        """Begin a new run here: make the folder and write the resolved config.
+    def create(self, tables: dict[str, Any]) -> None:
+        """Begin a new run here: make the folder and write the resolved config, `tables`.
 
         Raises:
             DistillkitError: the folder cannot be written.
         """
         try:
             self.samples.mkdir(parents=True)
-            write_text(self.config, tomli_w.dumps(settings.tables))
+            write_text(self.config, tomli_w.dumps(tables))
         except OSError as error:
             raise DistillkitError(f"{self.path}: cannot be written ({error.strerror})") from None
 
@@ -65,7 +64,7 @@ class RunFolder:
         """Undo `create`, for a run that could not begin."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def open(self, settings: Settings) -> list[dict[str, Any]]:
+    def open(self, tables: dict[str, Any]) -> list[dict[str, Any]]:
         """Go on with the run that is here.
 
         Returns:
@@ -77,7 +76,7 @@ class RunFolder:
         if not self.config.is_file():
             raise DistillkitError(f"{self.path}: holds no run to resume (no config.toml)")
         before = tomllib.loads(self.config.read_text(encoding="utf-8"))
-        if changed := sorted(_differences(before, settings.tables)):
+        if changed := sorted(_differences(before, tables)):
             raise DistillkitError(
                 f"{self.path}: the config has changed since the run began, in {', '.join(changed)}; "
                 f"resume with the run's own: distillkit run {self.config} --output {self.path} --resume"

@@ -23,13 +23,14 @@ from distillkit.training.progress import Reporter
 from distillkit.training.scoring import RunScores
 
 
-def run(settings: Settings, folder: Path, resume: bool = False) -> list[dict[str, Any]]:
+def run(settings: Settings, folder: Path, resume: bool = False, parent: Path | None = None) -> list[dict[str, Any]]:
     """Carry out a run.
 
     Args:
         settings: the checked config.
         folder: the run's folder; must not hold anything yet, unless `resume`.
         resume: go on from the folder's newest checkpoint, or from the start if there is none yet.
+        parent: the folder of the chain that this is a phase of.
 
     Returns:
         the rows of scores.json.
@@ -40,7 +41,7 @@ def run(settings: Settings, folder: Path, resume: bool = False) -> list[dict[str
     """
     reporter = Reporter(Console())
     place = RunFolder(folder)
-    known = place.open(settings) if resume else None
+    known = place.open(settings.tables) if resume else None
     if not resume:
         place.check_free()
     parts = load(settings)
@@ -48,11 +49,11 @@ def run(settings: Settings, folder: Path, resume: bool = False) -> list[dict[str
     # Reads the reference, so that all that may be missing is missed before anything is written.
     scores = RunScores(parts, place, reporter)
     if not resume:
-        place.create(settings)
+        place.create(settings.tables)
     # A record that is opened halfway could not be closed as killed.
     with deferred() as stop:
         try:
-            settings.tracker.start(_info(parts, folder, resume))
+            settings.tracker.start(_info(parts, folder, resume, parent))
         except BaseException:
             if not resume:
                 place.discard()
@@ -75,9 +76,9 @@ def run(settings: Settings, folder: Path, resume: bool = False) -> list[dict[str
     return rows
 
 
-def _info(parts: Parts, folder: Path, resumed: bool) -> RunInfo:
+def _info(parts: Parts, folder: Path, resumed: bool, parent: Path | None) -> RunInfo:
     plan = [(planned.stage.steps, planned.stage.updates, planned.evaluations) for planned in parts.plan]
-    return RunInfo(parts.settings.run.name, folder, parts.settings.tables, plan, resumed)
+    return RunInfo(parts.settings.run.name, folder, parts.settings.tables, plan, resumed, parent)
 
 
 def _carry_out(

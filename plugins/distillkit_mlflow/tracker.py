@@ -95,6 +95,8 @@ class MlflowTracker(Tracker):
         experiment = store.experiment_id(self._client, self.options.experiment, self.options.uri)
         plan = [{"steps": steps, "updates": updates, "evaluations": count} for steps, updates, count in run.plan]
         tags = {"method": str(run.settings.get("run", {}).get("method", "custom")), "plan": cut(json.dumps(plan))}
+        if run.parent is not None and (above := run.parent / MEMO).is_file():
+            tags["mlflow.parentRunId"] = json.loads(above.read_text(encoding="utf-8"))["run_id"]
         self._run_id = self._client.create_run(experiment, tags=tags, run_name=run.name).info.run_id
         try:
             content = {"run_id": self._run_id, "uri": redact(self.options.uri)}

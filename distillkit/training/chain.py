@@ -1,0 +1,114 @@
+"""Carries out a chain: one run after the other, each from the result of the one before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Console
+
+from distillkit import interfaces
+from distillkit.config import Chain, Settings, make_plan, read_component
+from distillkit.errors import RunInterrupted
+from distillkit.evaluation import tables
+from distillkit.interfaces import RunInfo
+from distillkit.training.folder import RunFolder
+from distillkit.training.run import run
+
+
+def run_chain(chain: Chain, folder: Path, resume: bool = False) -> list[dict[str, Any]]:
+    """Carry out the phases that are not done yet, each in a run's folder of its own: phases/1, phases/2, …
+
+    What the last one leaves is also the chain's: its pipeline and its samples. scores.json has the first phase's
+    teacher and the last one's student; journal.jsonl has all phases, told apart by "phase".
+
+    Args:
+        chain: the checked config.
+        folder: the chain's folder; must not hold anything yet, unless `resume`.
+        resume: go on with the phase that was stopped.
+
+    Returns:
+        the rows of scores.json.
+
+    Raises:
+        DistillkitError: a fault in what the user gave.
+        RunInterrupted: Ctrl-C; what was written so far stays readable.
+    """
+    place = RunFolder(folder)
+    if resume:
+        place.open(chain.tables)
+    else:
+        place.check_free()
+        place.create(chain.tables)
+    tracker = chain.tracker
+    try:
+        tracker.start(RunInfo(chain.name, folder, chain.tables, _plan(chain), resume))
+    except BaseException:
+        if not resume:
+            place.discard()
+        raise
+    try:
+        for i, phase in enumerate(chain.phases, 1):
+            here = folder / "phases" / str(i)
+            if not (here / "pipeline").is_dir():
+                began = (here / "config.toml").is_file()
+                run(_from(phase, folder, i), here, resume=began, parent=folder)
+        rows = _gather(chain, place)
+        tracker.log_scores(rows)
+        for file in (place.config, place.scores, place.journal):
+            tracker.log_file(file)
+    except (KeyboardInterrupt, RunInterrupted):
+        tracker.finish("killed")
+        raise
+    except BaseException:
+        tracker.finish("failed")
+        raise
+    tracker.finish("finished")
+    _print(chain, place)
+    return rows
+
+
+def _plan(chain: Chain) -> list[tuple[int, int, int]]:
+    stages = [planned for phase in chain.phases for planned in make_plan(phase)]
+    return [(planned.stage.steps, planned.stage.updates, planned.evaluations) for planned in stages]
+
+
+def _from(phase: Settings, folder: Path, number: int) -> Settings:
+    """The phase with the result of the one before as its model."""
+    if number == 1:
+        return phase
+    table = {"type": "diffusers", "path": str(folder / "phases" / str(number - 1) / "pipeline")}
+    model = cast(interfaces.Model, read_component("model", table, phase.origin))
+    return replace(phase, model=model, tables={**phase.tables, "model": table})
+
+
+def _gather(chain: Chain, place: RunFolder) -> list[dict[str, Any]]:
+    """Make the chain's own files from the phases'."""
+    phases = [RunFolder(place.path / "phases" / str(i)) for i, _ in enumerate(chain.phases, 1)]
+    with place.journal.open("w", encoding="utf-8") as file:
+        for i, phase in enumerate(phases, 1):
+            for line in phase.journal.read_text(encoding="utf-8").splitlines():
+                file.write(json.dumps({"phase": i, **json.loads(line)}) + "\n")
+    first, last = (json.loads(phase.scores.read_text(encoding="utf-8")) for phase in (phases[0], phases[-1]))
+    rows = [row for row in first if row["model"] == "teacher"] + [row for row in last if row["model"] == "student"]
+    shutil.copytree(phases[-1].samples, place.samples, dirs_exist_ok=True)
+    shutil.copytree(phases[-1].pipeline, place.pipeline, dirs_exist_ok=True)
+    place.write_scores(rows)
+    return rows
+
+
+def _print(chain: Chain, place: RunFolder) -> None:
+    """One table: the teacher, and the student after each phase."""
+    rows: list[dict[str, Any]] = []
+    for i, phase in enumerate(chain.phases, 1):
+        scores = RunFolder(place.path / "phases" / str(i)).scores
+        found = json.loads(scores.read_text(encoding="utf-8"))
+        rows += [row for row in found if i == 1 and row["model"] == "teacher"]
+        label = f"after phase {i} ({phase.run.method})"
+        rows += [row | {"model": label} for row in found if row["model"] == "student"]
+    console = Console()
+    for table in tables(rows):
+        console.print(table)

@@ -1,0 +1,167 @@
+"""Configs of several phases, and the runs that they make."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from digits import MODEL, PLAIN, SCORED, TEACHER, Run
+from safetensors.torch import load_file
+
+from distillkit.cli.group import cli
+from distillkit.config import Chain, read_chain, read_config
+from distillkit.errors import ConfigError, RunInterrupted
+from distillkit.training import chain as chains
+from distillkit.training.run import run
+
+SMALL = "[source]\nbatch = 4\n[evaluation]\nsteps = [2]\nsamples = 5\ngrid = 2\nbatch = 5\n"
+PHASES = """
+[[phase]]
+preset = "dsdi"
+run = { updates = 4 }
+schedule = { start = 8, stop = 4 }
+[[phase]]
+preset = "tsd"
+[phase.run]
+updates = 3
+[phase.schedule]
+start = 4
+"""
+CHAIN = (
+    '[run]\nname = "two"\n'
+    + SMALL
+    + MODEL
+    + PLAIN.replace("[evaluation]\nsteps = [2]\ngrid = 2\n", "")
+    + SCORED
+    + PHASES
+)
+
+
+def written(folder: Path, text: str = CHAIN) -> Path:
+    file = folder / "two.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def read(folder: Path, *assignments: str, text: str = CHAIN) -> Chain:
+    found = read_chain(written(folder, text), assignments)
+    assert isinstance(found, Chain)
+    return found
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "pipeline/unet/diffusion_pytorch_model.safetensors")
+
+
+def equal(a: Path, b: Path) -> bool:
+    first, second = weights(a), weights(b)
+    return all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_phases_lay_their_tables_over_the_files_over_their_presets(tmp_path: Path) -> None:
+    first, second = read(tmp_path, "source.batch=2", "phase[1].run.updates=5").phases
+    assert (first.run.method, first.run.name, first.run.updates) == ("dsdi", "two-1", 4)
+    assert (second.run.method, second.run.name, second.run.updates) == ("tsd", "two-2", 5)
+    assert (first.source.options.batch, second.source.options.batch) == (2, 2)
+    assert first.tables["teacher"] == {"type": "self"}
+    assert second.tables["schedule"] == {"type": "halving", "start": 4, "stop": 2, "cycles": 1}
+
+
+def test_a_config_without_phases_is_no_chain(tmp_path: Path) -> None:
+    text = 'preset = "dsdi"\n[run]\nupdates = 4\n' + MODEL + PLAIN
+    found = read_chain(written(tmp_path, text))
+    assert not isinstance(found, Chain)
+    assert found.tables == read_config(written(tmp_path, text)).tables
+
+
+def test_the_resolved_config_reads_as_the_same_chain(tmp_path: Path) -> None:
+    import tomli_w
+
+    first = read(tmp_path)
+    again = read(tmp_path, text=tomli_w.dumps(first.tables))
+    assert again.tables == first.tables
+    assert [phase.tables for phase in again.phases] == [phase.tables for phase in first.phases]
+
+
+def test_mistakes_name_the_phase(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, "phase[0].schedule.strt=2", "phase[1].run.updates=0", "phase[1].model.type=fashion")
+    assert [str(mistake) for mistake in error.value.mistakes] == [
+        "phase[1].model: must be left out: the phase begins with the one before's",
+        "phase[0].schedule.strt: unknown option of 'halving'; it has: start, stop, cycles — did you mean 'start'?",
+        "phase[1].run.updates: must be at least 1 (got 0)",
+    ]
+    with pytest.raises(ConfigError, match=r"phase: must be a list of tables: write \[\[phase\]\]"):
+        read(tmp_path, text='[phase]\npreset = "dsdi"\n')
+
+
+def test_plan_shows_phases(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["plan", str(written(tmp_path)), "--json"])
+    assert json.loads(result.stdout) == {
+        "updates": 7,
+        "stages": [
+            {"phase": 1, "steps": 8, "updates": 2, "evaluations": 4},
+            {"phase": 1, "steps": 4, "updates": 2, "evaluations": 4},
+            {"phase": 2, "steps": 4, "updates": 2, "evaluations": 6},
+            {"phase": 2, "steps": 2, "updates": 1, "evaluations": 3},
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A chain's folder."""
+    folder = tmp_path_factory.mktemp("chain")
+    chains.run_chain(read(folder), folder / "run")
+    return folder / "run"
+
+
+def test_a_phase_begins_with_the_one_befores_result(whole: Path, tmp_path: Path) -> None:
+    text = 'preset = "tsd"\n[run]\nupdates = 3\n[schedule]\nstart = 4\n' + SMALL + MODEL + PLAIN[: PLAIN.index("[eval")]
+    text = text.replace(str(TEACHER), str(whole / "phases/1/pipeline")) + '[tracker]\ntype = "none"\n'
+    run(read_config(written(tmp_path, text)), tmp_path / "alone")
+    assert equal(tmp_path / "alone", whole)
+    assert not equal(whole / "phases/1", whole)
+
+
+def test_what_a_chain_leaves(whole: Path) -> None:
+    lines = Run(whole).journal
+    assert [(line["phase"], line["update"]) for line in lines] == [(1, i) for i in (1, 2, 3, 4)] + [
+        (2, 1),
+        (2, 2),
+        (2, 3),
+    ]
+    rows: list[dict[str, Any]] = json.loads((whole / "scores.json").read_text(encoding="utf-8"))
+    assert [(row["model"], row["steps"]) for row in rows] == [("teacher", 2), ("student", 2)]
+    assert rows[0]["value"] == Run(whole / "phases/1").score("teacher", 2)
+    assert rows[1]["value"] == Run(whole / "phases/2").score("student", 2)
+    # What one phase leaves is scored the same by the next.
+    assert Run(whole / "phases/2").score("teacher", 2) == Run(whole / "phases/1").score("student", 2)
+    assert (whole / "samples/steps-002.png").is_file()
+    result = CliRunner().invoke(cli, ["evaluate", str(whole), "--steps", "2", "--json"])
+    assert json.loads(result.stdout)[0]["value"] == pytest.approx(rows[1]["value"], rel=1e-4)
+
+
+@pytest.mark.parametrize("stopped", [1, 2])
+def test_a_stopped_chain_goes_on(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int) -> None:
+    """Stopped at the boundary behind a phase."""
+    real = chains.run
+
+    def once(*arguments: Any, **keywords: Any) -> list[dict[str, Any]]:
+        rows = real(*arguments, **keywords)
+        if arguments[1].name == str(stopped):
+            raise RunInterrupted
+        return rows
+
+    monkeypatch.setattr(chains, "run", once)
+    with pytest.raises(RunInterrupted):
+        chains.run_chain(read(tmp_path), tmp_path / "run")
+    monkeypatch.setattr(chains, "run", real)
+    first = (tmp_path / "run/phases/1/journal.jsonl").stat().st_mtime_ns
+    chains.run_chain(read(tmp_path), tmp_path / "run", resume=True)
+    assert (tmp_path / "run/phases/1/journal.jsonl").stat().st_mtime_ns == first
+    assert equal(tmp_path / "run", whole)
