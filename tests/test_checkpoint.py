@@ -31,6 +31,7 @@ CASES = {
     "ema, staggered, guided": ("dsdi", (*FALLING, *STAGGERED, 'teacher.type="ema"', "teacher.decay=0.9")),
     "frozen, renewed": ("tsd", (*FALLING, "optimizer.learning_rate=1e-3")),
     "frozen, never renewed": ("luhman", ("schedule.steps=4", "ema.warmup=true")),
+    "a target that walks, staggered, guided": ("matching", ("schedule.steps=8", "target.stride=2", *STAGGERED)),
     "data, accumulating": ("pd", (*FALLING, "optimizer.accumulate=2", "source.drop_labels=0.2")),
     "trajectory, accumulating": ("dsdi", (*FALLING, "optimizer.accumulate=2", 'teacher.type="self"')),
 }

@@ -46,8 +46,8 @@ MISTAKES = {
     ),
     "unknown preset": (
         'preset = "dsdx"\n[run]\nupdates = 7\n',
-        "preset: no preset is called 'dsdx'; known: dsd-anchored, dsdgexp, dsdgl, dsdi, dsdn, luhman, pd, training, tsd"
-        " — did you mean 'dsdn'?",
+        "preset: no preset is called 'dsdx'; known: dsd-anchored, dsdgexp, dsdgl, dsdi, dsdn, luhman, matching, pd,"
+        " training, tsd — did you mean 'dsdn'?",
     ),
     "preset is no name": (
         "preset = 3\n[run]\nupdates = 7\n",
@@ -169,6 +169,11 @@ MISTAKES = {
     "metric without logits": (
         DSDI + '[features]\ntype = "pixels"\n[[metric]]\ntype = "inception-score"\n',
         "metric[0].type: 'inception-score' needs class logits; the features 'pixels' have none",
+    ),
+    "jumps that a walk is not made of": (
+        'preset = "matching"\n[run]\nupdates = 7\n[source]\ntype = "noised-data"\n[data]\ntype = "digits"\n',
+        "source.type: 'noised-data' hands out jumps that do not follow one another, and the target"
+        " 'trajectory-matching' goes on from one to the next; use a source that walks, as 'trajectory' does",
     ),
     "odd N": (
         DSDI + "[schedule]\nstart = 9\n",

@@ -8,7 +8,9 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from distillkit_losses.absolute import XL1
 from distillkit_losses.squared import EpsMse, SquaredError, VMse, XMse
+from distillkit_losses.weighted import WeightedLoss
 from distillkit_losses.weighting import Weighting
 
 from distillkit.interfaces import Step, TargetBatch
@@ -48,7 +50,7 @@ def column(array: np.ndarray) -> np.ndarray:
 Z, X0, GOAL, DATA = normal(0), normal(1), normal(2), normal(3)
 
 
-def per_sample(loss: type[SquaredError], weighting: str = "none", against: str = "target") -> np.ndarray:
+def per_sample(loss: type[WeightedLoss], weighting: str = "none", against: str = "target") -> np.ndarray:
     """The loss for one batch in which z, x̂, target and data have nothing to do with each other."""
     options = {"weighting": weighting, "against": against, "gamma": GAMMA}
     step = Step(tensor(Z), torch.zeros(2, 5), Condition(), data=tensor(DATA), noise=tensor(Z))
@@ -77,21 +79,33 @@ def v_of(x: np.ndarray) -> np.ndarray:
 
 def test_built_in_losses_are_registered() -> None:
     registry = load_registry()
-    classes = {"x-mse": XMse, "v-mse": VMse, "eps-mse": EpsMse}
+    classes = {"x-mse": XMse, "v-mse": VMse, "eps-mse": EpsMse, "x-l1": XL1}
     assert {name: registry.find("loss", name) for name in classes} == classes
 
 
 @pytest.mark.parametrize(("against", "goal"), [("target", GOAL), ("data", DATA)])
 def test_errors(against: str, goal: np.ndarray) -> None:
+    close(per_sample(XL1, against=against), mean(abs(X0 - goal)))
     close(per_sample(XMse, against=against), mean((X0 - goal) ** 2))
     close(per_sample(VMse, against=against), mean((v_of(X0) - v_of(goal)) ** 2))
     close(per_sample(EpsMse, against=against), mean((eps_of(X0) - eps_of(goal)) ** 2))
 
 
-@pytest.mark.parametrize("weighting", get_args(Weighting))
+def test_every_weighting_is_here() -> None:
+    """But "landing", which takes a jump (tests/test_matching.py)."""
+    assert {*WEIGHTS, "landing"} == {*get_args(Weighting)}
+
+
+@pytest.mark.parametrize("weighting", WEIGHTS)
 @pytest.mark.parametrize("loss", [XMse, VMse, EpsMse])
 def test_weightings(loss: type[SquaredError], weighting: str) -> None:
     close(per_sample(loss, weighting), per_sample(loss) * WEIGHTS[weighting](SNR))
+
+
+@pytest.mark.parametrize("weighting", WEIGHTS)
+def test_absolute_errors_take_the_root_of_a_weighting(weighting: str) -> None:
+    close(per_sample(XL1, weighting), per_sample(XL1) * np.sqrt(WEIGHTS[weighting](SNR)))
+    close(per_sample(XL1, "snr"), mean(abs(eps_of(X0) - eps_of(GOAL))))
 
 
 def test_what_the_weightings_mean() -> None:

@@ -56,6 +56,7 @@ METHODS = {
     "luhman": Method(
         40, 1, 5, 0.7, 2, (*ANCHORED, "source.batch=16", "optimizer.learning_rate=1e-3", "schedule.steps=4")
     ),
+    "matching": Method(64, 2, 5, 0.5, 2, (*ANCHORED, "source.batch=32", "schedule.steps=8")),
 }
 SELF_TAUGHT = [name for name, method in METHODS.items() if method.networks == 1]
 ANCHORED_ONES = [name for name, method in METHODS.items() if method.networks == 2]
@@ -158,6 +159,8 @@ def test_networks_in_memory(tmp_path: Path, name: str, networks: int) -> None:
     assemble.prepare(parts)
     planned = parts.plan[0]
     wanted.source.start_stage(planned.stage, planned.stride, wanted.model.path)
+    assert wanted.target is not None
+    wanted.target.start_stage(planned.stage, planned.stride, wanted.model.path)
     wanted.engine.forward(wanted.source.draw(torch.Generator()))
     gc.collect()
     assert living_networks() - before == networks

@@ -35,6 +35,12 @@ def _targets(settings: Settings) -> Iterator[Mistake]:
             yield Mistake("target", f"is required: the source '{settings.source.name}' goes where it leads")
     elif not against_target:
         yield Mistake("loss", 'no loss is against the target; give one `against = "target"`, or drop [target]')
+    if settings.target is not None and settings.target.needs_walk and not settings.source.walks:
+        yield Mistake(
+            "source.type",
+            f"'{settings.source.name}' hands out jumps that do not follow one another, and the target "
+            f"'{settings.target.name}' goes on from one to the next; use a source that walks, as 'trajectory' does",
+        )
 
 
 def _stages(settings: Settings) -> Iterator[Mistake]:

@@ -13,7 +13,7 @@ from distillkit.interfaces.steps import Step, TargetBatch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distillkit.noise import Prediction
+    from distillkit.noise import NoisePath, Prediction
 
 
 class Loss(Component):
@@ -30,6 +30,9 @@ class Loss(Component):
         against: Literal["target", "data"] = "target"
 
     options: Options
+
+    def setup(self, path: NoisePath) -> None:
+        """Called once, before the first update, with the noise path."""
 
     @abstractmethod
     def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> Tensor:

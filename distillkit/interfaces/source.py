@@ -45,6 +45,8 @@ class Source(Component):
     options: Options
     needs_data: bool
     """Whether it draws from a data set; if so, every step has `data` and `noise`."""
+    walks: bool = False
+    """Whether a sample's jumps follow one another from noise to data, each beginning where `advance` said."""
 
     @property
     def sequential(self) -> bool:
@@ -77,7 +79,7 @@ class Source(Component):
         """The next batch of jumps. All randomness must come from `generator` (on the CPU)."""
 
     def advance(self, z_next: Tensor) -> None:
-        """Told where the drawn jumps' fine steps landed, [B, C, H, W]: trajectories go on from there."""
+        """Told the target's `z_next`, [B, C, H, W]: trajectories go on from there."""
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """What a checkpoint must hold to go on in the middle of a stage; empty if nothing."""

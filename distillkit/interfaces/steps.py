@@ -63,7 +63,7 @@ class TargetBatch:
 
     Attributes:
         x0: the target x̂, [B, C, H, W].
-        z_next: where the fine steps landed, [B, C, H, W]: trajectories go on from there.
+        z_next: where trajectories go on from, [B, C, H, W]: where the fine steps landed, as a rule.
     """
 
     x0: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from distillkit.component import Component
@@ -10,11 +11,16 @@ from distillkit.interfaces.steps import Stage, Step, TargetBatch
 from distillkit.interfaces.teacher import Teacher
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from distillkit.noise import NoisePath, Prediction
 
 
 class Target(Component):
     """Turns the teacher's predictions along a jump's fine steps into the x̂ that the jump should have used."""
+
+    needs_walk: bool = False
+    """Whether it keeps something of a sample from one jump to the next, so that the source must walk trajectories."""
 
     @abstractmethod
     def stride(self, stage: Stage) -> int:
@@ -23,6 +29,9 @@ class Target(Component):
     @abstractmethod
     def teacher_evaluations(self, stage: Stage, teacher: Teacher) -> int:
         """Evaluations of any network that `compute` makes per call (the student's own is not among them)."""
+
+    def start_stage(self, stage: Stage, stride: int, path: NoisePath) -> None:
+        """Begin a stage, as the source does: its grid is `path.grid(stage.steps)`."""
 
     @abstractmethod
     def compute(self, step: Step, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
@@ -34,3 +43,10 @@ class Target(Component):
             teacher: whose predictions to use.
             path: the noise path.
         """
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """What a checkpoint must hold to go on; empty if nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state_dict`; called after `start_stage`, if in the middle of a stage."""

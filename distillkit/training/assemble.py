@@ -67,6 +67,8 @@ def prepare(parts: Parts) -> None:
     settings.source.setup(settings.model, settings.data)
     if settings.teacher is not None:
         settings.teacher.setup(parts.student, parts.student.copy, settings.engine.place_frozen)
+    for loss in settings.losses:
+        loss.setup(settings.model.path)
     step = DistillStep(parts.student, settings.teacher, settings.target, settings.losses, settings.model.path)
     settings.engine.prepare(step, parts.student.network, settings.optimizer, settings.ema, settings.run.updates)
 

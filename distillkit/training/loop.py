@@ -58,12 +58,15 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
     """Make the run's updates from `position` on, in place."""
     settings, plan = parts.settings, parts.plan
     engine, source, teacher, schedule = settings.engine, settings.source, settings.teacher, settings.schedule
+    target = settings.target
     every, last = settings.evaluation.every, settings.run.updates
 
     while position.stage < len(plan):
         planned = plan[position.stage]
         if position.done == 0:
             source.start_stage(planned.stage, planned.stride, settings.model.path)
+            if target is not None:
+                target.start_stage(planned.stage, planned.stride, settings.model.path)
         while position.done < planned.stage.updates and not schedule.is_over(
             planned.stage, position.done, position.metrics
         ):

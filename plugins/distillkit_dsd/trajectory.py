@@ -24,6 +24,7 @@ class Trajectory(Source):
 
     name = "trajectory"
     needs_data = False
+    walks = True
 
     class Options(Source.Options):
         """

@@ -1,4 +1,4 @@
-"""Weightings w(λ_t) of a squared error, by the signal-to-noise ratio at the jump's start."""
+"""Weightings w(λ_t) of a squared error, by the signal-to-noise ratio at the jump's start, or by the jump."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-Weighting = Literal["none", "truncated-snr", "snr-plus-one", "snr", "log-truncated", "min-snr"]
+    from distillkit.noise import NoisePath
+
+Weighting = Literal["none", "truncated-snr", "snr-plus-one", "snr", "log-truncated", "min-snr", "landing"]
 
 
 def weight(weighting: Weighting, alpha: Tensor, sigma: Tensor, gamma: float) -> Tensor:
-    """w for each sample, of α and σ of any one shape.
+    """w for each sample, of α and σ of any one shape; for all weightings but "landing".
 
     On an x̂-error: "truncated-snr" max(SNR, 1) (Salimans & Ho 2022, equation 9); "snr-plus-one" SNR + 1, which makes
     it the v-error (equation 10); "snr" the ε-error; "log-truncated" max(log SNR, 1) (the authors' DSD code);
@@ -29,3 +31,11 @@ def weight(weighting: Weighting, alpha: Tensor, sigma: Tensor, gamma: float) -> 
     if weighting == "min-snr":
         return snr.clamp(max=gamma)
     return snr.new_ones(snr.shape)
+
+
+def landing(path: NoisePath, t: Tensor, s: Tensor) -> Tensor:
+    """w = A² with A = α_s − (σ_s/σ_t) α_t, for jumps from t to s [B]: [B, 1, 1, 1].
+
+    A DDIM step from t lands on (σ_s/σ_t) z_t + A x̂, so that A times the error of x̂ is the error of the landing.
+    """
+    return (path.alpha(s) - path.sigma(s) / path.sigma(t) * path.alpha(t)).square()
