@@ -37,8 +37,8 @@ def command(
     """Score PIPELINE, the folder of a diffusers pipeline or of a run, at some numbers of steps.
 
     A run's pipeline is scored as the run's config says, anything else in the features of Inception. Options and
-    --set change what the config's tables evaluation, engine, data, features and metric say; the grid is the
-    pipeline's own, unless --set names another.
+    --set change what the config's tables evaluation, engine, data, features and metric say; grid and sampler are
+    the pipeline's own, unless --set names others.
     """
     from distillkit.cli.pipeline import load_model, make_predictor, pipeline_folder, tables_of_run
     from distillkit.config import read_scoring
@@ -47,7 +47,9 @@ def command(
     model = load_model(folder)
     tables: dict[str, Any] = {"features": {"type": "inception"}, "metric": [{"type": "fid"}], "evaluation": {}}
     tables |= tables_of_run(folder)
-    tables.pop("grid", None)  # the pipeline has its own
+    # The pipeline has its own.
+    tables.pop("grid", None)
+    tables["evaluation"].pop("sampler", None)
     if features is not None:
         tables["features"] = {"type": features}
     if metrics:

@@ -39,12 +39,15 @@ def load_model(pipeline: Path) -> Model:
 
 
 def make_predictor(model: Model, scoring: Scoring) -> tuple[Predictor, Scoring]:
-    """The network on the engine's device; and the settings with the grid that the pipeline has."""
+    """The network on the engine's device; and the settings with the pipeline's grid, and its sampler if none is set."""
     from distillkit.config import GridTable
     from distillkit.noise import Predictor, TablePath
 
     scoring.engine.setup()
     if isinstance(model.path, TablePath):
         scoring = replace(scoring, grid=GridTable(spacing=model.path.spacing, start=model.path.start))
+    if "sampler" not in scoring.evaluation.model_fields_set:
+        evaluation = scoring.evaluation.model_copy(update={"sampler": model.sampler})
+        scoring = replace(scoring, evaluation=evaluation)
     predictor = Predictor(model.network, model.path, model.prediction, model.forward)
     return predictor.to(scoring.engine.device).eval(), scoring

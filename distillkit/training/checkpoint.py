@@ -66,6 +66,8 @@ def restore(folder: Path, parts: Parts) -> Position:
     settings.engine.load_state_dict(_of("engine", tensors))
     if settings.teacher is not None:
         settings.teacher.load_state_dict(_of("teacher", tensors))
+    if settings.target is not None:
+        settings.target.load_state_dict(_of("target", tensors))
     if position.done:
         planned = parts.plan[position.stage]
         settings.source.start_stage(planned.stage, planned.stride, settings.model.path)
@@ -76,9 +78,10 @@ def restore(folder: Path, parts: Parts) -> Position:
 def _states(parts: Parts, position: Position) -> dict[str, Mapping[str, Tensor]]:
     settings = parts.settings
     teacher = {} if settings.teacher is None else settings.teacher.state_dict()
+    target = {} if settings.target is None else settings.target.state_dict()
     # Between stages a source has nothing to go on with; before the first one, it has no state.
     source = settings.source.state_dict() if position.done else {}
-    return {"engine": settings.engine.state_dict(), "teacher": teacher, "source": source}
+    return {"engine": settings.engine.state_dict(), "teacher": teacher, "target": target, "source": source}
 
 
 def _of(owner: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

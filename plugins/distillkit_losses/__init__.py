@@ -1,4 +1,4 @@
-"""Built-in losses: squared errors of x̂, v̂ and ε̂, each with a weighting by the signal-to-noise ratio."""
+"""Built-in losses: errors of x̂, v̂ and ε̂, each with a weighting by the signal-to-noise ratio."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def distillkit_losses() -> list[type[Loss]]:
+    from distillkit_losses.huber import XHuber
     from distillkit_losses.squared import EpsMse, VMse, XMse
 
-    return [EpsMse, VMse, XMse]
+    return [EpsMse, VMse, XHuber, XMse]

@@ -5,10 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from distillkit.interfaces import Loss, Step, TargetBatch
-from distillkit_losses.weighting import Weighting, weight
+from distillkit.interfaces import Step, TargetBatch
+from distillkit_losses.weighted import WeightedLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,32 +14,13 @@ if TYPE_CHECKING:
     from distillkit.noise import Prediction
 
 
-class SquaredError(Loss):
+class SquaredError(WeightedLoss):
     """w(λ_t) times the mean squared error between the student and what it is compared with."""
-
-    class Options(Loss.Options):
-        """
-        Attributes:
-            weighting: w(λ_t), see `distillkit_losses.weighting`.
-            gamma: γ of "min-snr".
-        """
-
-        weighting: Weighting = "none"
-        gamma: float = Field(5.0, gt=0)
-
-    options: Options
 
     def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> Tensor:
         """The weighted error, [B]."""
-        # The config's checks see to it that what a loss is against is there.
-        if self.options.against == "data":
-            assert step.data is not None
-            goal = step.data
-        else:
-            assert target is not None
-            goal = target.x0
-        error = self.error(student, goal).square().flatten(1).mean(1)
-        return error * weight(self.options.weighting, student.alpha, student.sigma, self.options.gamma).flatten()
+        error = self.error(student, self.goal(step, target)).square().flatten(1).mean(1)
+        return error * self.weight(step, student)
 
     @abstractmethod
     def error(self, student: Prediction, goal: Tensor) -> Tensor:
