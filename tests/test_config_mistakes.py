@@ -46,7 +46,8 @@ MISTAKES = {
     ),
     "unknown preset": (
         'preset = "dsdx"\n[run]\nupdates = 7\n',
-        "preset: no preset is called 'dsdx'; known: dsd-anchored, dsdgexp, dsdgl, dsdi, dsdn, luhman, matching, pd,"
+        "preset: no preset is called 'dsdx'; known: consistency, dsd-anchored, dsdgexp, dsdgl, dsdi, dsdn, luhman,"
+        " matching, pd,"
         " training, tsd — did you mean 'dsdn'?",
     ),
     "preset is no name": (
@@ -152,7 +153,21 @@ MISTAKES = {
         DSDI + '[[metric]]\ntype = "fid"\n',
         "features: is required: metrics need a feature network; add a [features] table",
     ),
+    "consistency target without an average": (
+        'preset = "dsdi"\n[run]\nupdates = 7\n[target]\ntype = "consistency"\n',
+        "target.decay: is required: the target is a slow average (EMA) of the student; give its decay per update, as in"
+        " 0.95",
+    ),
+    "consistency target whose average never moves": (
+        'preset = "consistency"\n[run]\nupdates = 7\n[target]\ndecay = 1\n',
+        "target.decay: must be less than 1 (got 1)",
+    ),
     # Tables that do not go together.
+    "consistency sampling of another grid": (
+        'preset = "consistency"\n[run]\nupdates = 7\n[grid]\nspacing = "leading"\n',
+        'grid.spacing: is "leading", but consistency sampling starts at the noise and visits the times of "trailing",'
+        ' as diffusers\' LCMScheduler does: set it to "trailing", or evaluation.sampler to "ddim"',
+    ),
     "loss against data that the source has not": (
         DSDI + '[[loss]]\ntype = "x-mse"\n[[loss]]\ntype = "v-mse"\nagainst = "data"\n',
         "loss[1].against: \"data\" needs a source with data; 'trajectory' has none: use 'noised-data'",

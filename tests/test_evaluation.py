@@ -22,7 +22,7 @@ from distillkit.config import EvaluationTable, GridTable, OptimizerTable, RunTab
 from distillkit.evaluation import Evaluator, Pictures, sheet, tables, to_uint8, write_png
 from distillkit.interfaces import Data, Export, Features, Metric, Model
 from distillkit.noise import Condition, Predictor, TablePath
-from distillkit.sampling import noise_for, sample
+from distillkit.sampling import noise_for, sample, sample_consistency
 
 CPU = torch.device("cpu")
 BETAS = torch.linspace(1e-4, 0.02, 100, dtype=torch.float64)
@@ -209,6 +209,28 @@ def test_guidance_is_one_call_of_twice_the_batch_and_none_where_it_is_one() -> N
         shots[guidance] = pictures.first(tiny.predictor(), 1, 4)
     assert tiny.network.batches == [4, 8]
     assert not torch.equal(shots[1.0], shots[3.0])
+
+
+def test_the_student_is_drawn_by_the_sampler_of_the_config_and_the_teacher_by_ddim() -> None:
+    tiny = model()
+    tiny.network.eval()
+    pictures = Pictures(EvaluationTable(sampler="consistency", batch=3, seed=7), tiny, CPU, nullcontext)
+    drawn = {which: pictures.first(tiny.predictor(), 3, 8, which) for which in ("teacher", "student")}
+    noises = torch.stack([noise_for(7, range(8), (1, 4, 4), step) for step in range(3)])
+    condition = tiny.condition(torch.arange(8) % 3, 8)
+    expected = {
+        "teacher": sample(tiny.predictor(), noises[0], condition, 3),
+        "student": sample_consistency(tiny.predictor(), lambda step: noises[step], condition, 3),
+    }
+    assert all(torch.equal(drawn[which], to_uint8(images)) for which, images in expected.items())
+    assert not torch.equal(drawn["teacher"], drawn["student"])
+
+
+def test_the_protocol_names_a_sampler_that_is_not_ddim() -> None:
+    judge = evaluator(model(), sampler="consistency")
+    student, teacher = (judge.protocol("fd-pixels", 12, which) for which in ("student", "teacher"))
+    assert student == teacher.replace("from 99;", "from 99; sampler consistency;")
+    assert teacher == evaluator(model()).protocol("fd-pixels", 12)
 
 
 def test_the_reference_is_the_bundled_one_where_there_is_one() -> None:

@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, LCMScheduler, UNet2DModel
 from digits import MODEL, PLAIN, SCORED, TEACHER, distil
 from distillkit_diffusers.class_conditional import ClassConditionalPipeline
 from distillkit_diffusers.local import DiffusersUnet
 from distillkit_diffusers.unet import Unet
 from safetensors.torch import load_file, save_file
 
-from distillkit.interfaces import Export
+from distillkit.errors import DistillkitError
+from distillkit.interfaces import Export, Sampler
 from distillkit.noise import Predictor
-from distillkit.sampling import noise_for, sample
+from distillkit.sampling import noise_for, sample, sample_consistency
 
 # diffusers' DPM-Solver has not kept up with numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -79,9 +80,22 @@ def model(kind: str, conditional: bool, **scheduler: Any) -> Unet:
     return made
 
 
-def write(made: Unet, folder: Path, steps: int, guidance: float = 1.0) -> None:
+def write(made: Unet, folder: Path, steps: int, guidance: float = 1.0, sampler: Sampler = "ddim") -> None:
     settings = {"run": {"name": "tiny", "updates": 3}}
-    made.export(made.network, folder, Export(steps, [steps], guidance, "dsdi", "a teacher", [], settings))
+    made.export(made.network, folder, Export(steps, [steps], guidance, "dsdi", "a teacher", [], settings, sampler))
+
+
+def draw(made: Unet, noises: torch.Tensor, conditional: bool, guidance: float, sampler: Sampler) -> torch.Tensor:
+    """Our pictures, from the noises [steps, 4, C, H, W] that the sampler uses one after another (DDIM: the first)."""
+    predictor = Predictor(made.network, made.path, made.prediction, made.forward)
+    condition = made.condition(
+        torch.arange(4) if conditional else None, 4, None if guidance == 1 else torch.full((4,), guidance)
+    )
+    if sampler == "consistency":
+        samples = sample_consistency(predictor, lambda step: noises[step], condition, len(noises))
+    else:
+        samples = sample(predictor, noises[0], condition, len(noises))
+    return (samples / 2 + 0.5).clamp(0, 1)
 
 
 CASES: dict[str, tuple[dict[str, Any], str, int | None, int, float]] = {
@@ -117,16 +131,32 @@ CASES: dict[str, tuple[dict[str, Any], str, int | None, int, float]] = {
     "plain x, cut at 831, 6 steps": ({"kind": "sample", "conditional": False}, "trailing", 831, 6, 1.0),
     "plain v, linspace, 4 steps": ({"kind": "v_prediction", "conditional": False}, "linspace", None, 4, 1.0),
     "plain x, leading, 5 steps": ({"kind": "sample", "conditional": False}, "leading", 799, 5, 1.0),
+    "consistency, v, 1 step": ({"kind": "v_prediction", "conditional": True}, "trailing", None, 1, 1.0),
+    "consistency, v, 4 steps, guidance": ({"kind": "v_prediction", "conditional": True}, "trailing", None, 4, 2.0),
+    "consistency, ε, cut at 250, 3 steps": ({"kind": "epsilon", "conditional": True}, "trailing", 250, 3, 1.0),
+    "consistency, plain v, 6 steps": ({"kind": "v_prediction", "conditional": False}, "trailing", None, 6, 1.0),
+    "consistency, plain x, cut at 831, 7 steps": ({"kind": "sample", "conditional": False}, "trailing", 831, 7, 1.0),
+    "consistency, plain v, zero terminal SNR, 2 steps": (
+        {"kind": "v_prediction", "conditional": False, "rescale_betas_zero_snr": True},
+        "trailing",
+        None,
+        2,
+        1.0,
+    ),
 }
+SAMPLERS: dict[str, Sampler] = {name: "consistency" if name.startswith("consistency") else "ddim" for name in CASES}
 
 SAMPLE = """
 import json, pathlib, torch
 from diffusers import DiffusionPipeline
+from diffusers.schedulers import scheduling_lcm
 from diffusers.utils import logging
 from safetensors.torch import load_file, save_file
 logging.disable_progress_bar()
 for folder in sorted(pathlib.Path().glob("case-*")):
-    noise = load_file(folder / "noise.safetensors")["noise"]
+    noise, *rest = load_file(folder / "noise.safetensors")["noises"]
+    # A scheduler that adds noise takes it from here.
+    scheduling_lcm.randn_tensor = lambda *_, rest=iter(rest), **__: next(rest)
     case = json.loads((folder / "case.json").read_text())
     if case["conditional"]:
         pipe = DiffusionPipeline.from_pretrained(folder / "pipeline", trust_remote_code=True)
@@ -155,13 +185,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path],
         folder.mkdir()
         made = model(**options)
         made.set_grid(spacing, start)
-        write(made, folder / "pipeline", steps, guidance)
-        predictor = Predictor(made.network, made.path, made.prediction, made.forward)
-        noise = noise_for(5, range(4), (1, 8, 8))
-        labels = torch.arange(4) if options["conditional"] else None
-        condition = made.condition(labels, 4, None if guidance == 1 else torch.full((4,), guidance))
-        images = (sample(predictor, noise, condition, steps) / 2 + 0.5).clamp(0, 1)
-        save_file({"noise": noise, "images": images}, folder / "noise.safetensors")
+        write(made, folder / "pipeline", steps, guidance, SAMPLERS[name])
+        noises = torch.stack([noise_for(5, range(4), (1, 8, 8), step) for step in range(steps)])
+        images = draw(made, noises, options["conditional"], guidance, SAMPLERS[name])
+        save_file({"noises": noises, "images": images}, folder / "noise.safetensors")
         (folder / "case.json").write_text(json.dumps({"conditional": options["conditional"], "steps": steps}))
     return folders, alone(SAMPLE, top)
 
@@ -193,17 +220,14 @@ def test_stock_diffusers_does_not_complain(exported: tuple[dict[str, Path], str]
 @pytest.mark.parametrize("name", CASES)
 def test_an_export_is_a_model(exported: tuple[dict[str, Path], str], name: str) -> None:
     """Read by the type "diffusers", whatever its scheduler, it samples the same again."""
-    options, spacing, _, steps, guidance = CASES[name]
+    options, spacing, _, _, guidance = CASES[name]
     folder = exported[0][name]
     made = DiffusersUnet(DiffusersUnet.Options(path=folder / "pipeline"))
     made.load()
     made.set_grid(spacing, None)
+    assert made.sampler == SAMPLERS[name]
     saved = load_file(folder / "noise.safetensors")
-    condition = made.condition(
-        torch.arange(4) if options["conditional"] else None, 4, None if guidance == 1 else torch.full((4,), guidance)
-    )
-    predictor = Predictor(made.network, made.path, made.prediction, made.forward)
-    images = (sample(predictor, saved["noise"], condition, steps) / 2 + 0.5).clamp(0, 1)
+    images = draw(made, saved["noises"], options["conditional"], guidance, made.sampler)
     torch.testing.assert_close(images, saved["images"], rtol=0, atol=1e-5)
 
 
@@ -260,6 +284,35 @@ def test_snippets_of_model_cards_run(run_folder: Path, tmp_path: Path) -> None:
         script += snippet.replace("path/to/this/folder", str(folder))
         script += "assert [image.size for image in images] == [(8, 8)] * 4\n"
     alone(script, tmp_path)
+
+
+def test_card_and_scheduler_of_a_consistency_student(tmp_path: Path) -> None:
+    made = model("v_prediction", conditional=True)
+    made.set_grid("trailing", None)
+    write(made, tmp_path, 2, sampler="consistency")
+    scheduler = LCMScheduler.from_pretrained(tmp_path / "scheduler")
+    for steps, times in ((1, [999]), (2, [999, 499]), (3, [999, 666, 333])):
+        scheduler.set_timesteps(steps)
+        assert scheduler.timesteps.tolist() == times
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "\n- Sampler: multistep consistency (LCMScheduler): " in card
+    assert "\n  exact at every number of steps\n" in card
+
+
+def test_a_generator_makes_a_consistency_students_pictures_again() -> None:
+    network = model("v_prediction", conditional=True).network
+    pipe = ClassConditionalPipeline(network, LCMScheduler(prediction_type="v_prediction"), num_inference_steps=3)
+    pipe.set_progress_bar_config(disable=True)
+    shots = [pipe([0, 1], generator=torch.Generator().manual_seed(4), output_type="pt").images for _ in range(2)]
+    assert torch.equal(*shots)
+
+
+def test_an_lcm_scheduler_with_other_scalings_is_refused() -> None:
+    with pytest.raises(DistillkitError) as caught:
+        model("v_prediction", conditional=True, _class_name="LCMScheduler", timestep_scaling=5.0)
+    assert str(caught.value) == (
+        "scheduler: timestep_scaling is 5; expected 10, which the boundary scalings of consistency sampling have here"
+    )
 
 
 def test_export_replaces_an_export_whole(tmp_path: Path) -> None:

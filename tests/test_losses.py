@@ -1,4 +1,4 @@
-"""Squared errors and their weightings against float64."""
+"""Squared errors, the pseudo-Huber distance and their weightings against float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from distillkit_losses.absolute import XL1
-from distillkit_losses.squared import EpsMse, SquaredError, VMse, XMse
+from distillkit_losses.huber import XHuber
+from distillkit_losses.squared import EpsMse, VMse, XMse
 from distillkit_losses.weighted import WeightedLoss
 from distillkit_losses.weighting import Weighting
 
@@ -50,9 +51,9 @@ def column(array: np.ndarray) -> np.ndarray:
 Z, X0, GOAL, DATA = normal(0), normal(1), normal(2), normal(3)
 
 
-def per_sample(loss: type[WeightedLoss], weighting: str = "none", against: str = "target") -> np.ndarray:
+def per_sample(loss: type[WeightedLoss], weighting: str = "none", against: str = "target", **more: float) -> np.ndarray:
     """The loss for one batch in which z, x̂, target and data have nothing to do with each other."""
-    options = {"weighting": weighting, "against": against, "gamma": GAMMA}
+    options = {"weighting": weighting, "against": against, "gamma": GAMMA, **more}
     step = Step(tensor(Z), torch.zeros(2, 5), Condition(), data=tensor(DATA), noise=tensor(Z))
     student = Prediction(tensor(Z), tensor(X0), tensor(column(ALPHA)), tensor(column(SIGMA)))
     target = None if against == "data" else TargetBatch(tensor(GOAL), tensor(Z))
@@ -79,7 +80,7 @@ def v_of(x: np.ndarray) -> np.ndarray:
 
 def test_built_in_losses_are_registered() -> None:
     registry = load_registry()
-    classes = {"x-mse": XMse, "v-mse": VMse, "eps-mse": EpsMse, "x-l1": XL1}
+    classes = {"x-mse": XMse, "v-mse": VMse, "eps-mse": EpsMse, "x-l1": XL1, "x-huber": XHuber}
     assert {name: registry.find("loss", name) for name in classes} == classes
 
 
@@ -96,9 +97,25 @@ def test_every_weighting_is_here() -> None:
     assert {*WEIGHTS, "landing"} == {*get_args(Weighting)}
 
 
+@pytest.mark.parametrize(("c", "used"), [(None, 0.00054 * 48**0.5), (0.5, 0.5), (200.0, 200.0)])
+def test_pseudo_huber_of_the_whole_samples_norm(c: float | None, used: float) -> None:
+    squared = ((X0 - GOAL) ** 2).reshape(5, -1).sum(1)
+    close(per_sample(XHuber, **({} if c is None else {"c": c})), np.sqrt(squared + used**2) - used)
+
+
+def test_pseudo_huber_has_a_gradient_where_nothing_is_wrong() -> None:
+    """A norm alone has none; far away its gradient has length 1, however far."""
+    x0 = tensor(np.stack([GOAL[0], GOAL[1] + 1, GOAL[2] + 100])).requires_grad_()
+    student = Prediction(tensor(Z[:3]), x0, tensor(column(ALPHA[:3])), tensor(column(SIGMA[:3])))
+    step = Step(tensor(Z[:3]), torch.zeros(2, 3), Condition())
+    XHuber(XHuber.Options()).per_sample(step, student, TargetBatch(tensor(GOAL[:3]), tensor(Z[:3]))).sum().backward()
+    assert x0.grad is not None
+    torch.testing.assert_close(x0.grad.flatten(1).norm(dim=1), torch.tensor([0.0, 1.0, 1.0]), rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("weighting", WEIGHTS)
 @pytest.mark.parametrize("loss", [XMse, VMse, EpsMse])
-def test_weightings(loss: type[SquaredError], weighting: str) -> None:
+def test_weightings(loss: type[WeightedLoss], weighting: str) -> None:
     close(per_sample(loss, weighting), per_sample(loss) * WEIGHTS[weighting](SNR))
 
 
@@ -106,6 +123,11 @@ def test_weightings(loss: type[SquaredError], weighting: str) -> None:
 def test_absolute_errors_take_the_root_of_a_weighting(weighting: str) -> None:
     close(per_sample(XL1, weighting), per_sample(XL1) * np.sqrt(WEIGHTS[weighting](SNR)))
     close(per_sample(XL1, "snr"), mean(abs(eps_of(X0) - eps_of(GOAL))))
+
+
+@pytest.mark.parametrize("weighting", WEIGHTS)
+def test_weightings_of_what_is_not_squared(weighting: str) -> None:
+    close(per_sample(XHuber, weighting), per_sample(XHuber) * np.sqrt(WEIGHTS[weighting](SNR)))
 
 
 def test_what_the_weightings_mean() -> None:

@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 from torch import Tensor, nn
 
 from distillkit.errors import GridError
@@ -370,3 +370,29 @@ def test_a_condition_is_mapped_whole() -> None:
     assert second.guidance is not None
     assert second.guidance.tolist() == [2.0]
     assert Condition().map(lambda tensor: tensor[1:]) == Condition()
+
+
+@pytest.mark.parametrize("start", [None, 831, 250])
+def test_consistency_times_are_lcms(start: int | None) -> None:
+    """At every number of steps, whatever divides what."""
+    path = table(start=start)
+    count = path.start + 1
+    scheduler = LCMScheduler(num_train_timesteps=count, original_inference_steps=count)
+    for steps in (*range(1, 101), count - 1, count):
+        scheduler.set_timesteps(steps)
+        assert path.consistency_times(steps).tolist() == scheduler.timesteps.tolist(), steps
+    with pytest.raises(GridError, match=f"^a grid of {count + 1} steps needs 1 to {count} steps: "):
+        path.consistency_times(count + 1)
+
+
+def test_consistency_times_are_a_trailing_grids_where_steps_divide_the_times() -> None:
+    for steps in (1, 2, 4, 5, 8, 10):
+        assert table().consistency_times(steps).tolist() == table().grid(steps)[:-1].tolist()
+
+
+def test_an_average_follows() -> None:
+    twins = [Predictor(nn.Linear(3, 2), table(), "epsilon", lambda *_: torch.zeros(1)) for _ in range(2)]
+    before, other = (torch.cat([weight.detach().flatten() for weight in one.parameters()]) for one in twins)
+    twins[0].follow(twins[1], 0.75)
+    after = torch.cat([weight.detach().flatten() for weight in twins[0].parameters()])
+    torch.testing.assert_close(after, 0.75 * before + 0.25 * other)

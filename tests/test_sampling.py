@@ -1,4 +1,4 @@
-"""Sampling against diffusers' DDIMScheduler, and noise that depends on the picture alone."""
+"""Sampling against diffusers' DDIMScheduler and LCMScheduler, and noise that depends on the picture alone."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, LCMScheduler
+from diffusers.schedulers import scheduling_lcm
 from torch import Tensor, nn
 
 from distillkit.noise import Condition, PredictionType, Predictor, TablePath
 from distillkit.noise.seeds import generator
 from distillkit.noise.table import Spacing
-from distillkit.sampling import noise_for, sample
+from distillkit.sampling import noise_for, sample, sample_consistency
 
 BETAS = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64).square()
 
@@ -75,6 +76,43 @@ def test_samples_equal_diffusers(kind: PredictionType, spacing: Spacing, steps: 
     assert ours.evaluations.count == steps
 
 
+@pytest.mark.parametrize("guidance", [None, 2.5])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_consistency_samples_equal_diffusers(
+    kind: PredictionType, steps: int, guidance: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, null = torch.tensor([0, 1, 2]), torch.tensor([3, 3, 3])
+    scale = None if guidance is None else torch.full((3,), guidance)
+    noises = torch.stack([noise_for(0, range(3), (2, 6, 6), step) for step in range(steps)])
+    ours = predictor(kind, "trailing")
+    condition = Condition({"labels": labels}, {"labels": null}, scale)
+    result = sample_consistency(ours, lambda step: noises[step], condition, steps)
+
+    scheduler = LCMScheduler(
+        beta_start=0.0015,
+        beta_end=0.0195,
+        beta_schedule="scaled_linear",
+        original_inference_steps=1000,
+        prediction_type=kind,
+    )
+    scheduler.set_timesteps(steps)
+    rest = iter(noises[1:])
+    monkeypatch.setattr(scheduling_lcm, "randn_tensor", lambda *_, **__: next(rest))
+    z = noises[0]
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            output = ours.network(z, t.expand(3), labels)
+            if guidance is not None:
+                unconditional = ours.network(z, t.expand(3), null)
+                output = unconditional + guidance * (output - unconditional)
+            z = scheduler.step(output, t, z).prev_sample
+    torch.testing.assert_close(result, z, atol=2e-4, rtol=1e-4)
+    assert next(rest, None) is None
+    assert not result.requires_grad
+    assert ours.evaluations.count == steps
+
+
 def test_a_pictures_noise_depends_on_neither_batch_nor_global_state() -> None:
     whole = noise_for(7, range(6), (1, 4, 4))
     torch.manual_seed(99)
@@ -82,6 +120,10 @@ def test_a_pictures_noise_depends_on_neither_batch_nor_global_state() -> None:
     torch.testing.assert_close(noise_for(7, [5, 2], (1, 4, 4)), whole[[5, 2]], rtol=0, atol=0)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert not torch.equal(noise_for(8, range(6), (1, 4, 4)), whole)
+    again = noise_for(7, range(6), (1, 4, 4), step=2)
+    torch.testing.assert_close(noise_for(7, [5, 2], (1, 4, 4), step=2), again[[5, 2]], rtol=0, atol=0)
+    assert not torch.equal(again, whole)
+    assert not torch.equal(noise_for(7, range(6), (1, 4, 4), step=1), again)
 
 
 def test_noise_is_standard_normal() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,9 @@ def _scores(run: Path) -> list[dict[str, Any]]:
 def _check_protocols(metric: str, rows: Iterable[dict[str, Any]]) -> None:
     """All scores of one metric must have been taken in one way."""
     first, *others = rows
+    here = _way(first)
     for row in others:
-        if row["protocol"] != first["protocol"]:
-            here, there = first["protocol"].split("; "), row["protocol"].split("; ")
+        if (there := _way(row)) != here:
             mine = "; ".join(part for part in here if part not in there) or "nothing more"
             its = "; ".join(part for part in there if part not in here) or "nothing more"
             raise DistillkitError(
@@ -58,6 +58,11 @@ def _check_protocols(metric: str, rows: Iterable[dict[str, Any]]) -> None:
                 f"  {first['run']}: {mine}\n  {row['run']}: {its}\n"
                 "score one of them again as the other with `distillkit evaluate`, or compare other runs"
             )
+
+
+def _way(row: Mapping[str, Any]) -> list[str]:
+    """The protocol's parts, without the sampler: like its steps, that is the model's own."""
+    return [part for part in row["protocol"].split("; ") if not part.startswith("sampler ")]
 
 
 def _print(metric: str, rows: list[dict[str, Any]]) -> None:

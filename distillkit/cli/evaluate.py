@@ -37,8 +37,8 @@ def command(
     """Score PIPELINE, the folder of a diffusers pipeline or of a run, at some numbers of steps.
 
     A run's pipeline is scored as the run's config says, anything else in the features of Inception. Options and
-    --set change what the config's tables evaluation, engine, data, features and metric say; the grid is the
-    pipeline's own, unless --set names another.
+    --set change what the config's tables evaluation, engine, data, features and metric say; grid and sampler are
+    the pipeline's own, unless --set names others.
     """
     from distillkit.cli.pipeline import grid_of, load_model, make_predictor, pipeline_folder, tables_of_run
     from distillkit.config import read_scoring
@@ -47,7 +47,9 @@ def command(
     model = load_model(folder)
     tables: dict[str, Any] = {"features": {"type": "inception"}, "metric": [{"type": "fid"}], "evaluation": {}}
     tables |= tables_of_run(folder)
+    # The pipeline has its own.
     tables["grid"] = grid_of(model)
+    tables["evaluation"].pop("sampler", None)
     if features is not None:
         tables["features"] = {"type": features}
     if metrics:
@@ -66,7 +68,7 @@ def command(
     from distillkit.training.progress import Reporter
 
     model.set_grid(scoring.grid.spacing, scoring.grid.start)
-    predictor = make_predictor(model, scoring)
+    predictor, scoring = make_predictor(model, scoring)
     wanted = scoring.evaluation
     bundled = scoring.features is not None and scoring.features.has_bundled_reference
     if scoring.data is not None and (wanted.reference == "data" or not bundled):

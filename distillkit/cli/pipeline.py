@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +45,13 @@ def grid_of(model: Model) -> dict[str, Any]:
     return {"spacing": model.path.spacing, "start": model.path.start} if isinstance(model.path, TablePath) else {}
 
 
-def make_predictor(model: Model, scoring: Scoring) -> Predictor:
-    """The network on the engine's device."""
+def make_predictor(model: Model, scoring: Scoring) -> tuple[Predictor, Scoring]:
+    """The network on the engine's device; and the settings with the pipeline's sampler, if none is set."""
     from distillkit.noise import Predictor
 
     scoring.engine.setup()
+    if "sampler" not in scoring.evaluation.model_fields_set:
+        evaluation = scoring.evaluation.model_copy(update={"sampler": model.sampler})
+        scoring = replace(scoring, evaluation=evaluation)
     predictor = Predictor(model.network, model.path, model.prediction, model.forward)
-    return predictor.to(scoring.engine.device).eval()
+    return predictor.to(scoring.engine.device).eval(), scoring

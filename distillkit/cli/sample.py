@@ -46,7 +46,7 @@ def command(
 
     from distillkit.evaluation import Pictures, sheet, write_png
 
-    predictor = make_predictor(model, scoring)
+    predictor, scoring = make_predictor(model, scoring)
     pictures = Pictures(scoring.evaluation, model, scoring.engine.device, scoring.engine.autocast)
     rows = [
         pictures.draw(predictor, steps, indices, labels and [labels[i] for i in indices]).cpu()

@@ -77,6 +77,15 @@ def _data(settings: Settings) -> Iterator[Mistake]:
             )
 
 
+def _sampler(settings: Settings) -> Iterator[Mistake]:
+    if settings.evaluation.sampler == "consistency" and settings.grid.spacing != "trailing":
+        yield Mistake(
+            "grid.spacing",
+            f'is "{settings.grid.spacing}", but consistency sampling starts at the noise and visits the times of '
+            '"trailing", as diffusers\' LCMScheduler does: set it to "trailing", or evaluation.sampler to "ddim"',
+        )
+
+
 def check_scores(settings: Scoring) -> Iterator[Mistake]:
     """What keeps the metrics from being computed."""
     features = settings.features
@@ -105,5 +114,6 @@ CHECKS: dict[Callable[[Settings], Iterator[Mistake]], set[str]] = {
     _targets: {"loss", "target", "teacher", "source"},
     _stages: {"schedule", "target"},
     _data: {"source", "data", "loss"},
+    _sampler: {"grid", "evaluation"},
     check_scores: {"metric", "features", "evaluation", "data"},
 }

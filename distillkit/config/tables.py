@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from distillkit.interfaces import EmaTable, OptimizerTable
+from distillkit.interfaces import EmaTable, OptimizerTable, Sampler
 
 __all__ = ["EmaTable", "EvaluationTable", "GridTable", "OptimizerTable", "RunTable"]
 
@@ -78,6 +78,8 @@ class EvaluationTable(Table):
         batch: pictures per network call.
         seed: of the noise; picture i starts from the noise (seed, i) in every model and every run.
         guidance: guidance scale s (1: none).
+        sampler: how the student is sampled, here and by the exported pipeline: "ddim"; "consistency" jumps to clean
+            data, adds noise of the next time and jumps again. The undistilled teacher is always sampled by "ddim".
         reference: what real pictures are: "bundled" (comes with the features), "data" (the run's `[data]`).
             "auto": the first of them that exists.
         every: updates between evaluations of the student during the run; 0: only at the end.
@@ -93,6 +95,7 @@ class EvaluationTable(Table):
     batch: int = Field(100, ge=1)
     seed: int = Field(0, ge=0)
     guidance: float = Field(1.0, ge=0)
+    sampler: Sampler = "ddim"
     reference: Literal["auto", "bundled", "data"] = "auto"
     every: int = Field(0, ge=0)
     every_samples: int = Field(200, ge=2)

@@ -2,7 +2,7 @@
 
 from distillkit.evaluation.evaluate import Evaluator
 from distillkit.evaluation.grid import sheet, write_png
-from distillkit.evaluation.pictures import Pictures, to_uint8
+from distillkit.evaluation.pictures import Pictures, Which, to_uint8
 from distillkit.evaluation.report import tables
 
-__all__ = ["Evaluator", "Pictures", "sheet", "tables", "to_uint8", "write_png"]
+__all__ = ["Evaluator", "Pictures", "Which", "sheet", "tables", "to_uint8", "write_png"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from distillkit.config import Scoring
-from distillkit.evaluation.pictures import ROUNDING, Pictures, to_uint8
+from distillkit.evaluation.pictures import ROUNDING, Pictures, Which, to_uint8
 from distillkit.interfaces import Data, Features, FeatureStatistics, Metric, Model
 from distillkit.noise import Predictor, TablePath
 
@@ -59,8 +59,10 @@ class Evaluator:
         data.check_shape(self._model)
         return self._statistics(_real_pictures(data, self._settings.evaluation.batch))
 
-    def score(self, predictor: Predictor, steps: int, samples: int) -> dict[str, float]:
+    def score(self, predictor: Predictor, steps: int, samples: int, which: Which = "student") -> dict[str, float]:
         """Score the first `samples` pictures in `steps` steps: metric label -> value. Empty without metrics.
+
+        `which` is the model that the predictor is: the teacher is sampled by DDIM, a student as the config says.
 
         No gradient; the global random state, the predictor's mode and its count of evaluations stay as they were.
 
@@ -69,11 +71,11 @@ class Evaluator:
         """
         if not self.metrics:
             return {}
-        statistics = self._statistics(self._drawn(predictor, steps, samples))
+        statistics = self._statistics(self._drawn(predictor, steps, samples, which))
         return {label: metric.compute(statistics, self.reference) for label, metric in self.metrics.items()}
 
-    def _drawn(self, predictor: Predictor, steps: int, samples: int) -> Iterator[Tensor]:
-        for batch in self.pictures.batches(predictor, steps, samples):
+    def _drawn(self, predictor: Predictor, steps: int, samples: int, which: Which) -> Iterator[Tensor]:
+        for batch in self.pictures.batches(predictor, steps, samples, which):
             yield batch
             if self._on_batch is not None:
                 self._on_batch(len(batch))
@@ -91,12 +93,13 @@ class Evaluator:
                 logits.append(classes.float().cpu())
         return FeatureStatistics.of(torch.cat(features), torch.cat(logits) if logits else None, digest.hexdigest()[:8])
 
-    def protocol(self, metric: str, samples: int) -> str:
+    def protocol(self, metric: str, samples: int, which: Which = "student") -> str:
         """All that a score depends on besides model and steps, in one line: scores compare where it is equal.
 
         Args:
             metric: the metric's label.
             samples: pictures per score.
+            which: whose score it is; a sampler other than DDIM is named.
         """
         evaluation, features, how = self._settings.evaluation, self._features, self.metrics[metric]
         assert features is not None
@@ -106,6 +109,7 @@ class Evaluator:
             precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         start = f" from {path.start}" if isinstance(path, TablePath) else ""
         options = " ".join(f"{key} {value}" for key, value in how.options.model_dump().items())
+        sampler = self.pictures.sampler(which)
         parts = [
             f"{how.name} {options}".strip(),
             f"{features.name} {features.hash}",
@@ -113,15 +117,14 @@ class Evaluator:
             *([f"{self.reference.count} real {self.reference.hash}"] if how.needs_reference and self.reference else []),
             f"{samples} samples",
             f"{self._settings.grid.spacing}{start}",
+            *([] if sampler == "ddim" else [f"sampler {sampler}"]),
             f"seed {evaluation.seed}",
             f"guidance {evaluation.guidance:g}",
             str(precision).removeprefix("torch."),
         ]
         return "; ".join(parts)
 
-    def rows(
-        self, which: Literal["teacher", "student"], steps: int, samples: int, scores: Mapping[str, float]
-    ) -> list[dict[str, Any]]:
+    def rows(self, which: Which, steps: int, samples: int, scores: Mapping[str, float]) -> list[dict[str, Any]]:
         """Rows for scores.json from what `score` gave."""
         return [
             {
@@ -130,7 +133,7 @@ class Evaluator:
                 "metric": label,
                 "value": value,
                 "samples": samples,
-                "protocol": self.protocol(label, samples),
+                "protocol": self.protocol(label, samples, which),
             }
             for label, value in scores.items()
         ]

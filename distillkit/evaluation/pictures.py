@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from distillkit.config import EvaluationTable
-from distillkit.interfaces import Model
+from distillkit.interfaces import Model, Sampler
 from distillkit.noise import Predictor
-from distillkit.sampling import noise_for, sample
+from distillkit.sampling import noise_for, sample, sample_consistency
 
 ROUNDING = "round((x + 1) * 127.5)"
+
+Which = Literal["teacher", "student"]
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -26,7 +28,7 @@ class Pictures:
     """Draws the pictures 0, 1, 2, … of a series: i is always the noise (seed, i) and the class i modulo classes.
 
     Args:
-        evaluation: seed, guidance and batch.
+        evaluation: seed, guidance, sampler and batch.
         model: whose samples they are; loaded, with its grid set.
         device: where its predictors are.
         autocast: the precision in which networks are evaluated.
@@ -44,14 +46,23 @@ class Pictures:
         self._device = device
         self._autocast = autocast
 
+    def sampler(self, which: Which) -> Sampler:
+        """How pictures are drawn: the undistilled teacher's by DDIM, a student's as the config says."""
+        return "ddim" if which == "teacher" else self._evaluation.sampler
+
     @torch.no_grad()
     def draw(
-        self, predictor: Predictor, steps: int, indices: Sequence[int], labels: Sequence[int] | None = None
+        self,
+        predictor: Predictor,
+        steps: int,
+        indices: Sequence[int],
+        labels: Sequence[int] | None = None,
+        which: Which = "student",
     ) -> Tensor:
         """The pictures `indices`, in `steps` steps, in one batch: uint8 [len(indices), C, H, W] on the device.
 
         Moves neither the global random state nor the predictor's count of evaluations. `labels` are classes to take
-        instead of i modulo classes.
+        instead of i modulo classes, `which` the model that the predictor is.
 
         Raises:
             GridError: the path has no grid of so many steps.
@@ -65,20 +76,27 @@ class Pictures:
             count,
             None if guidance == 1 else torch.full((count,), guidance),
         ).map(lambda tensor: tensor.to(self._device))
-        noise = noise_for(self._evaluation.seed, indices, self._model.sample_shape).to(self._device)
         with _aside(predictor), self._autocast():
-            images = self._model.decode(sample(predictor, noise, condition, steps))
+            if self.sampler(which) == "consistency":
+                samples = sample_consistency(predictor, lambda step: self._noise(indices, step), condition, steps)
+            else:
+                samples = sample(predictor, self._noise(indices, 0), condition, steps)
+            images = self._model.decode(samples)
         return to_uint8(images.float())
 
-    def batches(self, predictor: Predictor, steps: int, count: int) -> Iterator[Tensor]:
+    def _noise(self, indices: Sequence[int], step: int) -> Tensor:
+        return noise_for(self._evaluation.seed, indices, self._model.sample_shape, step).to(self._device)
+
+    def batches(self, predictor: Predictor, steps: int, count: int, which: Which = "student") -> Iterator[Tensor]:
         """The first `count` pictures, `evaluation.batch` at a time."""
         for start in range(0, count, self._evaluation.batch):
-            yield self.draw(predictor, steps, range(start, min(start + self._evaluation.batch, count)))
+            indices = range(start, min(start + self._evaluation.batch, count))
+            yield self.draw(predictor, steps, indices, which=which)
 
-    def first(self, predictor: Predictor, steps: int, count: int | None = None) -> Tensor:
+    def first(self, predictor: Predictor, steps: int, count: int | None = None, which: Which = "student") -> Tensor:
         """The first `count` pictures (`evaluation.grid` by default), on the CPU: a row of a sample sheet."""
         wanted = self._evaluation.grid if count is None else count
-        return torch.cat([batch.cpu() for batch in self.batches(predictor, steps, wanted)])
+        return torch.cat([batch.cpu() for batch in self.batches(predictor, steps, wanted, which)])
 
 
 @contextmanager

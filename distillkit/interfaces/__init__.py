@@ -5,7 +5,7 @@ from distillkit.interfaces.engine import Engine, Update
 from distillkit.interfaces.features import Features, FeatureStatistics
 from distillkit.interfaces.loss import Loss
 from distillkit.interfaces.metric import Metric
-from distillkit.interfaces.model import Export, Model
+from distillkit.interfaces.model import Export, Model, Sampler
 from distillkit.interfaces.optimization import EmaTable, OptimizerTable
 from distillkit.interfaces.schedule import Schedule
 from distillkit.interfaces.source import Source
@@ -26,6 +26,7 @@ __all__ = [
     "Model",
     "OptimizerTable",
     "RunInfo",
+    "Sampler",
     "Schedule",
     "Source",
     "Stage",

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from distillkit.component import Component
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from distillkit.noise import Condition, NoisePath, PredictionType
+
+Sampler = Literal["ddim", "consistency"]
+"""How a network is sampled: "ddim", or "consistency" (jump to clean data, add noise of the next time, jump again)."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Export:
         teacher: what it was made from.
         scores: rows of scores.json.
         settings: the resolved config.
+        sampler: how it is sampled, which the pipeline's scheduler must do.
     """
 
     steps: int
@@ -38,6 +42,7 @@ class Export:
     teacher: str
     scores: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
+    sampler: Sampler = "ddim"
 
 
 class Model(Component):
@@ -103,6 +108,11 @@ class Model(Component):
     @abstractmethod
     def supports_guidance(self) -> bool:
         """Whether the model has a null condition, so that classifier-free guidance is possible."""
+
+    @property
+    def sampler(self) -> Sampler:
+        """How the model was made to be sampled, as an exported pipeline's scheduler says."""
+        return "ddim"
 
     @property
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from distillkit.component import Component
@@ -11,9 +11,9 @@ from distillkit.interfaces.steps import Stage, Step, TargetBatch
 from distillkit.interfaces.teacher import Teacher
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from distillkit.noise import NoisePath, Prediction
+    from distillkit.noise import NoisePath, Prediction, Predictor
 
 
 class Target(Component):
@@ -44,8 +44,32 @@ class Target(Component):
             path: the noise path.
         """
 
+    def compared(self, step: Step, student: Prediction) -> Prediction:
+        """What of the student's prediction, with its gradient, is held against the target: by default all of it.
+
+        Losses against the target see what this returns as the student's prediction; those against data do not.
+        """
+        return student
+
+    def setup(
+        self,
+        student: Predictor,
+        copy: Callable[[], Predictor],
+        place_frozen: Callable[[nn.Module], None],
+    ) -> None:
+        """Called once, before the first update, for a target that needs a network of its own.
+
+        Args:
+            student: the network that is trained.
+            copy: makes a frozen copy of it as it is now.
+            place_frozen: puts a frozen network where the engine wants it.
+        """
+
+    def after_update(self, student: Predictor) -> None:
+        """Called after every parameter update (a slow average follows the student here)."""
+
     def state_dict(self) -> Mapping[str, Tensor]:
-        """What a checkpoint must hold to go on; empty if nothing."""
+        """What a checkpoint must hold besides the student; empty if nothing."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

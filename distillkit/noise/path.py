@@ -36,6 +36,14 @@ class NoisePath(ABC):
             GridError: the path has no grid of so many steps.
         """
 
+    def consistency_times(self, steps: int) -> Tensor:
+        """The times at which a consistency sampler of `steps` steps asks the network: [steps], noise first.
+
+        Raises:
+            GridError: the path has not so many times.
+        """
+        return self.grid(steps)[:-1]
+
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio α²/σ² at times t: [B] -> [B, 1, 1, 1]; its logarithm is λ."""
         return (self.alpha(t) / self.sigma(t)).square()

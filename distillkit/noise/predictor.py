@@ -61,6 +61,13 @@ class Predictor(nn.Module):
         scale = condition.guidance.view(-1, 1, 1, 1)
         return unconditional + scale * (conditional - unconditional)
 
+    @torch.no_grad()
+    def follow(self, other: Predictor, decay: float) -> None:
+        """Move the weights towards another's, in place: θ⁻ ← decay·θ⁻ + (1 − decay)·θ, an exponential average."""
+        averages: list[Tensor] = list(self.parameters())
+        weights: list[Tensor] = list(other.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
     def copy(self) -> Predictor:
         """A frozen copy with weights of its own, for a teacher. Its evaluations are counted with this one's."""
         twin = Predictor(copy.deepcopy(self.network), self.path, self.kind, self._forward_network)

@@ -67,9 +67,8 @@ class TablePath(NoisePath):
 
     def grid(self, steps: int) -> Tensor:
         """Times (int64) of a sampler of `steps` steps, [steps + 1], noise first, −1 last."""
+        self._check(steps)
         times = self.start + 1
-        if not 1 <= steps <= times:
-            raise GridError(f"a grid of {steps} steps needs 1 to {times} steps: the noise path has {times} times")
         if self.spacing == "trailing":
             # Bit for bit what diffusers' trailing spacing, numpy's arange(T', 0, -T'/S), rounds.
             stride = (times - times / steps) - times
@@ -81,6 +80,21 @@ class TablePath(NoisePath):
         else:
             grid = torch.arange(steps, 0, -1, dtype=torch.float64).mul((times - 1) / steps).round()
         return torch.cat([grid.long(), torch.tensor([-1])])
+
+    def consistency_times(self, steps: int) -> Tensor:
+        """T' − 1 − ⌊i·T'/S⌋, [steps], noise first: what diffusers' LCMScheduler visits (`original_inference_steps` T').
+
+        A trailing grid's times, but for the rounding where S does not divide T'.
+        """
+        self._check(steps)
+        times = self.start + 1
+        # Bit for bit numpy's linspace(0, T', S, endpoint=False), which LCMScheduler rounds down.
+        return self.start - torch.arange(steps, dtype=torch.float64).mul(times / steps).floor().long()
+
+    def _check(self, steps: int) -> None:
+        times = self.start + 1
+        if not 1 <= steps <= times:
+            raise GridError(f"a grid of {steps} steps needs 1 to {times} steps: the noise path has {times} times")
 
     def with_grid(self, spacing: Spacing, start: int | None) -> TablePath:
         """The same table with other grids."""

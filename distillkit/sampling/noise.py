@@ -10,9 +10,11 @@ from torch import Tensor
 from distillkit.noise.seeds import generator
 
 
-def noise_for(seed: int, indices: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
+def noise_for(seed: int, indices: Sequence[int], shape: tuple[int, int, int], step: int = 0) -> Tensor:
     """N(0, I) for the pictures `indices` of the series `seed`: [len(indices), C, H, W], float32, on the CPU.
 
-    Picture i depends on (seed, i) and `shape` (C, H, W) alone, so every model, batch size and rank sees the same.
+    Picture i depends on (seed, i, step) and `shape` (C, H, W) alone, so every model, batch size and rank sees the same.
+    Step 0 is where a sampler starts; one that adds noise before a later step counts on from there.
     """
-    return torch.stack([torch.randn(shape, generator=generator(seed, i, "picture")) for i in indices])
+    purpose = ("picture", step) if step else ("picture",)
+    return torch.stack([torch.randn(shape, generator=generator(seed, i, *purpose)) for i in indices])

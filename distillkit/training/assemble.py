@@ -19,7 +19,7 @@ class Parts:
     """What the loop works with.
 
     Attributes:
-        settings: the config; its model is loaded, its source and teacher are set up.
+        settings: the config; its model is loaded, its source, teacher and target are set up.
         student: the network that is trained.
         plan: the stages.
     """
@@ -53,7 +53,7 @@ def load(settings: Settings) -> Parts:
 
 
 def prepare(parts: Parts) -> None:
-    """Open the data, and give source, teacher and engine what they need.
+    """Open the data, and give source, teacher, target and engine what they need.
 
     Raises:
         DistillkitError: the data cannot be read, or are not what the model takes.
@@ -67,6 +67,8 @@ def prepare(parts: Parts) -> None:
     settings.source.setup(settings.model, settings.data)
     if settings.teacher is not None:
         settings.teacher.setup(parts.student, parts.student.copy, settings.engine.place_frozen)
+    if settings.target is not None:
+        settings.target.setup(parts.student, parts.student.copy, settings.engine.place_frozen)
     for loss in settings.losses:
         loss.setup(settings.model.path)
     step = DistillStep(parts.student, settings.teacher, settings.target, settings.losses, settings.model.path)

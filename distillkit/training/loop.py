@@ -57,8 +57,8 @@ class Hooks:
 def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter, hooks: Hooks) -> None:
     """Make the run's updates from `position` on, in place."""
     settings, plan = parts.settings, parts.plan
-    engine, source, teacher, schedule = settings.engine, settings.source, settings.teacher, settings.schedule
-    target = settings.target
+    engine, source, schedule = settings.engine, settings.source, settings.schedule
+    teacher, target = settings.teacher, settings.target
     every, last = settings.evaluation.every, settings.run.updates
 
     while position.stage < len(plan):
@@ -87,6 +87,8 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
                     source.advance(aim.z_next)
             if teacher is not None:
                 teacher.after_update(parts.student)
+            if target is not None:
+                target.after_update(parts.student)
 
             position.update += 1
             position.done += 1

@@ -141,6 +141,7 @@ def _export(parts: Parts, place: RunFolder, rows: list[dict[str, Any]]) -> None:
         teacher=settings.model.label,
         scores=rows,
         settings=settings.tables,
+        sampler=evaluation.sampler,
     )
     settings.model.export(network, place.pipeline, export)
 

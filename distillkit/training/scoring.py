@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from distillkit.errors import RunInterrupted
-from distillkit.evaluation import Evaluator, sheet, write_png
+from distillkit.evaluation import Evaluator, Which, sheet, write_png
 from distillkit.training.assemble import Parts
 from distillkit.training.folder import RunFolder
 from distillkit.training.interrupt import StopRequest
 from distillkit.training.progress import Reporter
-
-Which = Literal["teacher", "student"]
 
 
 class RunScores:
@@ -55,7 +53,7 @@ class RunScores:
         """
         evaluation = self._settings.evaluation
         for steps in {*evaluation.steps, self.full_steps}:
-            self._teacher[steps] = self._evaluator.pictures.first(self._parts.student, steps)
+            self._teacher[steps] = self._evaluator.pictures.first(self._parts.student, steps, which="teacher")
         if known:
             self.rows += known
         else:
@@ -103,7 +101,7 @@ class RunScores:
             for number in steps:
                 self._reporter.detail = f"{number} steps"
                 self._counting = True
-                scores = self._evaluator.score(self._parts.student, number, samples)
+                scores = self._evaluator.score(self._parts.student, number, samples, which)
                 self._counting = False
                 self.rows += self._evaluator.rows(which, number, samples, scores)
 

@@ -36,5 +36,10 @@ class DistillStep(nn.Module):
             with torch.no_grad():
                 aim = self._target.compute(step, student.detach(), self._teacher, self._path)
         # How far off it is.
-        terms = [loss.options.weight * loss.per_sample(step, student, aim).mean() for loss in self._losses]
+        held = student if self._target is None else self._target.compared(step, student)
+        terms = [
+            loss.options.weight
+            * loss.per_sample(step, held if loss.options.against == "target" else student, aim).mean()
+            for loss in self._losses
+        ]
         return torch.stack(terms).sum(), aim

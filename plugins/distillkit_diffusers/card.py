@@ -21,6 +21,12 @@ def model_card(export: Export, pipeline_class: str, conditional: bool) -> str:
     """Markdown with the metadata that model hubs read."""
     snippet = (CONDITIONAL if conditional else UNCONDITIONAL).format(steps=export.steps)
     guidance = "none (scale 1)" if export.guidance == 1 else f"scale {export.guidance:g}"
+    if export.sampler == "consistency":
+        sampler = "multistep consistency (LCMScheduler): every step jumps to clean data; all but the last add noise"
+        exact = "exact at every number of steps"
+    else:
+        sampler = "deterministic (DDIM)"
+        exact = f"exact at {export.steps} steps (at other numbers diffusers may round times differently)"
     rows = "\n".join(
         f"| {row['model']} | {row['steps']} | {row['metric']} | {row['value']:.4g} | {row['samples']} |"
         for row in export.scores
@@ -46,8 +52,9 @@ A diffusion model that samples in **{export.steps} steps**, made with distillkit
 - Made from: {export.teacher}
 - Sampling steps: {export.steps} (scored at {", ".join(map(str, export.served)) or "none"})
 - Guidance: {guidance}
-- Pipeline: `{pipeline_class}`; the scheduler's config is the one it was trained for, exact at
-  {export.steps} steps (at other numbers diffusers may round times differently)
+- Sampler: {sampler}
+- Pipeline: `{pipeline_class}`; the scheduler's config is the one it was trained for,
+  {exact}
 
 ```python
 {snippet}

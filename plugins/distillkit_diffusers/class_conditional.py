@@ -55,7 +55,7 @@ class ClassConditionalPipeline(DiffusionPipeline):
             if scale != 1:
                 null = self.unet(z, t, torch.full_like(labels, self.config.null_class)).sample
                 output = null + scale * (output - null)
-            z = self.scheduler.step(output, t, z).prev_sample
+            z = self.scheduler.step(output, t, z, generator=generator).prev_sample
         images = (z / 2 + 0.5).clamp(0, 1)
         if output_type != "pt":
             images = images.cpu().permute(0, 2, 3, 1).float().numpy()

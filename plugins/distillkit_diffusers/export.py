@@ -26,7 +26,7 @@ def write(
     export: Export,
 ) -> None:
     """Write the pipeline aside, then rename it into place: diffusers' own saving is not atomic."""
-    scheduler = schedulers.write(path, kind, scheduler_config, export.steps)
+    scheduler = schedulers.write(path, kind, scheduler_config, export.steps, export.sampler)
     conditional = networks.config(network)["num_class_embeds"] is not None
     if conditional:
         pipeline = class_conditional.ClassConditionalPipeline(

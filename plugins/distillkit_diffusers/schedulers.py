@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 from torch import Tensor
 
 from distillkit.errors import DistillkitError
+from distillkit.interfaces import Sampler
 from distillkit.noise import PredictionType, TablePath
 from distillkit.noise.table import Spacing
+from distillkit.sampling.consistency import TIMESTEP_SCALING
 
 KINDS = ("epsilon", "v_prediction", "sample")
 
@@ -30,7 +32,12 @@ def read(config: dict[str, Any]) -> tuple[TablePath, PredictionType]:
             f"scheduler: {config['_class_name']} has no β schedule; expected a variance-preserving one, as that of "
             "DDPMScheduler or DDIMScheduler; if the network has one, give it in [model.scheduler]"
         )
-    bars = _alphas_cumprod(config)
+    if sampler(config) == "consistency" and config.get("timestep_scaling", TIMESTEP_SCALING) != TIMESTEP_SCALING:
+        raise DistillkitError(
+            f"scheduler: timestep_scaling is {config['timestep_scaling']:g}; expected {TIMESTEP_SCALING:g}, which the "
+            "boundary scalings of consistency sampling have here"
+        )
+    bars: Tensor = _read_by_diffusers(config).alphas_cumprod
     if kind == "epsilon" and bars[-1] <= 0:
         raise DistillkitError(
             "scheduler: rescale_betas_zero_snr makes the last time pure noise, where an ε-prediction says nothing "
@@ -41,16 +48,23 @@ def read(config: dict[str, Any]) -> tuple[TablePath, PredictionType]:
 
 
 EXPORTED = ("DDIMScheduler", "DPMSolverMultistepScheduler")
+LCM_ONLY = ("original_inference_steps", "timestep_scaling")
+"""What LCMScheduler's config has and no other's."""
 
 
-def _alphas_cumprod(config: dict[str, Any]) -> Tensor:
-    known = {key: value for key, value in config.items() if not key.startswith("_")}
+def sampler(config: dict[str, Any]) -> Sampler:
+    """How a pipeline with this scheduler samples."""
+    return "consistency" if config.get("_class_name") == "LCMScheduler" else "ddim"
+
+
+def _read_by_diffusers(config: dict[str, Any]) -> Any:
+    """A diffusers scheduler with the noise schedule of a config, whatever scheduler's it is."""
+    known = {key: value for key, value in config.items() if not key.startswith("_") and key not in LCM_ONLY}
     try:
         # Every discrete scheduler of diffusers names its betas alike.
-        bars: Tensor = DDIMScheduler.from_config(known | {"timestep_spacing": "trailing"}).alphas_cumprod
+        return DDIMScheduler.from_config(known | {"timestep_spacing": "trailing"})
     except (TypeError, ValueError, NotImplementedError) as error:
         raise DistillkitError(f"scheduler: diffusers does not take this noise schedule: {error}") from error
-    return bars
 
 
 def with_grid(path: TablePath, kind: PredictionType, spacing: str, start: int | str | None) -> TablePath:
@@ -60,13 +74,16 @@ def with_grid(path: TablePath, kind: PredictionType, spacing: str, start: int | 
     return path.with_grid(cast(Spacing, spacing), cast(int | None, start))
 
 
-def write(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: int) -> Any:
+def write(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: int, sampler: Sampler) -> Any:
     """A diffusers scheduler whose grid of `steps` steps is the path's own, to the last.
 
+    For consistency sampling LCMScheduler, which then has the path's `consistency_times` at every number of steps. Else
     DDIM where its rule, previous time = t − ⌊T/S⌋, finds the path's times; else DPM-Solver++ of order 1, which is the
     same deterministic step with explicit times (diffusers #9261, #11347).
     """
     common = _table(path, config) | {"prediction_type": kind, "timestep_spacing": path.spacing}
+    if sampler == "consistency":
+        return LCMScheduler(**common, original_inference_steps=path.start + 1)
     exact = path.spacing == "trailing" and (path.start + 1) % steps == 0
     exact |= path.spacing == "leading"
     if exact:
@@ -80,7 +97,9 @@ def _table(path: TablePath, config: dict[str, Any]) -> dict[str, Any]:
     """The noise schedule in diffusers' terms: as it came, or, cut at the start time, as a list of betas."""
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
     if path.start + 1 == len(path.alphas_cumprod):
-        return {key: config[key] for key in keys if config.get(key) is not None}
+        # In full: what a config leaves out means something else to another scheduler.
+        known = _read_by_diffusers(config).config
+        return {key: known[key] for key in keys if known[key] is not None}
     bars = path.alphas_cumprod[: path.start + 1]
     betas = 1 - bars / torch.cat([torch.ones(1, dtype=torch.float64), bars[:-1]])
     return {"num_train_timesteps": len(bars), "trained_betas": betas.tolist()}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import Export, Model
+from distillkit.interfaces import Export, Model, Sampler
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -83,6 +83,13 @@ class Unet(Model):
             return Condition({"class_labels": labels})
         null = torch.full_like(labels, self._null_class)
         return Condition({"class_labels": torch.where(labels < 0, null, labels)}, {"class_labels": null}, guidance)
+
+    @property
+    def sampler(self) -> Sampler:
+        """Consistency where the scheduler is LCM's."""
+        from distillkit_diffusers import schedulers
+
+        return schedulers.sampler(self._scheduler)
 
     @property
     def supports_guidance(self) -> bool:

@@ -53,12 +53,7 @@ class EmaTeacher(Teacher):
 
     def after_update(self, student: Predictor) -> None:
         """Move the average towards the student."""
-        import torch
-
-        with torch.no_grad():
-            averages: list[Tensor] = list(self._average.parameters())
-            weights: list[Tensor] = list(student.parameters())
-            torch._foreach_lerp_(averages, weights, 1 - self.options.decay)
+        self._average.follow(student, self.options.decay)
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """The average's weights."""

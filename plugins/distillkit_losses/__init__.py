@@ -1,4 +1,4 @@
-"""Built-in losses: squared errors of x̂, v̂ and ε̂ and the absolute one of x̂, each with a weighting by the noise."""
+"""Built-in losses: errors of x̂, v̂ and ε̂, each with a weighting by the noise."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 @hookimpl
 def distillkit_losses() -> list[type[Loss]]:
     from distillkit_losses.absolute import XL1
+    from distillkit_losses.huber import XHuber
     from distillkit_losses.squared import EpsMse, VMse, XMse
 
-    return [EpsMse, VMse, XL1, XMse]
+    return [EpsMse, VMse, XHuber, XL1, XMse]

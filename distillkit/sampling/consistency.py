@@ -1,0 +1,68 @@
+"""The consistency function, and sampling with it: jump to clean data, add noise of the next time, jump again.
+
+Shapes: B batch, C H W sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from distillkit.noise import Condition, Prediction, Predictor
+
+SIGMA_DATA = 0.5
+"""σ_d of the boundary scalings, as LCM has it."""
+TIMESTEP_SCALING = 10.0
+"""s of the boundary scalings: what LCM multiplies a time with."""
+
+
+def boundary_scalings(t: Tensor) -> tuple[Tensor, Tensor]:
+    """c_skip and c_out at times t: [B] -> two of [B, 1, 1, 1].
+
+    c_skip = σ_d²/((st)² + σ_d²), c_out = st/√((st)² + σ_d²): c_skip = 1 and c_out = 0 at t = 0, and nearly the reverse
+    at all others (Luo et al. 2023, "Latent Consistency Models", and diffusers' LCMScheduler). There is no σ_d in the
+    numerator of c_out, as there is in Song et al. 2023: it multiplies x̂, and not an output of unit variance.
+    """
+    scaled = (TIMESTEP_SCALING * t).view(-1, 1, 1, 1)
+    square = scaled.square() + SIGMA_DATA**2
+    return SIGMA_DATA**2 / square, scaled / square.sqrt()
+
+
+def consistency_of(prediction: Prediction, t: Tensor) -> Tensor:
+    """f(z, t) = c_skip(t) z + c_out(t) x̂, [B, C, H, W], of a prediction at times t [B] (Song et al. 2023, equation 5).
+
+    t must be times of the network's own, at least 0; at 0, f is z, whatever the network says.
+    """
+    skip, out = boundary_scalings(t)
+    return skip * prediction.z + out * prediction.x0
+
+
+@torch.no_grad()
+def sample_consistency(
+    predictor: Predictor, noise: Callable[[int], Tensor], condition: Condition, steps: int
+) -> Tensor:
+    """Jump from noise to clean samples [B, C, H, W] in `steps` steps (Song et al. 2023, algorithm 1), no gradient.
+
+    Between two jumps noise of the next time is added: z = α_t f + σ_t ε. Times are the path's `consistency_times`. The
+    result is not clamped.
+
+    Args:
+        predictor: the student.
+        noise: step -> N(0, I) for it, [B, C, H, W], on the network's device: where it starts (0), and what is added
+            before each later step.
+        condition: the samples' conditions, on the network's device.
+        steps: how many jumps.
+
+    Raises:
+        GridError: the path has not so many times.
+    """
+    path = predictor.path
+    times = path.consistency_times(steps)
+    z = noise(0)
+    for step, t in enumerate(times.to(z.device).unsqueeze(1).expand(-1, len(z))):
+        if step > 0:
+            z = path.noised(z, noise(step), t)
+        z = consistency_of(predictor(z, t, condition), t)
+    return z

@@ -1,0 +1,20 @@
+"""Consistency distillation from a frozen teacher, on the teacher's own trajectories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "consistency": {
+        "teacher": {"type": "frozen", "renew": "never"},
+        # The faster the average, the sooner the noisy end learns of the clean one, N steps away, and the less stable.
+        "target": {"type": "consistency", "decay": 0.9},
+        "schedule": {"type": "constant", "steps": 16},
+        # The teacher's steps are a walk of its own; staggered, an update sees all of its noise levels.
+        "source": {"type": "trajectory", "staggered": True},
+        "loss": [{"type": "x-huber"}],
+        "optimizer": {"learning_rate": 3e-4, "final_learning_rate": 3e-5, "betas": [0.9, 0.98], "clip": 1.0},
+        "ema": {"decay": 0.95},
+        "evaluation": {"steps": [1, 2, 4], "sampler": "consistency"},
+    }
+}

@@ -1,0 +1,90 @@
+"""The consistency target: where a slow average of the student leads to from one teacher's step further on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from distillkit.errors import Mistake
+from distillkit.interfaces import Stage, Step, Target, TargetBatch, Teacher
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from distillkit.noise import NoisePath, Prediction, Predictor
+
+
+class Consistency(Target):
+    """f(z_t, t) should be f⁻(z_s, s): the teacher takes one DDIM step from t to s, f⁻ is an average of the student.
+
+    f(z, t) = c_skip(t) z + c_out(t) x̂, with f(z, 0) = z (Song et al. 2023, algorithm 2, in LCM's parameterisation).
+    What the student's loss sees as x̂ is f.
+    """
+
+    name = "consistency"
+
+    class Options(Target.Options):
+        """
+        Attributes:
+            decay: μ of the average f⁻ per update, required; 0 is the student itself without its gradient.
+        """
+
+        decay: float | None = Field(None, ge=0, lt=1)
+
+    options: Options
+
+    def check(self) -> Iterator[Mistake]:
+        """The average is what the method stands on, so its decay is chosen by whoever uses it."""
+        if self.options.decay is None:
+            yield Mistake(
+                "decay",
+                "is required: the target is a slow average (EMA) of the student; give its decay per update, as in 0.95",
+            )
+
+    def stride(self, stage: Stage) -> int:
+        """One fine step."""
+        return 1
+
+    def teacher_evaluations(self, stage: Stage, teacher: Teacher) -> int:
+        """The teacher's step, unless the student has made it already, and the average's look at where it led."""
+        return 2 - teacher.reuses_student
+
+    def setup(
+        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[nn.Module], None]
+    ) -> None:
+        """Start the average at the student."""
+        self._average = copy()
+        place_frozen(self._average)
+
+    def compute(self, step: Step, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
+        """The average's f where the teacher's step from `step.z` landed, and that place."""
+        from distillkit.sampling import consistency_of
+
+        t, s = step.times
+        x0 = (teacher.reuse(student) or teacher.predict(step.z, t, step.condition)).x0
+        z = path.ddim(step.z, x0, t, s)
+        # Clean data stand at a time that no network knows; f is z there, as it is at 0.
+        s = s.clamp(min=0)
+        return TargetBatch(consistency_of(self._average(z, s, step.condition), s), z)
+
+    def compared(self, step: Step, student: Prediction) -> Prediction:
+        """The student's prediction with f in the place of x̂."""
+        from distillkit.sampling import consistency_of
+
+        return replace(student, x0=consistency_of(student, step.times[0]))
+
+    def after_update(self, student: Predictor) -> None:
+        """Move the average towards the student."""
+        assert self.options.decay is not None  # see check
+        self._average.follow(student, self.options.decay)
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """The average's weights."""
+        return self._average.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put the average's weights back."""
+        self._average.load_state_dict(state)
