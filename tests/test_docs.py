@@ -16,7 +16,7 @@ from snippets import ROOT, blocks, parse, shell_commands
 
 from distillkit import hookspecs
 from distillkit.cli.group import COMMANDS, cli
-from distillkit.config import read_config
+from distillkit.config import read_chain
 from distillkit.config.override import lay_over
 from distillkit.config.parts import CORE
 from distillkit.registry import KINDS, load_registry
@@ -143,10 +143,10 @@ def test_configs_are_right(page: Path, folders: Path) -> None:
         if "project" in tables:
             continue
         whole = {"schedule", "source", "loss"} <= tables.keys()
-        below = REST if whole or "preset" in tables else REST | {"preset": "dsdi"}
+        below = REST if whole or {"preset", "phase"} & tables.keys() else REST | {"preset": "dsdi"}
         config = folders / "page.toml"
         config.write_text(tomli_w.dumps(lay_over(below, tables)), encoding="utf-8")
-        read_config(config)
+        read_chain(config)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -189,6 +190,16 @@ def test_two_runs_at_once_do_not_mix(uri: str, client: MlflowClient, tmp_path: P
     runs = [read_run(client, folder) for folder in folders]
     assert [run.data.metrics["loss"] for run in runs] == [0.0, 1.0]
     assert [client.get_experiment(run.info.experiment_id).name for run in runs] == ["distillkit", "another"]
+
+
+def test_a_phase_is_nested_in_its_chain(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    above, below = tmp_path / "chain", tmp_path / "chain/phases/1"
+    below.mkdir(parents=True)
+    for run in (info(above), replace(info(below), parent=above)):
+        tracker = make(uri)
+        tracker.start(run)
+        tracker.finish("finished")
+    assert read_run(client, below).data.tags["mlflow.parentRunId"] == read_run(client, above).info.run_id
 
 
 def test_credentials_go_nowhere(uri: str, client: MlflowClient, tmp_path: Path) -> None:
