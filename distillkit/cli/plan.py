@@ -30,5 +30,6 @@ def command(config: Path, assignments: tuple[str, ...], as_json: bool) -> None:
         [str(n) for n in (i, part.stage.steps, part.stage.steps // part.stride, part.stage.updates, part.evaluations)]
         for i, part in enumerate(plan, 1)
     ]
-    rows.append(["all", "", "", str(settings.run.updates), str(sum(part.evaluations for part in plan))])
+    updates, evaluations = sum(part.stage.updates for part in plan), sum(part.evaluations for part in plan)
+    rows.append(["all", "", "", str(updates), str(evaluations)])
     echo_table(["stage", "steps N", "student's steps", "updates", "evaluations"], rows, numbers=True)

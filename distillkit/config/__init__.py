@@ -11,6 +11,7 @@ from distillkit.config.tables import (
     OptimizerTable,
     RunTable,
 )
+from distillkit.config.watch import score_name, series
 
 __all__ = [
     "EmaTable",
@@ -25,4 +26,6 @@ __all__ = [
     "read_component",
     "read_config",
     "read_scoring",
+    "score_name",
+    "series",
 ]

@@ -105,6 +105,11 @@ class Model(Component):
         """Whether the model has a null condition, so that classifier-free guidance is possible."""
 
     @property
+    def untrained(self) -> bool:
+        """Whether the network is a new one, which is no teacher to compare a student with."""
+        return False
+
+    @property
     @abstractmethod
     def label(self) -> str:
         """What the model is called in a model card and a table (its path, say)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from distillkit.component import Component
 from distillkit.interfaces.steps import Stage, Step, TargetBatch
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 class Target(Component):
     """Turns the teacher's predictions along a jump's fine steps into the x̂ that the jump should have used."""
+
+    needs_data: ClassVar[bool] = False
+    """Whether it uses `step.data`, so that the source must draw from a data set."""
 
     @abstractmethod
     def stride(self, stage: Stage) -> int:

@@ -14,10 +14,21 @@ class DistillStep(nn.Module):
 
     An engine wraps this one module, so that it sees one forward and one backward per update. A frozen teacher is no
     part of it.
+
+    Args:
+        student: the network that is trained.
+        teacher, target, losses, path: the config's.
+        updates: parameter updates of the whole run, over which weights may change.
     """
 
     def __init__(
-        self, student: Predictor, teacher: Teacher | None, target: Target | None, losses: list[Loss], path: NoisePath
+        self,
+        student: Predictor,
+        teacher: Teacher | None,
+        target: Target | None,
+        losses: list[Loss],
+        path: NoisePath,
+        updates: int,
     ) -> None:
         super().__init__()
         self.student = student
@@ -25,6 +36,7 @@ class DistillStep(nn.Module):
         self._target = target
         self._losses = losses
         self._path = path
+        self._updates = updates
 
     def forward(self, step: Step) -> tuple[Tensor, TargetBatch | None]:
         """The loss, a scalar, and the target that it was held against (None in plain training)."""
@@ -35,6 +47,9 @@ class DistillStep(nn.Module):
         if self._target is not None and self._teacher is not None:
             with torch.no_grad():
                 aim = self._target.compute(step, student.detach(), self._teacher, self._path)
-        # How far off it is.
-        terms = [loss.options.weight * loss.per_sample(step, student, aim).mean() for loss in self._losses]
+        # How far off it is: one prediction, and one graph, for all terms (equation 1).
+        terms = [
+            loss.weight_at(step.update, self._updates) * loss.per_sample(step, student, aim).mean()
+            for loss in self._losses
+        ]
         return torch.stack(terms).sum(), aim

@@ -17,10 +17,22 @@ pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
 images = pipe(batch_size=4, num_inference_steps={steps}).images"""
 
 
-def model_card(export: Export, pipeline_class: str, conditional: bool) -> str:
-    """Markdown with the metadata that model hubs read."""
+def model_card(export: Export, pipeline_class: str, conditional: bool, exact: bool) -> str:
+    """Markdown with the metadata that model hubs read.
+
+    Args:
+        export: what to say.
+        pipeline_class: the name of the pipeline's class.
+        conditional: whether it takes class labels.
+        exact: whether diffusers' times are those of the training at `export.steps`.
+    """
     snippet = (CONDITIONAL if conditional else UNCONDITIONAL).format(steps=export.steps)
     guidance = "none (scale 1)" if export.guidance == 1 else f"scale {export.guidance:g}"
+    fits = (
+        f"exact at\n  {export.steps} steps (at other numbers diffusers may round times differently)"
+        if exact
+        else f"but at\n  {export.steps} steps that has times between whole numbers, which diffusers rounds"
+    )
     rows = "\n".join(
         f"| {row['model']} | {row['steps']} | {row['metric']} | {row['value']:.4g} | {row['samples']} |"
         for row in export.scores
@@ -46,8 +58,7 @@ A diffusion model that samples in **{export.steps} steps**, made with distillkit
 - Made from: {export.teacher}
 - Sampling steps: {export.steps} (scored at {", ".join(map(str, export.served)) or "none"})
 - Guidance: {guidance}
-- Pipeline: `{pipeline_class}`; the scheduler's config is the one it was trained for, exact at
-  {export.steps} steps (at other numbers diffusers may round times differently)
+- Pipeline: `{pipeline_class}`; the scheduler's config is the one it was trained for, {fits}
 
 ```python
 {snippet}
