@@ -289,6 +289,7 @@ def test_mistakes(config: ConfigFile) -> None:
         network(1000).replace("[-20.0, 20.0]", "[20.0, -20.0]"): (
             "model.cosine: must be [λ_min, λ_max], the lower first"
         ),
+        network(1000).replace("20.0]", "30.0]"): "model.cosine[1]: must be at most 25 (got 30.0)",
         network(1000).replace("prediction_type", "beta_end = 0.02, prediction_type"): (
             "model.cosine: takes the place of a β schedule: leave out scheduler.beta_end, or this"
         ),

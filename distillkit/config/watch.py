@@ -32,8 +32,9 @@ def watched(settings: Settings, steps: int) -> str | None:
     None: none does, or it is none of those that the run takes (the config's checks tell).
     """
     wanted = settings.schedule.watches(steps)
-    names = [name for name in scores_taken(settings) if wanted and (name == wanted or name.endswith(f"/{wanted}"))]
-    return names[0] if names else None
+    if wanted is None:
+        return None
+    return next((name for name in scores_taken(settings) if name == wanted or name.endswith(f"/{wanted}")), None)
 
 
 def series(settings: Settings, planned: PlannedStage, scores: Sequence[Mapping[str, float]]) -> list[float]:

@@ -14,6 +14,10 @@ from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.unet import Unet
 
 
+LogSnr = Annotated[float, Field(ge=-25, le=25)]
+"""Beyond, the float32 betas in which diffusers keeps a table say nothing about its ends."""
+
+
 def _rises(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] >= bounds[1]:
         raise ValueError("must be [λ_min, λ_max], the lower first")
@@ -41,7 +45,7 @@ class DiffusersUnet(Unet):
         path: Path | None = None
         network: dict[str, Any] | None = None
         scheduler: dict[str, Any] = Field(default_factory=dict)
-        cosine: Annotated[tuple[float, float], AfterValidator(_rises)] | None = None
+        cosine: Annotated[tuple[LogSnr, LogSnr], AfterValidator(_rises)] | None = None
         null_class: int | None = Field(None, ge=0)
 
     options: Options
@@ -52,7 +56,7 @@ class DiffusersUnet(Unet):
         if (options.path is None) == (options.network is None):
             yield Mistake("path", "name either a local folder (path) or a new network's arguments (network)")
         elif options.path is not None:
-            yield from PipelineFolder(options.path).check(bool(options.scheduler) or options.cosine is not None)
+            yield from PipelineFolder(options.path).check(bool(options.scheduler))
         elif not options.scheduler:
             yield Mistake("scheduler", "is required for a new network: its noise schedule, as in scheduler_config.json")
         if options.cosine is not None and (betas := [key for key in options.scheduler if "beta" in key]):
