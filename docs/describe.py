@@ -63,6 +63,8 @@ def _word(annotation: Any) -> str:
         return f"list of: {_word(arguments[0])}"
     if origin is tuple:
         return f"[{', '.join(map(_word, arguments))}]"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"{{{', '.join(field.alias or name for name, field in annotation.model_fields.items())}}}"
     return "table" if origin is dict else WORDS[annotation]
 
 

@@ -33,6 +33,9 @@ CASES = {
     "frozen, never renewed": ("luhman", ("schedule.steps=4", "ema.warmup=true")),
     "a target that walks, staggered, guided": ("matching", ("schedule.steps=8", "target.stride=2", *STAGGERED)),
     "data, accumulating": ("pd", (*FALLING, "optimizer.accumulate=2", "source.drop_labels=0.2")),
+    "training DSD, a ramp": ("dsd-training", ("schedule.steps=8", "loss[1].weight={from=0.0, to=0.5, updates=7}")),
+    "training DSD, fresh noise": ("dsd-training", ("target.type='noisier-step'", "optimizer.accumulate=2")),
+    "data, rate anew in each stage": ("pd", (*FALLING, "optimizer.decay='stage'", "optimizer.shape='linear'")),
     "trajectory, accumulating": ("dsdi", (*FALLING, "optimizer.accumulate=2", 'teacher.type="self"')),
 }
 

@@ -21,12 +21,12 @@ MISTAKES = {
     # The names of parts, tables and options.
     "unknown type": (
         DSDI + '[schedule]\ntype = "linaer"\n',
-        "schedule.type: no schedule is called 'linaer'; known: constant, exponential, halving, linear"
+        "schedule.type: no schedule is called 'linaer'; known: constant, convergence, exponential, halving, linear"
         " — did you mean 'linear'?",
     ),
     "type is no string": (
         DSDI + "[schedule]\ntype = 3\n",
-        "schedule.type: is required, a string; known: constant, exponential, halving, linear",
+        "schedule.type: is required, a string; known: constant, convergence, exponential, halving, linear",
     ),
     "unknown option": (
         DSDI + '[schedule]\ntype = "linear"\nstep = 2\n',
@@ -46,8 +46,8 @@ MISTAKES = {
     ),
     "unknown preset": (
         'preset = "dsdx"\n[run]\nupdates = 7\n',
-        "preset: no preset is called 'dsdx'; known: consistency, dsd-anchored, dsdgexp, dsdgl, dsdi, dsdn, luhman,"
-        " matching, pd,"
+        "preset: no preset is called 'dsdx'; known: consistency, dsd-anchored, dsd-training, dsdgexp, dsdgl, dsdi,"
+        " dsdn, luhman, matching, pd,"
         " training, tsd — did you mean 'dsdn'?",
     ),
     "preset is no name": (
@@ -127,7 +127,7 @@ MISTAKES = {
     ),
     "one of a list": (
         DSDI + '[[loss]]\ntype = "x-mse"\n[[loss]]\ntype = "x-mse"\nweight = 0\n',
-        "loss[1].weight: must be greater than 0 (got 0)",
+        "loss[1].weight: must be greater than 0, or a table (got 0)",
     ),
     # What is missing.
     "no run.updates": ('preset = "dsdi"\n', "run.updates: is required"),

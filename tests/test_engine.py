@@ -37,14 +37,14 @@ def batch(update: int, size: int = 8) -> tuple[Tensor, Tensor]:
 def prepared(module: Toy, ema: EmaTable | None = None, device: str = "cpu", **optimizer: Any) -> TorchEngine:
     engine = TorchEngine(TorchEngine.Options(device=device, precision="fp32"))
     engine.setup()
-    engine.prepare(module, module.network, OptimizerTable(**optimizer), ema, UPDATES)
+    engine.prepare(module, module.network, OptimizerTable(**optimizer), ema)
     return engine
 
 
-def make_update(engine: TorchEngine, update: int) -> Update:
+def make_update(engine: TorchEngine, update: int, learning_rate: float = 1e-2) -> Update:
     inputs, goals = batch(update)
     loss, _ = engine.forward((inputs.to(engine.device), goals.to(engine.device)))
-    made = engine.update(loss)
+    made = engine.update(loss, learning_rate)
     assert made is not None
     return made
 
@@ -84,9 +84,25 @@ def cosine(update: int) -> float:
     return 1e-3 + (1e-2 - 1e-3) * 0.5 * (1 + cos(pi * update / UPDATES))
 
 
+STAGE = 5  # updates of a stage; the last one is shorter
+
 RATES = {
     "constant": ({}, lambda update: 1e-2),
     "cosine": ({"final_learning_rate": 1e-3}, cosine),
+    "linear": ({"final_learning_rate": 1e-3, "shape": "linear"}, lambda update: 1e-2 - 9e-3 * update / UPDATES),
+    # Salimans & Ho 2022, appendix: linearly to 0 in each stage.
+    "linear to 0 in each stage": (
+        {"final_learning_rate": 0.0, "shape": "linear", "decay": "stage"},
+        lambda update: 1e-2 * (1 - update % STAGE / STAGE),
+    ),
+    "cosine in each stage": (
+        {"final_learning_rate": 1e-3, "decay": "stage"},
+        lambda update: 1e-3 + 9e-3 * 0.5 * (1 + cos(pi * (update % STAGE) / STAGE)),
+    ),
+    "linear in each stage, with warm-up": (
+        {"final_learning_rate": 0.0, "shape": "linear", "decay": "stage", "warmup": 7},
+        lambda update: 1e-2 * (1 - update % STAGE / STAGE) * min(1, (update + 1) / 7),
+    ),
     "warm-up": ({"warmup": 4}, lambda update: 1e-2 * min(1, (update + 1) / 4)),
     "cosine with warm-up": (
         {"final_learning_rate": 1e-3, "warmup": 4},
@@ -103,8 +119,9 @@ def test_learning_rates_and_adamw(shape: str) -> None:
     engine = prepared(module, **table)
     history, norms = plain_loop(OptimizerTable(**table), rate)
     for update in range(UPDATES):
-        made = make_update(engine, update)
-        assert made.learning_rate == pytest.approx(rate(update), rel=1e-12)
+        found = OptimizerTable(**table).learning_rate_at((update, UPDATES), (update % STAGE, STAGE))
+        assert found == pytest.approx(rate(update), rel=1e-12)
+        made = make_update(engine, update, found)
         assert made.grad_norm.item() == pytest.approx(norms[update], rel=1e-4)
         assert_weights(module.network, history[update])
 
@@ -144,10 +161,10 @@ def test_accumulated_halves_are_the_whole_batch() -> None:
         inputs, goals = batch(update)
         first, _ = accumulating.forward((inputs[:4], goals[:4]))
         before = [weight.detach().clone() for weight in halves.parameters()]
-        assert accumulating.update(first) is None
+        assert accumulating.update(first, 1e-2) is None
         assert all(torch.equal(weight, old) for weight, old in zip(halves.parameters(), before, strict=True))
         second, _ = accumulating.forward((inputs[4:], goals[4:]))
-        made = accumulating.update(second)
+        made = accumulating.update(second, 1e-2)
         assert made is not None
         torch.testing.assert_close(made.grad_norm, make_update(plain, update).grad_norm, rtol=1e-5, atol=0)
     for mine, theirs in zip(halves.parameters(), whole.parameters(), strict=True):
@@ -184,7 +201,7 @@ def test_average_is_given_back_after_an_error() -> None:
 
 
 def test_state_goes_on_in_another_engine() -> None:
-    table = {"learning_rate": 1e-2, "final_learning_rate": 1e-4, "weight_decay": 0.1}
+    table = {"weight_decay": 0.1}
     one, two = Toy(), Toy()
     first = prepared(one, EmaTable(decay=0.9, warmup=True), **table)
     for update in range(5):
@@ -192,7 +209,7 @@ def test_state_goes_on_in_another_engine() -> None:
     second = prepared(two, EmaTable(decay=0.9, warmup=True), **table)
     second.load_state_dict({key: value.clone() for key, value in first.state_dict().items()})
     for update in range(5, UPDATES):
-        assert make_update(first, update).learning_rate == make_update(second, update).learning_rate
+        assert torch.equal(make_update(first, update).grad_norm, make_update(second, update).grad_norm)
     ended = second.state_dict()
     assert all(torch.equal(value, ended[key]) for key, value in first.state_dict().items())
 
@@ -201,12 +218,12 @@ def test_bf16_computes_in_bfloat16_and_keeps_float32_weights() -> None:
     module = Toy()
     engine = TorchEngine(TorchEngine.Options(device="cpu", precision="bf16"))
     engine.setup()
-    engine.prepare(module, module.network, OptimizerTable(learning_rate=1e-2), None, UPDATES)
+    engine.prepare(module, module.network, OptimizerTable(learning_rate=1e-2), None)
     losses = []
     for _ in range(UPDATES):
         loss, _ = engine.forward(batch(0))
         assert module.output.dtype == torch.bfloat16
-        engine.update(loss)
+        engine.update(loss, 1e-2)
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert {weight.dtype for weight in module.parameters()} == {torch.float32}

@@ -136,15 +136,16 @@ def error(student: tuple[DiffusersUnet, Predictor], teacher: tuple[DiffusersUnet
     return total.item()
 
 
-def test_training_makes_a_teacher(tmp_path: Path) -> None:
-    """From random weights: one evaluation per update, the loss falls, and samples look more like digits."""
+@pytest.mark.parametrize(("preset", "evaluations"), [("training", 1), ("dsd-training", 2)])
+def test_training_makes_a_teacher(tmp_path: Path, preset: str, evaluations: int) -> None:
+    """From random weights: evaluations per update, the loss falls, and samples look more like digits."""
     options = ["optimizer.warmup=10", "optimizer.learning_rate=5e-3", "ema.decay=0.9", "evaluation.steps=[4]"]
     options += ["evaluation.samples=200", "source.batch=64"]
     tables = SMALL.replace('[tracker]\ntype = "none"\n', "") + PLAIN + SCORED
-    run = distil(tmp_path / "long", "training", *options, "run.updates=150", tables=tables)
+    run = distil(tmp_path / "long", preset, *options, "run.updates=150", tables=tables)
     untrained = ["run.updates=1", "optimizer.learning_rate=1e-12"]
-    before = distil(tmp_path / "short", "training", *options, *untrained, tables=tables)
-    assert {line["evaluations"] for line in run.journal} == {1}
+    before = distil(tmp_path / "short", preset, *options, *untrained, tables=tables)
+    assert {line["evaluations"] for line in run.journal} == {evaluations}
     assert fmean(run.losses[-30:]) < 0.6 * fmean(run.losses[:10])
     assert run.score("student", 4) < 0.5 * before.score("student", 4)
 

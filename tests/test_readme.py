@@ -83,7 +83,7 @@ def test_methods_cost_what_the_table_says(config: ConfigFile) -> None:
     costs = {row[2].strip(" `"): row[4].strip() for row in rows if len(row) == 7 and row[2].strip().startswith("`")}
     found = {}
     for preset in costs:
-        data = '[data]\ntype = "digits"\n' if preset in ("pd", "training") else ""
+        data = '[data]\ntype = "digits"\n' if preset in ("pd", "training", "dsd-training") else ""
         settings = read_config(config.write(f'preset = "{preset}"\n[run]\nupdates = 640\n{data}'))
         first = make_plan(settings)[0]
         n = first.stage.steps
@@ -91,7 +91,7 @@ def test_methods_cost_what_the_table_says(config: ConfigFile) -> None:
         found[preset] = "1 + N" if each == 1 + n else f"{each:g}"
     assert found == costs
     own = {"dsd-anchored", "dsdn", "dsdi", "dsdgl", "dsdgexp"}
-    assert costs.keys() == {*own, "tsd", "pd", "luhman", "matching", "consistency", "training"}
+    assert costs.keys() == {*own, "tsd", "pd", "luhman", "matching", "consistency", "training", "dsd-training"}
 
 
 def test_diffusers_loads_the_pipeline_as_shown(config: ConfigFile, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 def test_distillkit_s_own_plugins_are_well() -> None:
     registry = load_registry()
     assert registry.broken == []
-    assert sorted(registry.components["schedule"]) == ["constant", "exponential", "halving", "linear"]
+    assert sorted(registry.components["schedule"]) == ["constant", "convergence", "exponential", "halving", "linear"]
     assert all(registry.components.values())
 
 
@@ -132,7 +132,8 @@ def test_unknown_name_mentions_plugins_that_do_not_work(site: Site) -> None:
     with pytest.raises(UnknownNameError) as caught:
         load_registry().find("schedule", "lineal")
     assert str(caught.value) == (
-        "no schedule is called 'lineal'; known: constant, exponential, halving, linear — did you mean 'linear'?"
+        "no schedule is called 'lineal'; known: constant, convergence, exponential, halving, linear"
+        " — did you mean 'linear'?"
         " — it may be in a plugin that does not work: their_steps (their-steps 1.0: ModuleNotFoundError:"
         " No module named 'no_such_module')"
     )

@@ -7,6 +7,7 @@ from math import exp
 
 import pytest
 from distillkit_schedules.constant import Constant
+from distillkit_schedules.convergence import Convergence
 from distillkit_schedules.exponential import Exponential
 from distillkit_schedules.halving import Halving
 from distillkit_schedules.linear import Linear
@@ -50,7 +51,8 @@ def updates(stages: list[Stage]) -> list[int]:
 
 def test_built_in_schedules_are_registered() -> None:
     registry = load_registry()
-    classes = {"constant": Constant, "exponential": Exponential, "halving": Halving, "linear": Linear}
+    classes = {"constant": Constant, "convergence": Convergence, "exponential": Exponential}
+    classes |= {"halving": Halving, "linear": Linear}
     assert {name: registry.find("schedule", name) for name in classes} == classes
 
 

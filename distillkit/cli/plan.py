@@ -21,7 +21,7 @@ def command(config: Path, assignments: tuple[str, ...], as_json: bool) -> None:
     settings = read_chain(config, assignments)
     phases = settings.phases if isinstance(settings, Chain) else [settings]
     stages = [(number, part) for number, phase in enumerate(phases, 1) for part in make_plan(phase)]
-    updates = sum(phase.run.updates for phase in phases)
+    updates = sum(part.stage.updates for _, part in stages)
     # A config without phases says nothing of them.
     chained = isinstance(settings, Chain)
     if as_json:

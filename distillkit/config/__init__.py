@@ -12,6 +12,7 @@ from distillkit.config.tables import (
     OptimizerTable,
     RunTable,
 )
+from distillkit.config.watch import score_name, series
 
 __all__ = [
     "Chain",
@@ -28,4 +29,6 @@ __all__ = [
     "read_component",
     "read_config",
     "read_scoring",
+    "score_name",
+    "series",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from distillkit.config.plan import stride
 from distillkit.config.settings import Scoring, Settings
+from distillkit.config.watch import scores_taken, watched
 from distillkit.errors import Mistake
 from distillkit.interfaces import Stage
 
@@ -70,6 +71,11 @@ def _data(settings: Settings) -> Iterator[Mistake]:
     source = settings.source
     if source.needs_data and settings.data is None:
         yield Mistake("data", f"is required: the source '{source.name}' draws from a data set; add a [data] table")
+    target = settings.target
+    if target is not None and target.needs_data and not source.needs_data:
+        yield Mistake(
+            "target", f"'{target.name}' needs a source with data; '{source.name}' has none: use 'noised-data'"
+        )
     for i, loss in enumerate(settings.losses):
         if loss.options.against == "data" and not source.needs_data:
             yield Mistake(
@@ -84,6 +90,25 @@ def _sampler(settings: Settings) -> Iterator[Mistake]:
             f'is "{settings.grid.spacing}", but consistency sampling starts at the noise and visits the times of '
             '"trailing", as diffusers\' LCMScheduler does: set it to "trailing", or evaluation.sampler to "ddim"',
         )
+
+
+def _watched(settings: Settings) -> Iterator[Mistake]:
+    schedule = settings.schedule
+    for steps, _ in schedule.shares():
+        jumps = steps // stride(settings, Stage(steps, 0))
+        wanted = schedule.watches(jumps)
+        if wanted is None:
+            continue
+        if not settings.evaluation.every:
+            yield Mistake("evaluation.every", f"must be at least 1: the schedule '{schedule.name}' watches a score")
+            return
+        if watched(settings, jumps) is None:
+            yield Mistake(
+                "schedule",
+                f"'{schedule.name}' watches the score '{wanted}', which the run does not take; it takes: "
+                f"{', '.join(scores_taken(settings)) or 'none'} (see evaluation.steps and [[metric]])",
+            )
+            return
 
 
 def check_scores(settings: Scoring) -> Iterator[Mistake]:
@@ -113,7 +138,8 @@ def check_scores(settings: Scoring) -> Iterator[Mistake]:
 CHECKS: dict[Callable[[Settings], Iterator[Mistake]], set[str]] = {
     _targets: {"loss", "target", "teacher", "source"},
     _stages: {"schedule", "target"},
-    _data: {"source", "data", "loss"},
+    _watched: {"schedule", "target", "evaluation", "features", "metric"},
+    _data: {"source", "data", "loss", "target"},
     _sampler: {"grid", "evaluation"},
     check_scores: {"metric", "features", "evaluation", "data"},
 }

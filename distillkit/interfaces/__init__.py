@@ -3,7 +3,7 @@
 from distillkit.interfaces.data import Data
 from distillkit.interfaces.engine import Engine, Update
 from distillkit.interfaces.features import Features, FeatureStatistics
-from distillkit.interfaces.loss import Loss
+from distillkit.interfaces.loss import Loss, Ramp
 from distillkit.interfaces.metric import Metric
 from distillkit.interfaces.model import Export, Model, Sampler
 from distillkit.interfaces.optimization import EmaTable, OptimizerTable
@@ -25,6 +25,7 @@ __all__ = [
     "Metric",
     "Model",
     "OptimizerTable",
+    "Ramp",
     "RunInfo",
     "Sampler",
     "Schedule",

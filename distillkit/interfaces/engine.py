@@ -22,11 +22,9 @@ class Update:
 
     Attributes:
         grad_norm: the gradient's norm before clipping, a scalar tensor (not read until a log point).
-        learning_rate: the learning rate that was used.
     """
 
     grad_norm: Tensor
-    learning_rate: float
 
 
 class Engine(Component):
@@ -43,9 +41,7 @@ class Engine(Component):
         """
 
     @abstractmethod
-    def prepare(
-        self, module: nn.Module, network: nn.Module, optimizer: OptimizerTable, ema: EmaTable | None, updates: int
-    ) -> None:
+    def prepare(self, module: nn.Module, network: nn.Module, optimizer: OptimizerTable, ema: EmaTable | None) -> None:
         """Take the module that is called once per update.
 
         Args:
@@ -53,7 +49,6 @@ class Engine(Component):
             network: the network inside it that is trained.
             optimizer: the config's `[optimizer]` table.
             ema: the config's `[ema]` table; None for no EMA.
-            updates: parameter updates of the whole run (the learning rate's horizon).
         """
 
     @abstractmethod
@@ -65,8 +60,12 @@ class Engine(Component):
         """Put a frozen module, which is never part of the trained one, where it belongs."""
 
     @abstractmethod
-    def update(self, loss: Tensor) -> Update | None:
+    def update(self, loss: Tensor, learning_rate: float) -> Update | None:
         """Backward; with the last of the accumulated batches also clip, step, zero the gradient and average.
+
+        Args:
+            loss: a scalar with a graph.
+            learning_rate: the update's, the same for all of its batches.
 
         Returns:
             the update; None while batches accumulate.

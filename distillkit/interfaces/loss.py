@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from distillkit.component import Component
 from distillkit.interfaces.steps import Step, TargetBatch
@@ -16,23 +16,49 @@ if TYPE_CHECKING:
     from distillkit.noise import NoisePath, Prediction
 
 
+class Ramp(BaseModel):
+    """A factor that rises or falls linearly over the updates, and then stays.
+
+    Attributes:
+        start: at the first update (`from` in a config).
+        to: where it leads.
+        updates: after how many updates it is there; None: with the run's last.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    start: float = Field(alias="from", ge=0)
+    to: float = Field(ge=0)
+    updates: int | None = Field(None, ge=1)
+
+    def at(self, update: int, updates: int) -> float:
+        """The factor of update number `update` (from 0) of a run of `updates`."""
+        return self.start + (self.to - self.start) * min(1.0, update / (self.updates or updates))
+
+
 class Loss(Component):
     """One term of the loss; the terms of a config add up."""
 
     class Options(Component.Options):
         """
         Attributes:
-            weight: the term's factor (α, β of equation 1).
+            weight: the term's factor (α, β of equation 1): a number, or a ramp {from, to, updates}, linear from the
+                first update to number `updates` and then constant; without `updates`, over the whole run.
             against: what the student is compared with: the teacher's "target" or the "data" that z was made from.
         """
 
-        weight: float = Field(1.0, gt=0)
+        weight: Annotated[float, Field(gt=0)] | Ramp = 1.0
         against: Literal["target", "data"] = "target"
 
     options: Options
 
     def setup(self, path: NoisePath) -> None:
         """Called once, before the first update, with the noise path."""
+
+    def weight_at(self, update: int, updates: int) -> float:
+        """The term's factor at update number `update` (from 0) of `updates`."""
+        weight = self.options.weight
+        return weight.at(update, updates) if isinstance(weight, Ramp) else weight
 
     @abstractmethod
     def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> Tensor:

@@ -115,6 +115,11 @@ class Model(Component):
         return "ddim"
 
     @property
+    def untrained(self) -> bool:
+        """Whether the network is a new one, which is no teacher to compare a student with."""
+        return False
+
+    @property
     @abstractmethod
     def label(self) -> str:
         """What the model is called in a model card and a table (its path, say)."""

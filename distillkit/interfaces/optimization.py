@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import cos, pi
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,7 +15,9 @@ class OptimizerTable(BaseModel):
 
     Attributes:
         learning_rate: at the beginning, after the warm-up.
-        final_learning_rate: where a cosine takes it by the last update; left out: constant.
+        final_learning_rate: where it falls to by the last update; left out: constant.
+        shape: how it falls: half a "cosine", or "linear".
+        decay: whether it falls once over the "run", or anew in each "stage" (Salimans & Ho 2022: linear to 0 in each).
         warmup: updates over which it rises linearly from 0.
         betas: Adam's β₁ and β₂.
         eps: Adam's ε.
@@ -28,6 +30,8 @@ class OptimizerTable(BaseModel):
 
     learning_rate: float = Field(1e-5, gt=0)
     final_learning_rate: float | None = Field(None, ge=0)
+    shape: Literal["cosine", "linear"] = "cosine"
+    decay: Literal["run", "stage"] = "run"
     warmup: int = Field(0, ge=0)
     betas: tuple[Unit, Unit] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
@@ -35,12 +39,19 @@ class OptimizerTable(BaseModel):
     clip: float = Field(1.0, ge=0)
     accumulate: int = Field(1, ge=1)
 
-    def learning_rate_at(self, update: int, updates: int) -> float:
-        """The learning rate of update number `update` (from 0) of `updates`."""
+    def learning_rate_at(self, run: tuple[int, int], stage: tuple[int, int]) -> float:
+        """The learning rate of an update.
+
+        Args:
+            run: its number (from 0) in the run, and the run's updates.
+            stage: its number (from 0) in its stage, and the stage's updates.
+        """
         peak, final = self.learning_rate, self.final_learning_rate
         if final is not None:
-            peak = final + (peak - final) * 0.5 * (1 + cos(pi * update / updates))
-        return peak * min(1.0, (update + 1) / self.warmup) if self.warmup else peak
+            update, updates = stage if self.decay == "stage" else run
+            done = update / updates
+            peak = final + (peak - final) * (1 - done if self.shape == "linear" else 0.5 * (1 + cos(pi * done)))
+        return peak * min(1.0, (run[0] + 1) / self.warmup) if self.warmup else peak
 
 
 class EmaTable(BaseModel):

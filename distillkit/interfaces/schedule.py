@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from distillkit.component import Component
 from distillkit.interfaces.steps import Stage
@@ -47,12 +47,24 @@ class Schedule(Component):
             given += part
         return [*stages, Stage(shares[-1][0], updates - given)]
 
-    def is_over(self, stage: Stage, done: int, metrics: Mapping[str, float]) -> bool:
+    def watches(self, steps: int) -> str | None:
+        """Which score decides when a stage is over whose student samples in `steps` steps. By default none.
+
+        Returns:
+            "fd-fashion/steps-4", or "steps-4" for the first metric at 4 steps; None for none. The config's checks see
+            to it that the run takes that score as it goes.
+        """
+        return None
+
+    def is_over(self, stage: Stage, done: int, scores: Sequence[float]) -> bool:
         """Whether the stage ends before its updates are used up. By default it does not.
+
+        Asked before every update. It must follow from the arguments alone: a resumed run asks again.
 
         Args:
             stage: the stage as planned.
             done: its updates so far.
-            metrics: the newest scores by name, if the run evaluates as it goes (empty otherwise).
+            scores: the watched score at each evaluation since the stage began, oldest first. Lower is better:
+                scores of metrics of which higher is better come negated.
         """
         return False

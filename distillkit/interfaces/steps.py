@@ -37,6 +37,7 @@ class Step:
         times: [S + 1, B], from the jump's start through the fine steps to its landing.
         condition: the samples' conditions.
         data, noise: the clean samples and the noise that z was made from, [B, C, H, W]; None on trajectories.
+        update: the number of the update that it is for, from 0; set by the loop.
     """
 
     z: Tensor
@@ -44,6 +45,7 @@ class Step:
     condition: Condition
     data: Tensor | None = None
     noise: Tensor | None = None
+    update: int = 0
 
     def to(self, device: torch.device) -> Step:
         """The same on another device."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from distillkit.component import Component
 from distillkit.interfaces.steps import Stage, Step, TargetBatch
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 class Target(Component):
     """Turns the teacher's predictions along a jump's fine steps into the x̂ that the jump should have used."""
 
-    needs_walk: bool = False
+    needs_walk: ClassVar[bool] = False
     """Whether it keeps something of a sample from one jump to the next, so that the source must walk trajectories."""
+    needs_data: ClassVar[bool] = False
+    """Whether it uses `step.data`, so that the source must draw from a data set."""
 
     @abstractmethod
     def stride(self, stage: Stage) -> int:

@@ -19,6 +19,8 @@ class NoisePath(ABC):
 
     clean: ClassVar[float]
     """The time of clean data, where α = 1 and σ = 0: the end of every grid."""
+    start: float
+    """The noisiest time at which a grid may begin."""
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -31,6 +33,8 @@ class NoisePath(ABC):
     @abstractmethod
     def grid(self, steps: int) -> Tensor:
         """The times of a sampler of `steps` steps: [steps + 1], noise first, `clean` last.
+
+        Whole numbers where there are no times between them, floating-point ones where every real time is one.
 
         Raises:
             GridError: the path has no grid of so many steps.

@@ -28,6 +28,11 @@ class Parts:
     student: Predictor
     plan: list[PlannedStage]
 
+    @property
+    def updates(self) -> int:
+        """Parameter updates of all stages, if none ends early."""
+        return sum(planned.stage.updates for planned in self.plan)
+
 
 def load(settings: Settings) -> Parts:
     """Claim the device and load the model.
@@ -46,8 +51,8 @@ def load(settings: Settings) -> Parts:
     plan = make_plan(settings)
     _check(settings, plan)
     student = Predictor(model.network, model.path, model.prediction, model.forward)
-    # Plain training uses dropout; a distillation's targets are the network's as it samples.
-    student.train(settings.target is None)
+    # Training on data uses dropout; a distillation's targets are the network's as it samples.
+    student.train(any(loss.options.against == "data" for loss in settings.losses))
     student.to(settings.engine.device)
     return Parts(settings, student, plan)
 
@@ -71,8 +76,10 @@ def prepare(parts: Parts) -> None:
         settings.target.setup(parts.student, parts.student.copy, settings.engine.place_frozen)
     for loss in settings.losses:
         loss.setup(settings.model.path)
-    step = DistillStep(parts.student, settings.teacher, settings.target, settings.losses, settings.model.path)
-    settings.engine.prepare(step, parts.student.network, settings.optimizer, settings.ema, settings.run.updates)
+    step = DistillStep(
+        parts.student, settings.teacher, settings.target, settings.losses, settings.model.path, parts.updates
+    )
+    settings.engine.prepare(step, parts.student.network, settings.optimizer, settings.ema)
 
 
 def _check_labels(data: Data, model: Model) -> None:

@@ -26,6 +26,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.toml"
         self.journal = path / "journal.jsonl"
+        self.curves = path / "curves.jsonl"
         self.scores = path / "scores.json"
         self.checkpoints = path / "checkpoints"
         self.pipeline = path / "pipeline"

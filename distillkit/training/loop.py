@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from distillkit.config import series
 from distillkit.interfaces import Update
 from distillkit.noise.seeds import generator
 from distillkit.training.assemble import Parts
@@ -27,14 +28,16 @@ class Position:
         stage: index of the stage in the plan.
         done: updates made in the stage.
         seconds: time spent in updates.
-        metrics: the newest scores by name, if the run evaluates as it goes.
+        evaluated: the update of the newest evaluation that was not broken off.
+        scores: scores by name, one entry for each evaluation in the stage.
     """
 
     update: int = 0
     stage: int = 0
     done: int = 0
     seconds: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
+    evaluated: int = 0
+    scores: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -44,13 +47,13 @@ class Hooks:
     Attributes:
         log: told the journal's new lines at every log point.
         checkpoint: told the position when a checkpoint is due.
-        evaluate: asked for scores by name when an evaluation is due.
+        evaluate: asked for scores by name when an evaluation is due; None if the user broke it off.
         stop: whether to stop after the update that is being made.
     """
 
     log: Callable[[list[dict[str, Any]]], None]
     checkpoint: Callable[[Position], None]
-    evaluate: Callable[[int], dict[str, float]]
+    evaluate: Callable[[int], dict[str, float] | None]
     stop: StopRequest
 
 
@@ -59,8 +62,20 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
     settings, plan = parts.settings, parts.plan
     engine, source, schedule = settings.engine, settings.source, settings.schedule
     teacher, target = settings.teacher, settings.target
-    every, last = settings.evaluation.every, settings.run.updates
+    every, last = settings.evaluation.every, parts.updates
 
+    def evaluation_is_due() -> bool:
+        return bool(every) and position.update % every == 0 and position.evaluated < position.update < last
+
+    def evaluate() -> None:
+        scores = hooks.evaluate(position.update)
+        if scores is not None:
+            position.evaluated = position.update
+            position.scores.append(scores)
+
+    # One that was broken off is made up for, so that a schedule that watches it decides alike.
+    if evaluation_is_due():
+        evaluate()
     while position.stage < len(plan):
         planned = plan[position.stage]
         if position.done == 0:
@@ -68,20 +83,25 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
             if target is not None:
                 target.start_stage(planned.stage, planned.stride, settings.model.path)
         while position.done < planned.stage.updates and not schedule.is_over(
-            planned.stage, position.done, position.metrics
+            planned.stage, position.done, series(settings, planned, position.scores)
         ):
             began = time.perf_counter()
             before = parts.student.evaluations.count
             # Dropout, where there is any, draws from the global state.
             torch.manual_seed(generator(settings.run.seed, position.update, "network").initial_seed())
 
+            learning_rate = settings.optimizer.learning_rate_at(
+                (position.update, last), (position.done, planned.stage.updates)
+            )
+
             # One update: batches are drawn and learned from until the engine has enough of them.
             update: Update | None = None
             losses: list[Tensor] = []
             while update is None:
                 draw = generator(settings.run.seed, position.update, len(losses), "source")
-                loss, aim = engine.forward(source.draw(draw).to(engine.device))
-                update = engine.update(loss)
+                step = replace(source.draw(draw), update=position.update)
+                loss, aim = engine.forward(step.to(engine.device))
+                update = engine.update(loss, learning_rate)
                 losses.append(loss.detach())
                 if aim is not None:
                     source.advance(aim.z_next)
@@ -97,19 +117,19 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
                 "update": position.update,
                 "stage": position.stage,
                 "steps": planned.stage.steps,
-                "learning_rate": update.learning_rate,
+                "learning_rate": learning_rate,
                 "evaluations": parts.student.evaluations.count - before,
                 "seconds": round(position.seconds, 4),
             }
             journal.add(line, torch.stack(losses).mean(), update.grad_norm)
             number = position.update
-            evaluate = every and number % every == 0 and number < last
+            evaluating = evaluation_is_due()
             checkpoint = settings.run.checkpoint_every and number % settings.run.checkpoint_every == 0
             # A network that has diverged is neither scored nor kept: flushing raises.
-            if evaluate or checkpoint or number % settings.run.log_every == 0 or number == last:
+            if evaluating or checkpoint or number % settings.run.log_every == 0 or number == last:
                 hooks.log(journal.flush())
-            if evaluate:
-                position.metrics = hooks.evaluate(number)
+            if evaluating:
+                evaluate()
             if checkpoint:
                 hooks.checkpoint(position)
             reporter.advance(1)
@@ -117,8 +137,12 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
                 hooks.log(journal.flush())
                 return
 
+        if position.done < planned.stage.updates:
+            number, given = position.stage + 1, planned.stage.updates
+            reporter.say(f"stage {number} (N = {planned.stage.steps}) is over after {position.done} of {given} updates")
         if teacher is not None and position.stage + 1 < len(plan):
             teacher.end_stage(parts.student)
         position.stage += 1
         position.done = 0
+        position.scores = []
     hooks.log(journal.flush())

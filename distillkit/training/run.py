@@ -15,6 +15,7 @@ from distillkit.evaluation import tables
 from distillkit.interfaces import Export, RunInfo
 from distillkit.training import checkpoint
 from distillkit.training.assemble import Parts, load, prepare
+from distillkit.training.curves import Curves
 from distillkit.training.folder import RunFolder
 from distillkit.training.interrupt import deferred
 from distillkit.training.journal import Journal
@@ -86,7 +87,7 @@ def _carry_out(
 ) -> list[dict[str, Any]]:
     """Everything between the tracker's start and finish. `known`: the teacher's rows of the run that is resumed."""
     settings = parts.settings
-    if settings.teacher is not None:
+    if settings.teacher is not None and not settings.model.untrained:
         scores.teacher(known or [])
     position = Position() if known is None else checkpoint.restore(place.checkpoints, parts)
     _train(parts, position, place, reporter, scores)
@@ -117,16 +118,23 @@ def _train(parts: Parts, position: Position, place: RunFolder, reporter: Reporte
         checkpoint.save(place.checkpoints, parts, position, settings.run.keep)
 
     journal = Journal(place.journal, position.update)
+    curves = Curves(place.curves, position.evaluated)
 
     def asked() -> None:
         reporter.say("stopping after this update; Ctrl-C once more stops at once")
 
-    with reporter.task("updates", settings.run.updates, position.update), deferred(asked) as stop:
-        hooks = Hooks(log, save, lambda update: scores.during(update, stop), stop)
+    def evaluate(update: int) -> dict[str, float] | None:
+        found = scores.during(update, stop)
+        if found:
+            curves.add(update, found)
+        return found
+
+    with reporter.task("updates", parts.updates, position.update), deferred(asked) as stop:
+        hooks = Hooks(log, save, evaluate, stop)
         train(parts, position, journal, reporter, hooks)
     save(position)
     if stop.asked:
-        raise RunInterrupted(f"after update {position.update} of {settings.run.updates}; go on with --resume")
+        raise RunInterrupted(f"after update {position.update} of {parts.updates}; go on with --resume")
 
 
 def _export(parts: Parts, place: RunFolder, rows: list[dict[str, Any]]) -> None:

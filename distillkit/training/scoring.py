@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
 
+from distillkit.config import score_name
 from distillkit.errors import RunInterrupted
 from distillkit.evaluation import Evaluator, Which, sheet, write_png
 from distillkit.training.assemble import Parts
@@ -71,18 +71,19 @@ class RunScores:
                 write_png(self._place.samples / f"steps-{steps:03d}.png", image)
                 settings.tracker.log_image("samples", image, steps)
 
-    def during(self, update: int, stop: StopRequest) -> dict[str, float]:
-        """Score the student in the middle of the run: "fd-fashion/steps-4" -> value; as far as it got, if
-        the user stops it."""
+    def during(self, update: int, stop: StopRequest) -> dict[str, float] | None:
+        """Score the student in the middle of the run: "fd-fashion/steps-4" -> value. None if the user stops it."""
         settings = self._settings
         found: dict[str, float] = {}
         self._stop = stop
-        # RunInterrupted: after the batch in which the user asked to stop.
-        with suppress(RunInterrupted), settings.engine.averaged():
-            for steps in settings.evaluation.steps:
-                scores = self._evaluator.score(self._parts.student, steps, settings.evaluation.every_samples)
-                found |= {f"{label}/steps-{steps}": value for label, value in scores.items()}
-                settings.tracker.log_image(f"during/steps-{steps}", self._sheet(steps), update)
+        try:
+            with settings.engine.averaged():
+                for steps in settings.evaluation.steps:
+                    scores = self._evaluator.score(self._parts.student, steps, settings.evaluation.every_samples)
+                    found |= {score_name(label, steps): value for label, value in scores.items()}
+                    settings.tracker.log_image(f"during/steps-{steps}", self._sheet(steps), update)
+        except RunInterrupted:  # after the batch in which the user asked to stop
+            return None
         settings.tracker.log_metrics({f"during/{key}": value for key, value in found.items()}, update)
         return found
 

@@ -14,10 +14,21 @@ class DistillStep(nn.Module):
 
     An engine wraps this one module, so that it sees one forward and one backward per update. A frozen teacher is no
     part of it.
+
+    Args:
+        student: the network that is trained.
+        teacher, target, losses, path: the config's.
+        updates: parameter updates of the whole run, over which weights may change.
     """
 
     def __init__(
-        self, student: Predictor, teacher: Teacher | None, target: Target | None, losses: list[Loss], path: NoisePath
+        self,
+        student: Predictor,
+        teacher: Teacher | None,
+        target: Target | None,
+        losses: list[Loss],
+        path: NoisePath,
+        updates: int,
     ) -> None:
         super().__init__()
         self.student = student
@@ -25,6 +36,7 @@ class DistillStep(nn.Module):
         self._target = target
         self._losses = losses
         self._path = path
+        self._updates = updates
 
     def forward(self, step: Step) -> tuple[Tensor, TargetBatch | None]:
         """The loss, a scalar, and the target that it was held against (None in plain training)."""
@@ -35,10 +47,10 @@ class DistillStep(nn.Module):
         if self._target is not None and self._teacher is not None:
             with torch.no_grad():
                 aim = self._target.compute(step, student.detach(), self._teacher, self._path)
-        # How far off it is.
+        # How far off it is: one prediction, and one graph, for all terms (equation 1).
         held = student if self._target is None else self._target.compared(step, student)
         terms = [
-            loss.options.weight
+            loss.weight_at(step.update, self._updates)
             * loss.per_sample(step, held if loss.options.against == "target" else student, aim).mean()
             for loss in self._losses
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,7 @@ from distillkit.interfaces import Data, Model, Source, Stage, Step
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from distillkit.noise import NoisePath
 
@@ -23,10 +24,14 @@ class NoisedData(Source):
     class Options(Source.Options):
         """
         Attributes:
+            times: where jumps begin: on the "grid", end to end, as the student will sample (Algorithm 1); or "uniform",
+                anywhere, as in training: at every real time, or every whole one where the noise path has no others.
+                A jump spans as much as on the grid, and ends at clean data where it would go past them.
             drop_labels: the share of samples that are shown without their class, so that the network also learns to
                 do without: what classifier-free guidance needs.
         """
 
+        times: Literal["grid", "uniform"] = "grid"
         drop_labels: float = Field(0.0, ge=0, le=1)
 
     options: Options
@@ -38,9 +43,10 @@ class NoisedData(Source):
 
     def start_stage(self, stage: Stage, stride: int, path: NoisePath) -> None:
         """Lay out the stage's jumps."""
-        self._path = path
-        # [jumps, stride + 1]: each jump's times.
-        self._times = path.grid(stage.steps).unfold(0, stride + 1, stride)
+        self._path, self._stride = path, stride
+        self._grid = path.grid(stage.steps)
+        # [jumps, stride + 1]: each jump's times, if they lie end to end.
+        self._jumps = self._grid.unfold(0, stride + 1, stride)
 
     def draw(self, generator: torch.Generator) -> Step:
         """A batch of images, each at a random jump's start."""
@@ -51,9 +57,27 @@ class NoisedData(Source):
         images, labels = self._data.batch(indices)
         data = self._model.encode(images)
         noise = torch.randn(data.shape, generator=generator)
-        times = self._times[torch.randint(len(self._times), (batch,), generator=generator)].T.contiguous()
+        times = self._draw_times(generator)
         if labels is not None and self.options.drop_labels:
             dropped = torch.rand(batch, generator=generator) < self.options.drop_labels
             labels = labels.masked_fill(dropped, -1)
         condition = self._model.condition(labels, batch, self.draw_guidance(batch, generator))
         return Step(self._path.noised(data, noise, times[0]), times, condition, data, noise)
+
+    def _draw_times(self, generator: torch.Generator) -> Tensor:
+        """The jumps' times, [stride + 1, B]."""
+        import torch
+
+        batch, stride = self.options.batch, self._stride
+        if self.options.times == "grid":
+            return self._jumps[torch.randint(len(self._jumps), (batch,), generator=generator)].T.contiguous()
+        first, clean = self._grid[0].item(), self._grid[-1].item()
+        real = self._grid.is_floating_point()
+        if real:
+            start = first - (first - clean) * torch.rand(batch, generator=generator, dtype=torch.float64)
+        else:  # from where there is a whole time for every fine step
+            start = torch.randint(int(clean) + stride, int(first) + 1, (batch,), generator=generator).double()
+        end = (start - stride * (first - clean) / (len(self._grid) - 1)).clamp(min=clean)
+        share = torch.linspace(0, 1, stride + 1, dtype=torch.float64).unsqueeze(1)
+        times = start * (1 - share) + end * share
+        return times if real else times.round().long()

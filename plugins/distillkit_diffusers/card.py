@@ -17,16 +17,24 @@ pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
 images = pipe(batch_size=4, num_inference_steps={steps}).images"""
 
 
-def model_card(export: Export, pipeline_class: str, conditional: bool) -> str:
-    """Markdown with the metadata that model hubs read."""
+def model_card(export: Export, pipeline_class: str, conditional: bool, exact: bool) -> str:
+    """Markdown with the metadata that model hubs read.
+
+    Args:
+        export: what to say.
+        pipeline_class: the name of the pipeline's class.
+        conditional: whether it takes class labels.
+        exact: whether diffusers' times are those of the training at `export.steps`.
+    """
     snippet = (CONDITIONAL if conditional else UNCONDITIONAL).format(steps=export.steps)
     guidance = "none (scale 1)" if export.guidance == 1 else f"scale {export.guidance:g}"
+    sampler = "deterministic (DDIM)"
+    fits = f"exact at\n  {export.steps} steps (at other numbers diffusers may round times differently)"
     if export.sampler == "consistency":
         sampler = "multistep consistency (LCMScheduler): every step jumps to clean data; all but the last add noise"
-        exact = "exact at every number of steps"
-    else:
-        sampler = "deterministic (DDIM)"
-        exact = f"exact at {export.steps} steps (at other numbers diffusers may round times differently)"
+        fits = "\n  exact at every number of steps"
+    elif not exact:
+        fits = f"but at\n  {export.steps} steps that has times between whole numbers, which diffusers rounds"
     rows = "\n".join(
         f"| {row['model']} | {row['steps']} | {row['metric']} | {row['value']:.4g} | {row['samples']} |"
         for row in export.scores
@@ -53,8 +61,7 @@ A diffusion model that samples in **{export.steps} steps**, made with distillkit
 - Sampling steps: {export.steps} (scored at {", ".join(map(str, export.served)) or "none"})
 - Guidance: {guidance}
 - Sampler: {sampler}
-- Pipeline: `{pipeline_class}`; the scheduler's config is the one it was trained for,
-  {exact}
+- Pipeline: `{pipeline_class}`; the scheduler's config is the one it was trained for, {fits}
 
 ```python
 {snippet}

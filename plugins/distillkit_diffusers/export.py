@@ -41,7 +41,8 @@ def write(
     pipeline.save_pretrained(aside)
     if conditional:
         _ship_pipeline_class(aside)
-    (aside / "README.md").write_text(model_card(export, type(pipeline).__name__, conditional), encoding="utf-8")
+    card = model_card(export, type(pipeline).__name__, conditional, schedulers.is_exact(path, export.steps))
+    (aside / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
 

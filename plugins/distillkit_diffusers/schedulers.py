@@ -10,15 +10,19 @@ from torch import Tensor
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Sampler
-from distillkit.noise import PredictionType, TablePath
+from distillkit.noise import CosinePath, PredictionType, TablePath
 from distillkit.noise.table import Spacing
 from distillkit.sampling.consistency import TIMESTEP_SCALING
 
 KINDS = ("epsilon", "v_prediction", "sample")
 
 
-def read(config: dict[str, Any]) -> tuple[TablePath, PredictionType]:
+def read(config: dict[str, Any], cosine: tuple[float, float] | None = None) -> tuple[TablePath, PredictionType]:
     """The noise path of a scheduler config, and what its network predicts.
+
+    Args:
+        config: as in scheduler_config.json.
+        cosine: λ_min and λ_max, if its betas are a cosine path's (see `with_cosine`).
 
     Raises:
         DistillkitError: it is not the config of a variance-preserving schedule, or an ε-network has to start from
@@ -27,6 +31,8 @@ def read(config: dict[str, Any]) -> tuple[TablePath, PredictionType]:
     kind = config.get("prediction_type", "epsilon")
     if kind not in KINDS:
         raise DistillkitError(f"scheduler: prediction_type is '{kind}'; expected one of {', '.join(KINDS)}")
+    if cosine is not None:
+        return CosinePath(config["num_train_timesteps"], cosine), kind
     if "_class_name" in config and "beta_schedule" not in config:
         raise DistillkitError(
             f"scheduler: {config['_class_name']} has no β schedule; expected a variance-preserving one, as that of "
@@ -45,6 +51,23 @@ def read(config: dict[str, Any]) -> tuple[TablePath, PredictionType]:
         )
     spacing = config.get("timestep_spacing") if config.get("_class_name") in EXPORTED else "trailing"
     return TablePath(bars, cast(Spacing, spacing or "trailing")), kind
+
+
+def with_cosine(config: dict[str, Any], cosine: tuple[float, float]) -> dict[str, Any]:
+    """A scheduler config whose betas are those of a cosine path at whole times: all that diffusers' schedulers know.
+
+    Args:
+        config: as in scheduler_config.json; its own betas are dropped.
+        cosine: λ_min and λ_max.
+
+    Raises:
+        DistillkitError: `num_train_timesteps` is no number of times.
+    """
+    times = config.get("num_train_timesteps", 1000)
+    if not isinstance(times, int) or times < 1:
+        raise DistillkitError(f"model.scheduler.num_train_timesteps: expected a whole number from 1 on (got {times!r})")
+    rest = {key: value for key, value in config.items() if "beta" not in key}
+    return rest | _betas(CosinePath(times, cosine))
 
 
 EXPORTED = ("DDIMScheduler", "DPMSolverMultistepScheduler")
@@ -79,7 +102,8 @@ def write(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: 
 
     For consistency sampling LCMScheduler, which then has the path's `consistency_times` at every number of steps. Else
     DDIM where its rule, previous time = t − ⌊T/S⌋, finds the path's times; else DPM-Solver++ of order 1, which is the
-    same deterministic step with explicit times (diffusers #9261, #11347).
+    same deterministic step with explicit times (diffusers #9261, #11347). Where the path's times are not whole
+    (`is_exact`), the scheduler's are the nearest.
     """
     common = _table(path, config) | {"prediction_type": kind, "timestep_spacing": path.spacing}
     if sampler == "consistency":
@@ -93,6 +117,12 @@ def write(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: 
     return DPMSolverMultistepScheduler(**common, **solver)
 
 
+def is_exact(path: TablePath, steps: int) -> bool:
+    """Whether diffusers' whole times can say the path's grid of `steps` steps."""
+    grid = path.grid(steps)
+    return torch.equal(grid, grid.round())
+
+
 def _table(path: TablePath, config: dict[str, Any]) -> dict[str, Any]:
     """The noise schedule in diffusers' terms: as it came, or, cut at the start time, as a list of betas."""
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
@@ -100,6 +130,11 @@ def _table(path: TablePath, config: dict[str, Any]) -> dict[str, Any]:
         # In full: what a config leaves out means something else to another scheduler.
         known = _read_by_diffusers(config).config
         return {key: known[key] for key in keys if known[key] is not None}
+    return _betas(path)
+
+
+def _betas(path: TablePath) -> dict[str, Any]:
+    """The times from 0 to the start, as a list of betas."""
     bars = path.alphas_cumprod[: path.start + 1]
     betas = 1 - bars / torch.cat([torch.ones(1, dtype=torch.float64), bars[:-1]])
     return {"num_train_timesteps": len(bars), "trained_betas": betas.tolist()}

@@ -20,13 +20,20 @@ class Unet(Model):
 
     path: TablePath
 
-    def use(self, network: nn.Module, scheduler: dict[str, Any], null_class: int | None) -> None:
+    def use(
+        self,
+        network: nn.Module,
+        scheduler: dict[str, Any],
+        null_class: int | None,
+        cosine: tuple[float, float] | None = None,
+    ) -> None:
         """Take a network and derive everything else.
 
         Args:
             network: float32, on the CPU.
             scheduler: its noise schedule, as in scheduler_config.json.
             null_class: the class that means "no class"; None if it has none.
+            cosine: λ_min and λ_max of the cosine path that takes the place of the schedule's β; None if none does.
 
         Raises:
             DistillkitError: they do not fit together.
@@ -34,9 +41,9 @@ class Unet(Model):
         from distillkit_diffusers import networks, schedulers
 
         self.network = network
-        self._scheduler = scheduler
         self._config = config = networks.config(self.network)
-        self.path, self.prediction = schedulers.read(self._scheduler)
+        self._scheduler = scheduler if cosine is None else schedulers.with_cosine(scheduler, cosine)
+        self.path, self.prediction = schedulers.read(self._scheduler, cosine)
         self.sample_shape = networks.sample_shape(config)
         networks.check(config)
         embeddings = config["num_class_embeds"]

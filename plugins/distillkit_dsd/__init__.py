@@ -21,8 +21,9 @@ def distillkit_teachers() -> list[type[Teacher]]:
 @hookimpl
 def distillkit_targets() -> list[type[Target]]:
     from distillkit_dsd.merged_steps import MergedSteps
+    from distillkit_dsd.noisier_step import NoisierStep
 
-    return [MergedSteps]
+    return [MergedSteps, NoisierStep]
 
 
 @hookimpl

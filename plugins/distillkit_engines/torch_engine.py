@@ -64,14 +64,12 @@ class TorchEngine(Engine):
             return bool(torch.cpu._is_avx512_bf16_supported())
         return self.options.precision == "bf16"
 
-    def prepare(
-        self, module: nn.Module, network: nn.Module, optimizer: OptimizerTable, ema: EmaTable | None, updates: int
-    ) -> None:
+    def prepare(self, module: nn.Module, network: nn.Module, optimizer: OptimizerTable, ema: EmaTable | None) -> None:
         """Move the module to the device and make the optimiser."""
         import torch
 
         self._module = module.to(self.device)
-        self._optimizer_table, self._ema_table, self._updates = optimizer, ema, updates
+        self._optimizer_table, self._ema_table = optimizer, ema
         self._weights: list[Tensor] = list(network.parameters())
         self._names = [name for name, _ in network.named_parameters()]
         self._optimizer = torch.optim.AdamW(
@@ -95,7 +93,7 @@ class TorchEngine(Engine):
         """Frozen modules live on the same device."""
         module.to(self.device)
 
-    def update(self, loss: Tensor) -> Update | None:
+    def update(self, loss: Tensor, learning_rate: float) -> Update | None:
         """Backward, and with the last of the accumulated batches one step of AdamW."""
         import torch
 
@@ -106,7 +104,6 @@ class TorchEngine(Engine):
             return None
         self._accumulated = 0
         norm = torch.nn.utils.clip_grad_norm_(self._weights, table.clip or float("inf"))
-        learning_rate = table.learning_rate_at(self._done, self._updates)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
@@ -115,7 +112,7 @@ class TorchEngine(Engine):
             with torch.no_grad():
                 torch._foreach_lerp_(self._average, self._weights, 1 - self._ema_table.decay_at(self._done))
         self._done += 1
-        return Update(norm, learning_rate)
+        return Update(norm)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 @hookimpl
 def distillkit_schedules() -> list[type[Schedule]]:
     from distillkit_schedules.constant import Constant
+    from distillkit_schedules.convergence import Convergence
     from distillkit_schedules.exponential import Exponential
     from distillkit_schedules.halving import Halving
     from distillkit_schedules.linear import Linear
 
-    return [Constant, Exponential, Halving, Linear]
+    return [Constant, Convergence, Exponential, Halving, Linear]

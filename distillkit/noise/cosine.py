@@ -1,0 +1,69 @@
+"""The cosine path over real times, as progressive distillation and the paper's training runs have it."""
+
+from __future__ import annotations
+
+from math import atan, exp
+
+import torch
+from torch import Tensor
+
+from distillkit.errors import GridError
+from distillkit.noise.table import Spacing, TablePath
+
+
+class CosinePath(TablePath):
+    """z_t = cos(φ)x + sin(φ)ε with φ = a·u + b, u = (t + 1)/T, for every real t in (−1, T − 1]; clean data is t = −1.
+
+    λ = log SNR = −2 log tan(a·u + b) falls from λ_max at u = 0 to λ_min at u = 1: b = arctan(e^(−λ_max/2)) and
+    a = arctan(e^(−λ_min/2)) − b. A network that counts T times sees what it would see of a table; at whole times the
+    path is that table. Grids are the table's without rounding. At t = −1 itself σ is 0 and not e^(−λ_max/2), so that
+    the last step returns x̂.
+
+    Args:
+        times: T.
+        logsnr: λ_min and λ_max.
+        spacing, start: as of a table.
+
+    Source: Salimans & Ho 2022, section 2 and their published code; λ in [−20, 20] is the paper's.
+    """
+
+    def __init__(
+        self, times: int, logsnr: tuple[float, float], spacing: Spacing = "trailing", start: int | None = None
+    ) -> None:
+        low, high = logsnr
+        self.logsnr = logsnr
+        self._b = atan(exp(-high / 2))
+        self._a = atan(exp(-low / 2)) - self._b
+        self._times = times
+        super().__init__(self._angle(torch.arange(times)).cos().square(), spacing, start)
+
+    def _angle(self, t: Tensor) -> Tensor:
+        """φ at times t, in float64: where λ is −20 or 20, φ is within 5e-5 of π/2 or 0."""
+        return self._a * (t.double() + 1) / self._times + self._b
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """cos φ at times t: [B] -> [B, 1, 1, 1]."""
+        return torch.where(t == self.clean, 1, self._angle(t).cos()).float().view(-1, 1, 1, 1)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """sin φ at times t: [B] -> [B, 1, 1, 1]."""
+        return torch.where(t == self.clean, 0, self._angle(t).sin()).float().view(-1, 1, 1, 1)
+
+    def grid(self, steps: int) -> Tensor:
+        """Times (float64) of a sampler of `steps` steps, [steps + 1], noise first, −1 last."""
+        if steps < 1:
+            raise GridError(f"a grid of {steps} steps needs at least 1")
+        times, left = self.start + 1, torch.arange(steps, 0, -1, dtype=torch.float64)
+        if self.spacing == "trailing":
+            grid = left * times / steps - 1
+        elif self.spacing == "leading":
+            grid = (left - 1) * times / steps + 1
+            if grid[0] > self.start:
+                raise GridError(f"a leading grid of {steps} steps would begin at {grid[0]:g}, past {self.start}")
+        else:
+            grid = left * (times - 1) / steps
+        return torch.cat([grid, torch.tensor([self.clean], dtype=torch.float64)])
+
+    def with_grid(self, spacing: Spacing, start: int | None) -> CosinePath:
+        """The same path with other grids."""
+        return CosinePath(self._times, self.logsnr, spacing, start)

@@ -1,0 +1,28 @@
+"""curves.jsonl: one line per evaluation in the middle of the run (the paper's Figure 3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class Curves:
+    """Scores over the updates.
+
+    Args:
+        path: the file. It is made with the first evaluation.
+        evaluated: the update up to which an earlier run's evaluations are kept.
+    """
+
+    def __init__(self, path: Path, evaluated: int = 0) -> None:
+        self._path = path
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["update"] <= evaluated]
+            path.write_text("".join(kept), encoding="utf-8")
+
+    def add(self, update: int, scores: Mapping[str, float]) -> None:
+        """Write an evaluation: the update after which it was made, and its scores by name ("fd-fashion/steps-4")."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"update": update, "scores": {**scores}}) + "\n")
