@@ -5,19 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from digits import MODEL, PLAIN, SCORED, Run, distil, settings
+from digits import Run, distil, settings
 from distillkit_mlflow.none import NoTracker
-from distillkit_schedules.halving import Halving
 from safetensors.torch import load_file
 
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import RunInfo, Stage
+from distillkit.interfaces import RunInfo
 from distillkit.training.run import run
 
 # Three stages (8, 4, 2 steps) and a checkpoint after every update.
@@ -71,25 +69,6 @@ def test_resumed_run_is_the_same_run(tmp_path: Path, case: str) -> None:
         assert all(torch.equal(weight, exported[key]) for key, weight in resumed.weights().items())
     owners = {key.split("/")[1].split(".")[0] for key in expected if key.startswith("engine/")}
     assert owners == {"updates", "network", "average", "optimizer"}
-
-
-class Satisfied(Halving):
-    """A stage of two updates or more is over once there are scores."""
-
-    def is_over(self, stage: Stage, done: int, metrics: Mapping[str, float]) -> bool:
-        return done >= 2 and "fd-pixels/steps-2" in metrics
-
-
-def test_a_resumed_run_knows_its_newest_scores(tmp_path: Path) -> None:
-    options = (*RUN, "schedule.start=4", "evaluation.every=3", "evaluation.every_samples=5", "evaluation.samples=5")
-    wanted = settings(tmp_path, "dsdi", *options, tables=MODEL + PLAIN + SCORED)
-    wanted = replace(wanted, schedule=Satisfied(Satisfied.Options(start=4)))
-    whole = Run(tmp_path / "run")
-    run(wanted, whole.folder)
-    assert [line["stage"] for line in whole.journal] == [0, 0, 0, 1, 1]
-    shutil.rmtree(whole.folder / "checkpoints/update-000005")
-    run(wanted, whole.folder, resume=True)
-    assert [line["stage"] for line in whole.journal] == [0, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("renew", ["stage", "never"])
