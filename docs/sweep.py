@@ -5,19 +5,12 @@ Every row is configs/quickstart.toml with a few keys set otherwise; rows whose r
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import re
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from experiments import Experiment, arguments, side_by_side, slug, write_blocks
 
 DOCS = Path(__file__).parent
 CONFIG = DOCS.parent / "configs" / "quickstart.toml"
-# The teacher is the same in every row: it is scored once, by the quickstart itself.
-ALWAYS = ["tracker.type=none", "evaluation.teacher_steps=[]"]
 
 
 def _lr(peak: str) -> list[str]:
@@ -65,57 +58,31 @@ TABLES: dict[str, dict[str, list[str]]] = {
 """Table -> the rows' titles -> what is set otherwise."""
 
 
-def run(folder: Path, settings: list[str]) -> None:
-    """One row, unless it is there."""
-    if (folder / "pipeline").is_dir():
-        return
-    sets = [word for setting in [*ALWAYS, *settings] for word in ("--set", setting)]
-    command = [sys.executable, "-m", "distillkit", "run", str(CONFIG), *sets, "--output", str(folder)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-
-def folder_of(top: Path, name: str, title: str) -> Path:
-    """Where a row's run lies."""
-    return top / name / re.sub(r"[^a-z0-9.-]+", "-", title)
+def rows(name: str, top: Path) -> dict[str, Experiment]:
+    """A table's rows."""
+    return {
+        title: Experiment(CONFIG, ("evaluation.teacher=false", *settings), top / name / slug(title))
+        for title, settings in TABLES[name].items()
+    }
 
 
 def table(name: str, top: Path) -> str:
     """A Markdown table of the scores."""
     lines = []
-    for title in TABLES[name]:
-        rows = json.loads((folder_of(top, name, title) / "scores.json").read_text(encoding="utf-8"))
-        scores = {row["steps"]: f"{row['value']:.1f}" for row in rows if row["model"] == "student"}
+    for title, experiment in rows(name, top).items():
+        scores = experiment.scores()
         if not lines:
             head = " | ".join(f"{steps} steps" for steps in scores)
             lines = [f"| {name} | {head} |", "|---|" + "---|" * len(scores)]
-        lines.append(f"| {title} | {' | '.join(scores.values())} |")
+        lines.append(f"| {title} | {' | '.join(f'{score:.1f}' for score in scores.values())} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Run what is missing, then write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, one thread each")
-    parser.add_argument("--folder", type=Path, default=Path("runs/sweep"))
-    arguments = parser.parse_args()
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        waiting = [
-            pool.submit(run, folder_of(arguments.folder, name, title), settings)
-            for name, rows in TABLES.items()
-            for title, settings in rows.items()
-        ]
-        for future in waiting:
-            future.result()
-    page = DOCS / "methods.md"
-    text = page.read_text(encoding="utf-8")
-    for name in TABLES:
-        text = re.sub(
-            rf"(<!-- sweep: {name} -->\n).*?(<!-- end -->)",
-            lambda match, name=name: f"{match[1]}{table(name, arguments.folder)}\n{match[2]}",
-            text,
-            flags=re.DOTALL,
-        )
-    page.write_text(text, encoding="utf-8")
+    given = arguments(__doc__, "runs/sweep")
+    side_by_side([row.carry_out for name in TABLES for row in rows(name, given.folder).values()], given.jobs)
+    write_blocks(DOCS / "methods.md", "sweep", {name: table(name, given.folder) for name in TABLES})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from digits import MODEL, PLAIN, SCORED, Run, distil, settings
 from distillkit_data.noised_data import NoisedData
 from distillkit_schedules.halving import Halving
+from PIL import Image
 from torch import Tensor
 
 from distillkit.interfaces import Stage, Step
@@ -259,3 +261,19 @@ def test_bf16_is_near_fp32_and_repeats(tmp_path: Path) -> None:
     assert runs[1].losses[0] == pytest.approx(runs[0].losses[0], rel=0.2)
     for name, weight in runs[0].weights().items():
         torch.testing.assert_close(runs[1].weights()[name], weight, rtol=0, atol=2e-3)
+
+
+def test_the_teacher_is_left_out_where_the_config_says_so(tmp_path: Path) -> None:
+    short = ("run.updates=1", "schedule.start=4", "evaluation.samples=5")
+    both, alone = (
+        distil(tmp_path / which, "dsdi", *short, f"evaluation.teacher={which}", tables=MODEL + PLAIN + SCORED)
+        for which in ("true", "false")
+    )
+    rows = [json.loads((run.folder / "scores.json").read_text(encoding="utf-8")) for run in (both, alone)]
+    assert [[row["model"] for row in found] for found in rows] == [["teacher", "student"], ["student"]]
+    assert both.score("student", 2) == alone.score("student", 2)
+    heights = []
+    for found in (both, alone):
+        with Image.open(found.folder / "samples/steps-002.png") as sheet:
+            heights.append(sheet.height)
+    assert heights[0] > 2 * heights[1], "the sheet has no row of the teacher's"

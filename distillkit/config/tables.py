@@ -73,6 +73,7 @@ class EvaluationTable(Table):
 
     Attributes:
         steps: numbers of sampling steps at which teacher and student are scored.
+        teacher: whether the undistilled teacher is scored and sampled too; once will do for many runs of one teacher.
         teacher_steps: further numbers at which the teacher alone is scored.
         samples: pictures per score.
         batch: pictures per network call.
@@ -90,6 +91,7 @@ class EvaluationTable(Table):
     """
 
     steps: Annotated[Steps, Field(min_length=1)] = (2, 4, 8)
+    teacher: bool = True
     teacher_steps: Steps = ()
     samples: int = Field(1000, ge=2)
     batch: int = Field(100, ge=1)

@@ -87,7 +87,7 @@ def _carry_out(
 ) -> list[dict[str, Any]]:
     """Everything between the tracker's start and finish. `known`: the teacher's rows of the run that is resumed."""
     settings = parts.settings
-    if settings.teacher is not None and not settings.model.untrained:
+    if settings.evaluation.teacher and settings.teacher is not None and not settings.model.untrained:
         scores.teacher(known or [])
     position = Position() if known is None else checkpoint.restore(place.checkpoints, parts)
     _train(parts, position, place, reporter, scores)
