@@ -34,6 +34,7 @@ METHODS = {
     "luhman": "Luhman & Luhman",
     "consistency": "consistency",
     "matching": "trajectory matching",
+    "chain": "chain: DSD, anchored; then consistency",
 }
 """Config -> the method's name in tables."""
 
@@ -41,16 +42,16 @@ REFERENCE = "dsdi"
 """What the equal budgets are: this config's updates, evaluations and seconds."""
 
 RATES = {
-    "dsdn": ("1e-6", "3e-6", "1e-5"),
+    "dsdn": ("1e-6", "3e-6", "1e-5", "3e-5"),
     "dsdi": ("3e-6", "1e-5", "3e-5"),
     "dsdgl": ("3e-6", "1e-5", "3e-5"),
-    "dsdgexp": ("3e-6", "1e-5", "3e-5"),
-    "dsd-anchored": ("3e-5", "1e-4", "3e-4"),
-    "tsd": ("3e-5", "1e-4", "3e-4"),
-    "pd": ("3e-5", "1e-4", "3e-4"),
+    "dsdgexp": ("1e-5", "3e-5"),
+    "dsd-anchored": ("1e-4", "3e-4", "1e-3"),
+    "tsd": ("3e-5", "1e-4", "3e-4", "1e-3"),
+    "pd": ("3e-5", "1e-4", "3e-4", "1e-3"),
     "luhman": ("1e-4", "3e-4"),
-    "consistency": ("1e-4", "3e-4", "1e-3"),
-    "matching": ("1e-4", "3e-4", "1e-3"),
+    "consistency": ("3e-5", "1e-4", "3e-4", "1e-3"),
+    "matching": ("3e-5", "1e-4", "3e-4", "1e-3"),
 }
 
 Variants = dict[str, Sequence[str]]

@@ -12,7 +12,7 @@ from distillkit.config.tables import (
     OptimizerTable,
     RunTable,
 )
-from distillkit.config.watch import score_name, series
+from distillkit.config.watch import find_score, score_name, scores_taken, series
 
 __all__ = [
     "Chain",
@@ -24,11 +24,13 @@ __all__ = [
     "RunTable",
     "Scoring",
     "Settings",
+    "find_score",
     "make_plan",
     "read_chain",
     "read_component",
     "read_config",
     "read_scoring",
     "score_name",
+    "scores_taken",
     "series",
 ]

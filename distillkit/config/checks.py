@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from distillkit.config.plan import stride
 from distillkit.config.settings import Scoring, Settings
-from distillkit.config.watch import scores_taken, watched
+from distillkit.config.watch import find_score, scores_taken, watched
 from distillkit.errors import Mistake
 from distillkit.interfaces import Stage
 
@@ -111,6 +111,20 @@ def _watched(settings: Settings) -> Iterator[Mistake]:
             return
 
 
+def _best(settings: Settings) -> Iterator[Mistake]:
+    evaluation = settings.evaluation
+    if evaluation.best is None:
+        return
+    if not evaluation.every:
+        yield Mistake("evaluation.every", "must be at least 1: evaluation.best is of the scores taken during the run")
+    if find_score(settings, evaluation.best) is None:
+        yield Mistake(
+            "evaluation.best",
+            f"'{evaluation.best}' is no score that the run takes; it takes: "
+            f"{', '.join(scores_taken(settings)) or 'none'} (see evaluation.steps and [[metric]])",
+        )
+
+
 def check_scores(settings: Scoring) -> Iterator[Mistake]:
     """What keeps the metrics from being computed."""
     features = settings.features
@@ -139,6 +153,7 @@ CHECKS: dict[Callable[[Settings], Iterator[Mistake]], set[str]] = {
     _targets: {"loss", "target", "teacher", "source"},
     _stages: {"schedule", "target"},
     _watched: {"schedule", "target", "evaluation", "features", "metric"},
+    _best: {"evaluation", "features", "metric"},
     _data: {"source", "data", "loss", "target"},
     _sampler: {"grid", "evaluation"},
     check_scores: {"metric", "features", "evaluation", "data"},

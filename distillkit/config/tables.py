@@ -44,6 +44,11 @@ class RunTable(Table):
         log_every: updates between points of the tracker's curves (the journal has every update).
         checkpoint_every: updates between checkpoints; 0: only at the end.
         keep: how many checkpoints to keep.
+        on_divergence: what happens when the loss, the gradient or x̂ is no longer finite or passes a limit. "stop":
+            the run ends with an error; "rollback": it goes back to its newest checkpoint (one is made before the
+            first update) and on from there at half the learning rate, up to 5 times.
+        loss_limit: the loss may be this many times the largest of the run's first 20 updates.
+        x0_limit: the same for the root mean square of x̂.
     """
 
     name: Annotated[str, AfterValidator(_folder_name)]
@@ -53,6 +58,9 @@ class RunTable(Table):
     log_every: int = Field(10, ge=1)
     checkpoint_every: int = Field(0, ge=0)
     keep: int = Field(2, ge=1)
+    on_divergence: Literal["stop", "rollback"] = "stop"
+    loss_limit: float = Field(1e4, gt=1)
+    x0_limit: float = Field(4.0, gt=1)
 
 
 class GridTable(Table):
@@ -85,6 +93,9 @@ class EvaluationTable(Table):
             "auto": the first of them that exists.
         every: updates between evaluations of the student during the run; 0: only at the end.
         every_samples: pictures per score in those.
+        best: a score by name, as in "fd-fashion/steps-4" or "steps-4": of the weights that were evaluated during the
+            run and at its end (`every`, `every_samples`), those that had the best one are scored and exported.
+            Left out: the last ones.
         export_steps: the number of steps that the exported pipeline is set up for; left out: the smallest of `steps`
             that the student was taught.
         grid: pictures per row of the sample sheets.
@@ -101,5 +112,6 @@ class EvaluationTable(Table):
     reference: Literal["auto", "bundled", "data"] = "auto"
     every: int = Field(0, ge=0)
     every_samples: int = Field(200, ge=2)
+    best: str | None = None
     export_steps: int | None = Field(None, ge=1)
     grid: int = Field(10, ge=1)

@@ -32,8 +32,11 @@ def watched(settings: Settings, steps: int) -> str | None:
     None: none does, or it is none of those that the run takes (the config's checks tell).
     """
     wanted = settings.schedule.watches(steps)
-    if wanted is None:
-        return None
+    return None if wanted is None else find_score(settings, wanted)
+
+
+def find_score(settings: Settings, wanted: str) -> str | None:
+    """The score that "fd-fashion/steps-4" or "steps-4" (of the first metric) means; None: it is not taken."""
     return next((name for name in scores_taken(settings) if name == wanted or name.endswith(f"/{wanted}")), None)
 
 

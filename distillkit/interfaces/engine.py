@@ -45,7 +45,7 @@ class Engine(Component):
         """Take the module that is called once per update.
 
         Args:
-            module: `DistillStep`: (step) -> (loss, target batch or None).
+            module: `DistillStep`: (step) -> (loss, target batch or None, rms of x̂).
             network: the network inside it that is trained.
             optimizer: the config's `[optimizer]` table.
             ema: the config's `[ema]` table; None for no EMA.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from distillkit.errors import DistillkitError
 from distillkit.training.assemble import Parts
+from distillkit.training.divergence import Diverged
 from distillkit.training.loop import Position
 
 TENSORS = "state.safetensors"
@@ -24,7 +25,7 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
     """Write checkpoints/update-NNNNNN, aside first; older ones than the newest `keep` go once it is complete.
 
     Raises:
-        DistillkitError: something in it is not finite.
+        Diverged: something in it is not finite.
     """
     final = folder / f"update-{position.update:06d}"
     aside = folder / f".{final.name}.partial"
@@ -37,7 +38,7 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
     }
     for key, value in tensors.items():
         if not value.isfinite().all():
-            raise DistillkitError(
+            raise Diverged(
                 f"update {position.update}: {key} is not finite: the run has diverged; lower optimizer.learning_rate"
             )
     save_file(tensors, aside / TENSORS)

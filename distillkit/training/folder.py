@@ -31,6 +31,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.pipeline = path / "pipeline"
         self.samples = path / "samples"
+        self.best = path / "best.safetensors"
 
     def check_free(self) -> None:
         """A new run may begin here.

@@ -30,6 +30,7 @@ class Position:
         seconds: time spent in updates.
         evaluated: the update of the newest evaluation that was not broken off.
         scores: scores by name, one entry for each evaluation in the stage.
+        rollbacks: how often the run diverged and went back; each time halved the learning rate.
     """
 
     update: int = 0
@@ -38,6 +39,7 @@ class Position:
     seconds: float = 0.0
     evaluated: int = 0
     scores: list[dict[str, float]] = field(default_factory=list)
+    rollbacks: int = 0
 
 
 @dataclass
@@ -90,19 +92,21 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
             # Dropout, where there is any, draws from the global state.
             torch.manual_seed(generator(settings.run.seed, position.update, "network").initial_seed())
 
-            learning_rate = settings.optimizer.learning_rate_at(
+            learning_rate = 0.5**position.rollbacks * settings.optimizer.learning_rate_at(
                 (position.update, last), (position.done, planned.stage.updates)
             )
 
             # One update: batches are drawn and learned from until the engine has enough of them.
             update: Update | None = None
             losses: list[Tensor] = []
+            sizes: list[Tensor] = []
             while update is None:
                 draw = generator(settings.run.seed, position.update, len(losses), "source")
                 step = replace(source.draw(draw), update=position.update)
-                loss, aim = engine.forward(step.to(engine.device))
+                loss, aim, size = engine.forward(step.to(engine.device))
                 update = engine.update(loss, learning_rate)
                 losses.append(loss.detach())
+                sizes.append(size)
                 if aim is not None:
                     source.advance(aim.z_next)
             if teacher is not None:
@@ -121,7 +125,8 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
                 "evaluations": parts.student.evaluations.count - before,
                 "seconds": round(position.seconds, 4),
             }
-            journal.add(line, torch.stack(losses).mean(), update.grad_norm)
+            loss, size = torch.stack(losses).mean(), torch.stack(sizes).mean()
+            journal.add(line, {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size})
             number = position.update
             evaluating = evaluation_is_due()
             checkpoint = settings.run.checkpoint_every and number % settings.run.checkpoint_every == 0

@@ -15,7 +15,9 @@ from distillkit.evaluation import tables
 from distillkit.interfaces import Export, RunInfo
 from distillkit.training import checkpoint
 from distillkit.training.assemble import Parts, load, prepare
+from distillkit.training.best import Best
 from distillkit.training.curves import Curves
+from distillkit.training.divergence import ROLLBACKS, Diverged, Watch
 from distillkit.training.folder import RunFolder
 from distillkit.training.interrupt import deferred
 from distillkit.training.journal import Journal
@@ -90,7 +92,11 @@ def _carry_out(
     if settings.evaluation.teacher and settings.teacher is not None and not settings.model.untrained:
         scores.teacher(known or [])
     position = Position() if known is None else checkpoint.restore(place.checkpoints, parts)
-    _train(parts, position, place, reporter, scores)
+    best = None if settings.evaluation.best is None else Best(place.best, parts)
+    _train(parts, position, place, reporter, scores, best)
+    if best is not None and (found := best.restore()) is not None:
+        reporter.say(f"best: {found.score} = {found.value:.4g} after update {found.update} of {position.update}")
+        settings.tracker.log_metrics({f"best/{found.score}": found.value}, found.update)
     scores.student()
     _export(parts, place, scores.rows)
     settings.tracker.log_scores(scores.rows)
@@ -99,7 +105,9 @@ def _carry_out(
     return scores.rows
 
 
-def _train(parts: Parts, position: Position, place: RunFolder, reporter: Reporter, scores: RunScores) -> None:
+def _train(
+    parts: Parts, position: Position, place: RunFolder, reporter: Reporter, scores: RunScores, best: Best | None
+) -> None:
     settings = parts.settings
 
     def log(lines: list[dict[str, Any]]) -> None:
@@ -117,9 +125,6 @@ def _train(parts: Parts, position: Position, place: RunFolder, reporter: Reporte
     def save(position: Position) -> None:
         checkpoint.save(place.checkpoints, parts, position, settings.run.keep)
 
-    journal = Journal(place.journal, position.update)
-    curves = Curves(place.curves, position.evaluated)
-
     def asked() -> None:
         reporter.say("stopping after this update; Ctrl-C once more stops at once")
 
@@ -127,14 +132,38 @@ def _train(parts: Parts, position: Position, place: RunFolder, reporter: Reporte
         found = scores.during(update, stop)
         if found:
             curves.add(update, found)
+            if best is not None:
+                best.consider(update, found)
         return found
 
-    with reporter.task("updates", parts.updates, position.update), deferred(asked) as stop:
-        hooks = Hooks(log, save, evaluate, stop)
-        train(parts, position, journal, reporter, hooks)
+    goes_back = settings.run.on_divergence == "rollback"
+    if goes_back and not checkpoint.complete(place.checkpoints):
+        save(position)
+    while True:
+        journal = Journal(place.journal, Watch(settings.run), position.update)
+        curves = Curves(place.curves, position.evaluated)
+        try:
+            with reporter.task("updates", parts.updates, position.update), deferred(asked) as stop:
+                hooks = Hooks(log, save, evaluate, stop)
+                train(parts, position, journal, reporter, hooks)
+            break
+        except Diverged as error:
+            if not goes_back or position.rollbacks == ROLLBACKS:
+                raise
+            rollbacks = position.rollbacks + 1
+            # In place, for who holds it; and saved, so that a run that is resumed knows of it.
+            vars(position).update(vars(checkpoint.restore(place.checkpoints, parts)) | {"rollbacks": rollbacks})
+            save(position)
+            reporter.say(
+                f"{error}; going back to update {position.update}, "
+                f"at {0.5**rollbacks:g} of the learning rate (rollback {rollbacks} of {ROLLBACKS})"
+            )
+            settings.tracker.log_metrics({"rollbacks": float(rollbacks)}, position.update)
     save(position)
     if stop.asked:
         raise RunInterrupted(f"after update {position.update} of {parts.updates}; go on with --resume")
+    if best is not None and position.evaluated < position.update:
+        evaluate(position.update)
 
 
 def _export(parts: Parts, place: RunFolder, rows: list[dict[str, Any]]) -> None:

@@ -38,8 +38,8 @@ class DistillStep(nn.Module):
         self._path = path
         self._updates = updates
 
-    def forward(self, step: Step) -> tuple[Tensor, TargetBatch | None]:
-        """The loss, a scalar, and the target that it was held against (None in plain training)."""
+    def forward(self, step: Step) -> tuple[Tensor, TargetBatch | None, Tensor]:
+        """The loss, a scalar; the target that it was held against (None in plain training); the rms of x̂, a scalar."""
         # The student's view of z_t.
         student = self.student(step.z, step.times[0], step.condition)
         # What it should have been (Algorithm 2: "target x̂, detached").
@@ -54,4 +54,4 @@ class DistillStep(nn.Module):
             * loss.per_sample(step, held if loss.options.against == "target" else student, aim).mean()
             for loss in self._losses
         ]
-        return torch.stack(terms).sum(), aim
+        return torch.stack(terms).sum(), aim, student.x0.detach().square().mean().sqrt()

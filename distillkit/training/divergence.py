@@ -1,0 +1,56 @@
+"""When a run has diverged: what is not finite, or has run away from where it began."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+from distillkit.config import RunTable
+from distillkit.errors import DistillkitError
+
+FIRST = 20
+"""Updates at a run's beginning that later ones are compared with."""
+
+ROLLBACKS = 5
+"""How often a run goes back before it stops."""
+
+
+class Diverged(DistillkitError):
+    """The run has diverged. It may go back to a checkpoint."""
+
+
+class Watch:
+    """Looks at the journal's lines, in their order.
+
+    Args:
+        limits: the config's `[run]`.
+    """
+
+    def __init__(self, limits: RunTable) -> None:
+        self._limits = {"loss": limits.loss_limit, "x0_rms": limits.x0_limit}
+        self._first: dict[str, list[float]] = {key: [] for key in self._limits}
+
+    def see(self, line: dict[str, Any]) -> None:
+        """Look at an update's line.
+
+        Raises:
+            Diverged: its loss or its gradient's norm is not finite; or its loss or the rms of x̂ is more than
+                `run.loss_limit` or `run.x0_limit` times the largest of the first updates.
+        """
+        where = f"update {line['update']}"
+        advice = f"the run has diverged; lower optimizer.learning_rate (it was {line['learning_rate']:.2g} there)"
+        if not isfinite(line["loss"] + line["grad_norm"] + line["x0_rms"]):
+            raise Diverged(f"{where}: the loss is {line['loss']} and the gradient's norm {line['grad_norm']}: {advice}")
+        for key, limit in self._limits.items():
+            first = self._first[key]
+            if len(first) < FIRST:
+                first.append(line[key])
+            elif line[key] > limit * max(first):
+                raise Diverged(
+                    f"{where}: {NAMES[key]} is {line[key]:.3g}, more than {limit:g} times what it was in the first "
+                    f"{FIRST} updates ({max(first):.3g} at most): {advice}, or raise run.{LIMITS[key]}"
+                )
+
+
+NAMES = {"loss": "the loss", "x0_rms": "the root mean square of x̂"}
+LIMITS = {"loss": "loss_limit", "x0_rms": "x0_limit"}
