@@ -91,7 +91,7 @@ def test_methods_cost_what_the_table_says(config: ConfigFile) -> None:
         found[preset] = "1 + N" if each == 1 + n else f"{each:g}"
     assert found == costs
     own = {"dsd-anchored", "dsdn", "dsdi", "dsdgl", "dsdgexp"}
-    assert costs.keys() == {*own, "tsd", "pd", "luhman", "matching", "consistency", "training", "dsd-training"}
+    assert costs.keys() == {*own, "tsd", "pd", "luhman", "matching", "consistency", "guided", "training", "dsd-training"}
 
 
 def test_diffusers_loads_the_pipeline_as_shown(config: ConfigFile, tmp_path: Path) -> None:
