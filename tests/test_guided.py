@@ -1,4 +1,4 @@
-"""Guided distillation: a network that takes the guidance scale as an input, how it is taught, distilled and exported."""
+"""Guided distillation: a network that takes the guidance scale as an input: taught, distilled and exported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 from click.testing import CliRunner
 from diffusers import UNet2DModel
 from digits import MODEL, PLAIN, SCORED, TEACHER, Run, distil, settings
-from distillkit_diffusers.class_conditional import ClassConditionalPipeline
 from distillkit_diffusers.guided_unet import GuidedUNet2DModel
 from distillkit_diffusers.local import DiffusersUnet
 from distillkit_dsd.merged_steps import MergedSteps
@@ -26,7 +25,6 @@ from distillkit.config import Chain, read_chain
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.interfaces import Stage, Step
 from distillkit.noise import Predictor
-from distillkit.noise.seeds import generator
 from distillkit.sampling import noise_for, sample
 from distillkit.training import assemble
 from distillkit.training import chain as chains
@@ -369,7 +367,7 @@ def test_evaluate_takes_the_runs_scale(stage_1: Run) -> None:
 
 
 def test_another_range(stage_1: Run) -> None:
-    with pytest.raises(DistillkitError, match=r"^model.guidance_input: \[1, 5\]; the network takes the scales \[1, 3\] "):
+    with pytest.raises(DistillkitError, match=r"\[1, 5\]; the network takes the scales \[1, 3\] "):
         load(stage_1.folder / "pipeline", (1.0, 5.0))
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-
 GUIDANCE = "guidance"
 """What a network's input for the guidance scale is called."""
 
