@@ -24,14 +24,15 @@ class GuidedClassEmbedding(nn.Embedding):
         nn.init.zeros_(self.guidance.weight)
         nn.init.zeros_(self.guidance.bias)
 
-    def forward(self, labels_and_scales: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, labels_and_scales: Any) -> Tensor:
         """Classes [B] and guidance scales s [B] -> [B, width].
 
         The features are the sinusoids of 1000 w that LCM and diffusers have, w = s − 1 being Meng et al.'s scale.
         """
         labels, scales = labels_and_scales
         features = get_timestep_embedding(1000 * (scales - 1), FEATURES, downscale_freq_shift=1)
-        return super().forward(labels) + self.guidance(features.to(self.weight.dtype))
+        added: Tensor = self.guidance(features.to(self.weight.dtype))
+        return super().forward(labels) + added
 
 
 def _with_base_arguments(init: Callable[..., None]) -> Callable[..., None]:
@@ -53,11 +54,11 @@ class GuidedUNet2DModel(UNet2DModel):
         arguments: those of `UNet2DModel`, `num_class_embeds` among them.
     """
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     @_with_base_arguments
     def __init__(self, guidance_range: tuple[float, float] = (1.0, 3.0), **arguments: Any) -> None:
         super().__init__(**arguments)
-        old = self.class_embedding
+        old: nn.Embedding = self.class_embedding  # type: ignore[has-type]
         self.class_embedding = GuidedClassEmbedding(old.num_embeddings, old.embedding_dim)
 
     def forward(

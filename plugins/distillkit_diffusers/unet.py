@@ -85,7 +85,7 @@ class Unet(Model):
         from distillkit_diffusers import networks
 
         found = self._config.get("guidance_range")
-        self._guidance_input = None if found is None else GuidanceInput(*found, new=False)
+        self._guidance_input = GuidanceInput(found[0], found[1], new=False) if found else None
         if (wanted or found) and self._null_class is None:
             has = "no classes" if self._config["num_class_embeds"] is None else "no null class (see model.null_class)"
             raise DistillkitError(
@@ -98,7 +98,7 @@ class Unet(Model):
             )
         if wanted and not found:
             self.network = networks.with_guidance_input(self.network, wanted)
-            self._guidance_input = GuidanceInput(*wanted, new=True)
+            self._guidance_input = GuidanceInput(wanted[0], wanted[1], new=True)
 
     def set_grid(self, spacing: str, start: int | str | None) -> None:
         """Set spacing and start of the path's grids; "auto" looks at what the network predicts."""
