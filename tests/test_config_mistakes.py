@@ -47,7 +47,7 @@ MISTAKES = {
     "unknown preset": (
         'preset = "dsdx"\n[run]\nupdates = 7\n',
         "preset: no preset is called 'dsdx'; known: consistency, dsd-anchored, dsd-training, dsdgexp, dsdgl, dsdi,"
-        " dsdn, luhman, matching, pd,"
+        " dsdn, guided, luhman, matching, pd,"
         " training, tsd — did you mean 'dsdn'?",
     ),
     "preset is no name": (

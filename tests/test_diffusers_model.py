@@ -162,7 +162,9 @@ def test_another_network(tmp_path: Path) -> None:
     file = tmp_path / "teacher/unet/config.json"
     file.write_text('{"_class_name": "UNet2DConditionModel"}', encoding="utf-8")
     found = mistakes(tmp_path, tables(tmp_path / "teacher"))
-    assert found == f"model.path: {file}: the network is a UNet2DConditionModel; supported: UNet2DModel"
+    assert (
+        found == f"model.path: {file}: the network is a UNet2DConditionModel; supported: UNet2DModel, GuidedUNet2DModel"
+    )
 
 
 def test_config_that_is_no_json(tmp_path: Path) -> None:

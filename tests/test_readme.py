@@ -14,7 +14,7 @@ from environments import call, make_environment
 from snippets import ROOT, blocks, parse, shell_commands
 
 from distillkit.cli.group import COMMANDS, cli
-from distillkit.config import make_plan, read_config
+from distillkit.config import Chain, make_plan, read_chain, read_config
 
 README = ROOT / "README.md"
 COMMANDS_IN_README = [words for words in shell_commands(README) if words[0] == "distillkit"]
@@ -74,8 +74,9 @@ def fashion_mnist(tmp_path: Path) -> Path:
 def test_every_config_passes_its_check(config: Path, fashion_mnist: Path) -> None:
     needs = 'type = "fashion-mnist"' in config.read_text(encoding="utf-8")
     overrides = [f"data.folder={fashion_mnist}"] if needs else []
-    settings = read_config(config, overrides)
-    assert sum(part.stage.updates for part in make_plan(settings)) == settings.run.updates
+    found = read_chain(config, overrides)
+    for settings in found.phases if isinstance(found, Chain) else [found]:
+        assert sum(part.stage.updates for part in make_plan(settings)) == settings.run.updates
 
 
 def test_methods_cost_what_the_table_says(config: ConfigFile) -> None:
@@ -91,7 +92,8 @@ def test_methods_cost_what_the_table_says(config: ConfigFile) -> None:
         found[preset] = "1 + N" if each == 1 + n else f"{each:g}"
     assert found == costs
     own = {"dsd-anchored", "dsdn", "dsdi", "dsdgl", "dsdgexp"}
-    assert costs.keys() == {*own, "tsd", "pd", "luhman", "matching", "consistency", "training", "dsd-training"}
+    others = {"tsd", "pd", "luhman", "matching", "consistency", "guided", "training", "dsd-training"}
+    assert costs.keys() == own | others
 
 
 def test_diffusers_loads_the_pipeline_as_shown(config: ConfigFile, tmp_path: Path) -> None:

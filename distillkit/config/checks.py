@@ -57,7 +57,16 @@ def _stages(settings: Settings) -> Iterator[Mistake]:
         )
         return
     for steps, _ in shares:
-        every = stride(settings, Stage(steps, 0))
+        stage = Stage(steps, 0)
+        every = stride(settings, stage)
+        target, teacher = settings.target, settings.teacher
+        if target is not None and teacher is not None and not target.teacher_evaluations(stage, teacher):
+            yield Mistake(
+                "target",
+                f"'{target.name}' in jumps of one step asks the teacher '{teacher.name}' for nothing but the student's "
+                "own prediction; make target.stride at least 2, or use another teacher",
+            )
+            return
         if steps % every:
             yield Mistake(
                 "schedule",
@@ -151,7 +160,7 @@ def check_scores(settings: Scoring) -> Iterator[Mistake]:
 
 CHECKS: dict[Callable[[Settings], Iterator[Mistake]], set[str]] = {
     _targets: {"loss", "target", "teacher", "source"},
-    _stages: {"schedule", "target"},
+    _stages: {"schedule", "target", "teacher"},
     _watched: {"schedule", "target", "evaluation", "features", "metric"},
     _best: {"evaluation", "features", "metric"},
     _data: {"source", "data", "loss", "target"},

@@ -76,6 +76,9 @@ class Pictures:
             count,
             None if guidance == 1 else torch.full((count,), guidance),
         ).map(lambda tensor: tensor.to(self._device))
+        told = self._model.guidance_input
+        if which == "teacher" and told is not None and told.new:
+            condition = condition.mixed()
         with _aside(predictor), self._autocast():
             if self.sampler(which) == "consistency":
                 samples = sample_consistency(predictor, lambda step: self._noise(indices, step), condition, steps)

@@ -21,6 +21,20 @@ Sampler = Literal["ddim", "consistency"]
 
 
 @dataclass(frozen=True)
+class GuidanceInput:
+    """A network's input for the guidance scale s (1 is none; Meng et al. write w = s − 1).
+
+    Attributes:
+        low, high: the scales that it is made for.
+        new: whether it is still zero, so that the network does not know yet what it means.
+    """
+
+    low: float
+    high: float
+    new: bool
+
+
+@dataclass(frozen=True)
 class Export:
     """What an exported pipeline must say about itself, besides its weights.
 
@@ -85,6 +99,9 @@ class Model(Component):
         Args:
             labels: classes, [count] (int64), −1 for "no class"; None if there are none.
             guidance: guidance scales s, [count]; None for no guidance.
+
+        Raises:
+            DistillkitError: the network cannot do that.
         """
 
     def draw_condition(self, count: int, guidance: Tensor | None, generator: torch.Generator) -> Condition:
@@ -108,6 +125,11 @@ class Model(Component):
     @abstractmethod
     def supports_guidance(self) -> bool:
         """Whether the model has a null condition, so that classifier-free guidance is possible."""
+
+    @property
+    def guidance_input(self) -> GuidanceInput | None:
+        """The network's input for the guidance scale; None if it has none. `condition` makes one of a scale then."""
+        return None
 
     @property
     def sampler(self) -> Sampler:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from distillkit.component import Component
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 class Teacher(Component):
     """Answers what x̂ is at the points that a target visits."""
+
+    mixes_guidance: ClassVar[bool] = False
+    """Whether it mixes the guidance that the student is to do by its input for the scale, which must then be new."""
 
     @property
     @abstractmethod

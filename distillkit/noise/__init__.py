@@ -1,10 +1,10 @@
 """The noise algebra: paths α(t), σ(t), their grids of times, DDIM steps, and what a network's output says."""
 
-from distillkit.noise.condition import Condition
+from distillkit.noise.condition import GUIDANCE, Condition
 from distillkit.noise.cosine import CosinePath
 from distillkit.noise.path import NoisePath
 from distillkit.noise.prediction import Prediction, PredictionType
 from distillkit.noise.predictor import Predictor
 from distillkit.noise.table import TablePath
 
-__all__ = ["Condition", "CosinePath", "NoisePath", "Prediction", "PredictionType", "Predictor", "TablePath"]
+__all__ = ["GUIDANCE", "Condition", "CosinePath", "NoisePath", "Prediction", "PredictionType", "Predictor", "TablePath"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
+
+GUIDANCE = "guidance"
+"""What a network's input for the guidance scale is called."""
 
 
 @dataclass(frozen=True)
@@ -30,3 +33,7 @@ class Condition:
             None if self.null is None else {key: change(value) for key, value in self.null.items()},
             None if self.guidance is None else change(self.guidance),
         )
+
+    def mixed(self) -> Condition:
+        """The same for a network that does not know yet what the scale that it is told means: guidance by mixing."""
+        return replace(self, guidance=self.inputs[GUIDANCE])

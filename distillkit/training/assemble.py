@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -38,8 +39,8 @@ def load(settings: Settings) -> Parts:
     """Claim the device and load the model.
 
     Raises:
-        ConfigError: a stage's or an evaluation's grid does not exist on the model's noise path, or guidance is asked
-            of a model that has no null condition.
+        ConfigError: a stage's or an evaluation's grid does not exist on the model's noise path, or the model cannot
+            do the guidance that it is asked for.
         DistillkitError: the device or the model is not there.
     """
     settings.engine.setup()
@@ -111,10 +112,48 @@ def _check(settings: Settings, plan: list[PlannedStage]) -> None:
             path.grid(steps)
         except GridError as error:
             mistakes[key] = Mistake(key, str(error))
-    if not settings.model.supports_guidance:
-        asked = {"source.guidance": settings.source.options.guidance, "evaluation.guidance": evaluation.guidance}
-        for key, guidance in asked.items():
-            if guidance not in (1, (1, 1)):
-                mistakes[key] = Mistake(key, "must be 1: the model has no null condition for guidance to compare with")
+    for mistake in _check_guidance(settings):
+        mistakes[mistake.key] = mistake
     if mistakes:
         raise ConfigError(mistakes.values(), settings.origin)
+
+
+def _check_guidance(settings: Settings) -> Iterator[Mistake]:
+    """Scales that the model can do, and a teacher for what its network does not know yet."""
+    model, teacher = settings.model, settings.teacher
+    told = model.guidance_input
+    asked = {"source.guidance": settings.source.options.guidance, "evaluation.guidance": settings.evaluation.guidance}
+    for key, guidance in asked.items():
+        scales = guidance if isinstance(guidance, tuple) else (guidance,)
+        if told is not None and not (told.low <= min(scales) and max(scales) <= told.high):
+            yield Mistake(
+                key,
+                f"must lie in [{told.low:g}, {told.high:g}], the scales that the network takes as an input (got "
+                f"{_written(scales)})",
+            )
+        elif not model.supports_guidance and set(scales) != {1}:
+            yield Mistake(key, "must be 1: the model has no null condition for guidance to compare with")
+    mixes = teacher is not None and teacher.mixes_guidance
+    if told is not None and told.new and not mixes:
+        yield Mistake(
+            "model.guidance_input",
+            "is new to the network, which has to be taught what it means first: begin with the preset 'guided', "
+            "and distil its result (see [[phase]])",
+        )
+    elif teacher is not None and mixes and told is None:
+        yield Mistake(
+            "model.guidance_input",
+            f"is required: the teacher '{teacher.name}' teaches the network to take the guidance scale as an input; "
+            "give the lowest and the highest scale, as in [1.0, 3.0]",
+        )
+    elif teacher is not None and mixes and told is not None and not told.new:
+        yield Mistake(
+            "teacher.type",
+            f"'{teacher.name}' mixes two predictions of a network without guidance, and {model.label} takes the scale "
+            "as an input and guides by itself; use a teacher that does not, as the presets pd, tsd and dsdi do",
+        )
+
+
+def _written(scales: tuple[float, ...]) -> str:
+    numbers = ", ".join(f"{scale:g}" for scale in scales)
+    return f"[{numbers}]" if len(scales) > 1 else numbers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from distillkit.interfaces import Export
 
 CONDITIONAL = """from diffusers import DiffusionPipeline
@@ -17,7 +19,9 @@ pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
 images = pipe(batch_size=4, num_inference_steps={steps}).images"""
 
 
-def model_card(export: Export, pipeline_class: str, conditional: bool, exact: bool) -> str:
+def model_card(
+    export: Export, pipeline_class: str, conditional: bool, exact: bool, taken: Sequence[float] | None
+) -> str:
     """Markdown with the metadata that model hubs read.
 
     Args:
@@ -25,9 +29,12 @@ def model_card(export: Export, pipeline_class: str, conditional: bool, exact: bo
         pipeline_class: the name of the pipeline's class.
         conditional: whether it takes class labels.
         exact: whether diffusers' times are those of the training at `export.steps`.
+        taken: the lowest and the highest guidance scale that the network takes as an input; None if it takes none.
     """
     snippet = (CONDITIONAL if conditional else UNCONDITIONAL).format(steps=export.steps)
     guidance = "none (scale 1)" if export.guidance == 1 else f"scale {export.guidance:g}"
+    if taken is not None:
+        guidance += f"; the network takes any scale from {taken[0]:g} to {taken[1]:g} as an input, in one evaluation"
     sampler = "deterministic (DDIM)"
     fits = f"exact at\n  {export.steps} steps (at other numbers diffusers may round times differently)"
     if export.sampler == "consistency":

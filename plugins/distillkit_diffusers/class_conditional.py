@@ -42,17 +42,24 @@ class ClassConditionalPipeline(DiffusionPipeline):
         """Sample one picture per entry of `class_labels`; `latents` [B, C, H, W] is the noise, if not drawn here."""
         steps = num_inference_steps or self.config.num_inference_steps
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        taken = self.unet.config.get("guidance_range")
+        if taken is not None and not taken[0] <= scale <= taken[1]:
+            raise ValueError(
+                f"guidance_scale must be from {taken[0]:g} to {taken[1]:g}, which the network takes (got {scale})"
+            )
         if scale != 1 and self.config.null_class is None:
             raise ValueError(f"guidance_scale must be 1 (got {scale}): the model has no null class to compare with")
         device = self._execution_device
         labels = torch.as_tensor(class_labels, device=device)
+        # A network that takes the scale as an input guides by itself, in one evaluation.
+        told = {} if taken is None else {"guidance": torch.full((len(labels),), float(scale), device=device)}
         size = self.unet.config.sample_size
         shape = (len(labels), self.unet.config.in_channels, *([size, size] if isinstance(size, int) else size))
         z = randn_tensor(shape, generator, device, self.unet.dtype) if latents is None else latents.to(device)
         self.scheduler.set_timesteps(steps, device=device)
         for t in self.progress_bar(self.scheduler.timesteps):
-            output = self.unet(z, t, labels).sample
-            if scale != 1:
+            output = self.unet(z, t, labels, **told).sample
+            if scale != 1 and taken is None:
                 null = self.unet(z, t, torch.full_like(labels, self.config.null_class)).sample
                 output = null + scale * (output - null)
             z = self.scheduler.step(output, t, z, generator=generator).prev_sample

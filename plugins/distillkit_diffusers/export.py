@@ -12,7 +12,7 @@ from torch import nn
 
 from distillkit.interfaces import Export
 from distillkit.noise import PredictionType, TablePath
-from distillkit_diffusers import class_conditional, networks, schedulers
+from distillkit_diffusers import class_conditional, guided_unet, networks, schedulers
 from distillkit_diffusers.card import model_card
 
 
@@ -27,7 +27,8 @@ def write(
 ) -> None:
     """Write the pipeline aside, then rename it into place: diffusers' own saving is not atomic."""
     scheduler = schedulers.write(path, kind, scheduler_config, export.steps, export.sampler)
-    conditional = networks.config(network)["num_class_embeds"] is not None
+    config = networks.config(network)
+    conditional = config["num_class_embeds"] is not None
     if conditional:
         pipeline = class_conditional.ClassConditionalPipeline(
             network, scheduler, export.steps, export.guidance, null_class
@@ -41,14 +42,16 @@ def write(
     pipeline.save_pretrained(aside)
     if conditional:
         _ship_pipeline_class(aside)
-    card = model_card(export, type(pipeline).__name__, conditional, schedulers.is_exact(path, export.steps))
+    exact = schedulers.is_exact(path, export.steps)
+    card = model_card(export, type(pipeline).__name__, conditional, exact, config.get("guidance_range"))
     (aside / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
 
 
 def _ship_pipeline_class(folder: Path) -> None:
-    """diffusers has no pipeline for these: put the class beside the weights, and its name into the index."""
+    """diffusers has no pipeline for these, and no network that is told a guidance scale: put their classes beside the
+    weights, and their names into the index."""
     source = Path(class_conditional.__file__)
     shutil.copyfile(source, folder / source.name)
     index = folder / "model_index.json"
@@ -56,4 +59,8 @@ def _ship_pipeline_class(folder: Path) -> None:
     content["_class_name"] = [source.stem, class_conditional.ClassConditionalPipeline.__name__]
     for part in ("unet", "scheduler"):
         content[part][0] = "diffusers"
+    if content["unet"][1] == guided_unet.GuidedUNet2DModel.__name__:
+        network = Path(guided_unet.__file__)
+        shutil.copyfile(network, folder / "unet" / network.name)
+        content["unet"][0] = network.stem
     index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import Any
 
 from distillkit.errors import DistillkitError, Mistake
 
-NETWORK = "UNet2DModel"
+NETWORKS = ("UNet2DModel", "GuidedUNet2DModel")
 WEIGHTS = "diffusion_pytorch_model"
 
 
@@ -45,8 +45,8 @@ class PipelineFolder:
         except DistillkitError as error:
             yield Mistake("path", str(error))
             return
-        if found != NETWORK:
-            yield Mistake("path", f"{config}: the network is a {found}; supported: {NETWORK}")
+        if found not in NETWORKS:
+            yield Mistake("path", f"{config}: the network is a {found}; supported: {', '.join(NETWORKS)}")
         elif not any(self.network.glob(f"{WEIGHTS}*.safetensors")):
             yield Mistake("path", f"{self.network} has no weights in safetensors format ({WEIGHTS}.safetensors)")
         if not has_scheduler and self._scheduler_file() is None:

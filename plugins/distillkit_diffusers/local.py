@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from distillkit.errors import Mistake
-from distillkit.interfaces import Model
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.unet import Unet
 
@@ -28,7 +27,7 @@ class DiffusersUnet(Unet):
 
     name = "diffusers"
 
-    class Options(Model.Options):
+    class Options(Unet.Options):
         """
         Attributes:
             path: a folder that diffusers saved: a pipeline (`model_index.json`), or a bare network (`config.json`).

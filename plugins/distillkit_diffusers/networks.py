@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from diffusers import UNet2DModel
 from torch import nn
 
 from distillkit.errors import DistillkitError
+from distillkit_diffusers.guided_unet import GuidedUNet2DModel
 
 
 def load(folder: Path) -> nn.Module:
@@ -19,8 +21,10 @@ def load(folder: Path) -> nn.Module:
     """
     weights = list(folder.glob("*.safetensors"))
     variant = "fp16" if weights and all(".fp16" in file.name for file in weights) else None
+    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    guided = written.get("_class_name") == GuidedUNet2DModel.__name__
     try:
-        network: nn.Module = UNet2DModel.from_pretrained(
+        network: nn.Module = (GuidedUNet2DModel if guided else UNet2DModel).from_pretrained(
             folder, variant=variant, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
         )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
@@ -39,6 +43,19 @@ def build(arguments: dict[str, Any]) -> nn.Module:
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
         raise DistillkitError(f"model.network: UNet2DModel does not take these arguments: {error}") from error
     return network
+
+
+def with_guidance_input(network: nn.Module, scales: tuple[float, float]) -> nn.Module:
+    """A network with these weights that also takes a guidance scale, of which it knows nothing yet.
+
+    Args:
+        network: class-conditional.
+        scales: the lowest and the highest scale that it will be told.
+    """
+    arguments = {key: value for key, value in config(network).items() if not key.startswith("_")}
+    guided: nn.Module = GuidedUNet2DModel(guidance_range=scales, **arguments)
+    guided.load_state_dict(network.state_dict(), strict=False)
+    return guided
 
 
 def config(network: nn.Module) -> dict[str, Any]:

@@ -21,12 +21,13 @@ class MergedSteps(Target):
     class Options(Target.Options):
         """
         Attributes:
-            stride: fine steps per jump; "all": the whole trajectory (Luhman & Luhman 2021).
+            stride: fine steps per jump; "all": the whole trajectory (Luhman & Luhman 2021). 1 is for a teacher that
+                knows more than the student at the very same z (guided distillation).
             form: "landing": the x̂ with which one DDIM step lands where the fine steps do (Algorithms 1 and 2);
                 "last": the last fine step's x̂ (the prose of section 4.1, and the authors' code).
         """
 
-        stride: Literal["all"] | Annotated[int, Field(ge=2)] = 2
+        stride: Literal["all"] | Annotated[int, Field(ge=1)] = 2
         form: Literal["landing", "last"] = "landing"
 
     options: Options

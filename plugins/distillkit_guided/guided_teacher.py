@@ -1,0 +1,41 @@
+"""The network as it was, with classifier-free guidance, teaches it to do so at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from distillkit.interfaces import Teacher
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from distillkit.noise import Condition, Prediction, Predictor
+
+
+class GuidedTeacher(Teacher):
+    """A frozen copy whose two predictions are mixed, x̂ = x̂_u + s(x̂_c − x̂_u) (Meng et al. 2023, section 3.1).
+
+    s is what the student is told. The copy is told it too, but its input for the scale is new and zero (the model's
+    `guidance_input`). A prediction is one evaluation of a batch of twice the size.
+    """
+
+    name = "guided"
+    mixes_guidance = True
+
+    @property
+    def reuses_student(self) -> bool:
+        """The student mixes nothing."""
+        return False
+
+    def setup(
+        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[nn.Module], None]
+    ) -> None:
+        """Copy the student as it is."""
+        self._frozen = copy()
+        place_frozen(self._frozen)
+
+    def predict(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        """The guided prediction."""
+        prediction: Prediction = self._frozen(z, t, condition.mixed())
+        return prediction
