@@ -78,7 +78,7 @@ def test_losses_against_the_target_see_f_and_those_against_data_see_x(against: s
     step = Step(step.z, step.times, step.condition, torch.randn(step.z.shape), step.z)
     teacher, target = frozen(predictor(1)), set_up(average)
     loss = XMse(XMse.Options.model_validate({"against": against}))
-    value, aim = DistillStep(student, teacher, target, [loss], PATH, 1)(step)
+    value, aim, _ = DistillStep(student, teacher, target, [loss], PATH, 1)(step)
     value.backward()
     assert aim is not None
     assert step.data is not None

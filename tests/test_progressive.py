@@ -136,7 +136,7 @@ def test_algorithm_2(continuous: bool, kind: PredictionType, n: int) -> None:
     update = DistillStep(
         student, teacher, MergedSteps(MergedSteps.Options()), [XMse(XMse.Options(weighting="truncated-snr"))], path, 1
     )
-    loss, aim = update(step)
+    loss, aim, _ = update(step)
     assert aim is not None
     x, eps = step.data.double().numpy(), step.noise.double().numpy()
     expected = paper.loss(copy.deepcopy(student.network).double(), frozen, x, eps, i, n)
