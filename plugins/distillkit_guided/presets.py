@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Meng et al. 2023, section 3.1, with the teacher's own guided samples in the place of data. The scales are the DSD paper's.
+    # Meng et al. 2023, section 3.1, with the teacher's own guided samples in the place of data.
+    # The scales are the DSD paper's.
     "guided": {
         "teacher": {"type": "guided"},
         # A single step at the student's own z: the target is the teacher's x̂ there.
