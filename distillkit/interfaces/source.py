@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
@@ -99,6 +100,11 @@ class Source(Component):
             DistillkitError: the work cannot be done.
         """
         return ()
+
+    def trial(self, folder: Path) -> Source:
+        """One like it, not set up, to be timed: its work before the first update is little, and what it writes goes to
+        `folder`."""
+        return self
 
     @abstractmethod
     def start_stage(self, stage: Stage, stride: int, path: NoisePath) -> None:

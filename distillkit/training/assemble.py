@@ -73,7 +73,6 @@ def prepare(parts: Parts) -> Sequence[Callable[[], None]]:
     if settings.source.needs_data and settings.data is not None:
         settings.data.check_shape(settings.model)
         _check_labels(settings.data, settings.model)
-    settings.source.setup(settings.model, settings.data)
     if settings.teacher is not None:
         settings.teacher.setup(parts.student, parts.student.copy, settings.engine.place_frozen)
     if settings.target is not None:
@@ -81,14 +80,21 @@ def prepare(parts: Parts) -> Sequence[Callable[[], None]]:
     for loss in settings.losses:
         loss.setup(settings.model.path)
     # Before the engine takes the network, with which it may do as it likes.
-    stages = [(planned.stage, planned.stride) for planned in parts.plan]
-    with torch.no_grad(), settings.engine.autocast():
-        work = settings.source.prepare(stages, parts.student, settings.teacher)
+    work = prepare_source(parts)
     step = DistillStep(
         parts.student, settings.teacher, settings.target, settings.losses, settings.model.path, parts.updates
     )
     settings.engine.prepare(step, parts.student.network, settings.optimizer, settings.ema)
     return work
+
+
+def prepare_source(parts: Parts) -> Sequence[Callable[[], None]]:
+    """Give the source what it needs; what it has to do before the first update."""
+    settings = parts.settings
+    settings.source.setup(settings.model, settings.data)
+    stages = [(planned.stage, planned.stride) for planned in parts.plan]
+    with torch.no_grad(), settings.engine.autocast():
+        return settings.source.prepare(stages, parts.student, settings.teacher)
 
 
 def _check_labels(data: Data, model: Model) -> None:

@@ -112,7 +112,7 @@ def _carry_out(
         reporter.say(f"best: {found.score} = {found.value:.4g} after update {found.update} of {position.update}")
         settings.tracker.log_metrics({f"best/{found.score}": found.value}, found.update)
     scores.student()
-    _export(parts, place, scores.rows)
+    export(parts, place.pipeline, scores.rows)
     settings.tracker.log_scores(scores.rows)
     for file in (place.config, place.scores, place.journal):
         settings.tracker.log_file(file)
@@ -191,11 +191,18 @@ def _train(
         evaluate(position.update)
 
 
-def _export(parts: Parts, place: RunFolder, rows: list[dict[str, Any]]) -> None:
+def export(parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the trained network, with the averaged weights, as a pipeline.
+
+    Args:
+        parts: prepared.
+        folder: the pipeline's.
+        rows: of scores.json, for the model card.
+    """
     settings, evaluation = parts.settings, parts.settings.evaluation
     with settings.engine.averaged():
         network = copy.deepcopy(parts.student.network).cpu()
-    export = Export(
+    about = Export(
         steps=evaluation.export_steps or _taught_steps(parts),
         served=evaluation.steps,
         guidance=evaluation.guidance,
@@ -205,7 +212,7 @@ def _export(parts: Parts, place: RunFolder, rows: list[dict[str, Any]]) -> None:
         settings=settings.tables,
         sampler=evaluation.sampler,
     )
-    settings.model.export(network, place.pipeline, export)
+    settings.model.export(network, folder, about)
 
 
 def _taught_steps(parts: Parts) -> int:

@@ -94,6 +94,11 @@ class CachedTrajectories(Source):
             work += [partial(fill, store, shard, (steps, stride)) for shard in missing]
         return work
 
+    def trial(self, folder: Path) -> CachedTrajectories:
+        """With one shard of trajectories."""
+        few = min(self.options.trajectories, self.options.shard)
+        return CachedTrajectories(self.options.model_copy(update={"folder": folder, "trajectories": few}))
+
     def _conditions(self) -> dict[str, Any]:
         """What makes the trajectories, besides the teacher."""
         drawn = self.options.model_dump(mode="json", include={"guidance", "seed", "shard"})
