@@ -367,6 +367,7 @@ def main() -> None:
         carry_out_budgets(study, given.jobs)
         blocks |= {budget: budget_table(study, budget) for budget in BUDGETS}
         blocks["orderings"] = orderings_table(study)
+        write_blocks(DOCS / "methods.md", "study", {method: result(study, method) for method in METHODS})
         plot(study, DOCS / "images" / "study.png")
         for steps in (2, 4):
             grids(study, steps, DOCS / "images" / f"study-steps-{steps:03d}.png")
@@ -390,6 +391,13 @@ def carry_out_budgets(study: Study, jobs: int) -> None:
     for budget in BUDGETS:
         groups = [study.runs(method, factor) for method, factor in study.factors(budget).items()]
         side_by_side([run.carry_out for group in zip(*groups, strict=True) for run in group], jobs)
+
+
+def result(study: Study, method: str) -> str:
+    """A method's scores at equal updates, for its own page."""
+    shown = ", ".join(cells([run.scores() for run in study.runs(method)]))
+    updates = " + ".join(map(str, study.updates(method)))
+    return f"*Result* ([study](study.md), {updates} updates, `fd-fashion` at 1, 2, 4 and 8 steps): {shown}."
 
 
 def ablation_table(rows: dict[str, list[Experiment]]) -> str:
