@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, geometric_mean, stdev
 
 from experiments import Experiment, arguments, distillkit, side_by_side, slug, write_blocks
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 DOCS = Path(__file__).parent
@@ -311,13 +312,15 @@ def plot(study: Study, file: Path) -> None:
     """Scores over the steps, a panel for each budget."""
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     panels = figure.subplots(1, len(BUDGETS), sharey=True)
+    colours = dict(zip(METHODS, colormaps["turbo"].resampled(len(METHODS))(range(len(METHODS))), strict=True))
     for axes, budget in zip(panels, BUDGETS, strict=True):
         for spacing, style in (("leading", ":"), ("trailing", "--")):
             axes.plot(
                 STEPS, means(undistilled(study.top, spacing)), style, color="black", label=f"undistilled, {spacing}"
             )
         for method, factor in study.factors(budget).items():
-            axes.plot(STEPS, means([run.scores() for run in study.runs(method, factor)]), "o-", label=METHODS[method])
+            scores = means([run.scores() for run in study.runs(method, factor)])
+            axes.plot(STEPS, scores, "o-", color=colours[method], label=METHODS[method])
         axes.set(title=f"equal {budget}", xlabel="steps", xscale="log", yscale="log")
         axes.set_xticks(STEPS, map(str, STEPS))
         axes.minorticks_off()
