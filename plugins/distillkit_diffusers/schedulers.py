@@ -13,6 +13,7 @@ from distillkit.interfaces import Sampler
 from distillkit.noise import CosinePath, PredictionType, TablePath
 from distillkit.noise.table import Spacing
 from distillkit.sampling.consistency import TIMESTEP_SCALING
+from distillkit_diffusers.card import Fit
 
 KINDS = ("epsilon", "v_prediction", "sample")
 
@@ -103,7 +104,7 @@ def write(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: 
     For consistency sampling LCMScheduler, which then has the path's `consistency_times` at every number of steps. Else
     DDIM where its rule, previous time = t − ⌊T/S⌋, finds the path's times; else DPM-Solver++ of order 1, which is the
     same deterministic step with explicit times (diffusers #9261, #11347). Where the path's times are not whole
-    (`is_exact`), the scheduler's are the nearest.
+    (`fit`), the scheduler's are the nearest.
     """
     common = _table(path, config) | {"prediction_type": kind, "timestep_spacing": path.spacing}
     if sampler == "consistency":
@@ -117,10 +118,10 @@ def write(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: 
     return DPMSolverMultistepScheduler(**common, **solver)
 
 
-def is_exact(path: TablePath, steps: int) -> bool:
+def fit(path: TablePath, steps: int) -> Fit:
     """Whether diffusers' whole times can say the path's grid of `steps` steps."""
     grid = path.grid(steps)
-    return torch.equal(grid, grid.round())
+    return "exact" if torch.equal(grid, grid.round()) else "rounded"
 
 
 def _table(path: TablePath, config: dict[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import AfterValidator, Field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import Export, GuidanceInput, Model, Sampler
+from distillkit.interfaces import Export, GuidanceInput, Sampler
+from distillkit_diffusers.families.family import Family
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,52 +16,30 @@ if TYPE_CHECKING:
     from distillkit.noise import Condition, TablePath
 
 
-Scale = Annotated[float, Field(ge=0)]
+class Pixel(Family):
+    """A `UNet2DModel` of a pipeline, by itself, or a new one built from a config."""
 
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {"unet": ("UNet2DModel", "GuidedUNet2DModel")}
+    takes = frozenset({"network", "cosine", "null_class", "guidance_input"})
 
-def rises(bounds: tuple[float, float]) -> tuple[float, float]:
-    """Two different bounds, the lower first."""
-    if bounds[0] >= bounds[1]:
-        raise ValueError("must be [low, high], the lower first")
-    return bounds
-
-
-class Unet(Model):
-    """A `UNet2DModel` wherever it comes from; a subclass's `load` gets it and calls `use`."""
-
-    class Options(Model.Options):
-        """
-        Attributes:
-            guidance_input: give the network an input for the guidance scale s, and these scales, [low, high], to be
-                told (Meng et al. 2023, where w = s − 1). It needs a null class, and the preset "guided" to learn what
-                the input means. A network that has the input keeps it.
-        """
-
-        guidance_input: Annotated[tuple[Scale, Scale], AfterValidator(rises)] | None = None
-
-    options: Options
     path: TablePath
 
-    def use(
-        self,
-        network: nn.Module,
-        scheduler: dict[str, Any],
-        null_class: int | None,
-        cosine: tuple[float, float] | None = None,
-    ) -> None:
-        """Take a network and derive everything else.
+    def load(self) -> None:
+        """Load or build the network, and derive everything else."""
+        from distillkit_diffusers import networks
 
-        Args:
-            network: float32, on the CPU.
-            scheduler: its noise schedule, as in scheduler_config.json.
-            null_class: the class that means "no class"; None if it has none.
-            cosine: λ_min and λ_max of the cosine path that takes the place of the schedule's β; None if none does.
+        options, folder = self.options, self.folder
+        if folder is None:
+            self._use(networks.build(options.network or {}), options.scheduler, options.null_class)
+            return
+        null_class = folder.null_class() if options.null_class is None else options.null_class
+        unet = networks.load_unet(folder.part("unet"))
+        self._use(unet, folder.scheduler_config() | options.scheduler, null_class)
 
-        Raises:
-            DistillkitError: they do not fit together.
-        """
+    def _use(self, network: nn.Module, scheduler: dict[str, Any], null_class: int | None) -> None:
         from distillkit_diffusers import networks, schedulers
 
+        cosine = self.options.cosine
         self.network = network
         self._config = config = networks.config(self.network)
         self._scheduler = scheduler if cosine is None else schedulers.with_cosine(scheduler, cosine)
@@ -105,11 +82,6 @@ class Unet(Model):
         from distillkit_diffusers import schedulers
 
         self.path = schedulers.with_grid(self.path, self.prediction, spacing, start)
-
-    def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Call the U-Net."""
-        output: Tensor = network(z, t, **inputs, return_dict=False)[0]
-        return output
 
     def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
         """Class labels, −1 meaning the null class; nothing for an unconditional network. The scale, if it is told."""
@@ -164,7 +136,24 @@ class Unet(Model):
         return self._guidance_input
 
     def export(self, network: nn.Module, folder: Path, export: Export) -> None:
-        """Write a pipeline folder: network, scheduler, model card; for a class-conditional one its pipeline class."""
-        from distillkit_diffusers.export import write
+        """Write a pipeline folder; for a class-conditional network with the classes that diffusers has not."""
+        from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
 
-        write(network, self._scheduler, self.path, self.prediction, self._null_class, folder, export)
+        from distillkit_diffusers import card, networks, schedulers
+        from distillkit_diffusers.export import save
+        from distillkit_diffusers.pipelines import class_conditional, guided_unet
+
+        scheduler = schedulers.write(self.path, self.prediction, self._scheduler, export.steps, export.sampler)
+        taken = networks.config(network).get("guidance_range")
+        fit = schedulers.fit(self.path, export.steps)
+        if self.classes is not None:
+            shipped = {"": class_conditional} | ({"unet": guided_unet} if taken else {})
+            pipeline = class_conditional.ClassConditionalPipeline(
+                network, scheduler, export.steps, export.guidance, self._null_class
+            )
+            save(pipeline, folder, card.model_card(export, pipeline, card.CLASS_CONDITIONAL, fit, taken), shipped)
+        else:
+            # DDIMPipeline turns any scheduler into a DDIM one; DDPMPipeline takes them as they are.
+            stock = DDIMPipeline if isinstance(scheduler, DDIMScheduler) else DDPMPipeline
+            pipeline = stock(network, scheduler)
+            save(pipeline, folder, card.model_card(export, pipeline, card.UNCONDITIONAL, fit))

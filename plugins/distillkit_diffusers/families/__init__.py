@@ -1,0 +1,53 @@
+"""The kinds of pipelines that can be distilled, and which one a folder holds. Imports neither torch nor diffusers."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from distillkit.errors import DistillkitError
+
+if TYPE_CHECKING:
+    from distillkit_diffusers.families.family import Family
+    from distillkit_diffusers.folder import PipelineFolder
+
+PIPELINES = {
+    "DDPMPipeline": "pixel.Pixel",
+    "DDIMPipeline": "pixel.Pixel",
+    "ClassConditionalPipeline": "pixel.Pixel",
+}
+"""A pipeline's class, as model_index.json names it -> its family's module and class in this package."""
+
+NETWORKS = {
+    "UNet2DModel": "pixel.Pixel",
+    "GuidedUNet2DModel": "pixel.Pixel",
+}
+"""The class of a network that lies in a folder without a pipeline -> its family."""
+
+
+def family_of(folder: PipelineFolder) -> type[Family]:
+    """The family of what is in a folder.
+
+    Raises:
+        DistillkitError: it holds no pipeline, or one of a class that no family is for.
+    """
+    if (pipeline := folder.pipeline_class) is not None:
+        if pipeline not in PIPELINES:
+            raise DistillkitError(
+                f"{folder.path / 'model_index.json'}: the pipeline is a {pipeline}; supported: {', '.join(PIPELINES)}"
+            )
+        return load(PIPELINES[pipeline])
+    network = folder.network_class
+    if network not in NETWORKS:
+        raise DistillkitError(
+            f"{folder.path}: the network is a {network}, without a pipeline's model_index.json; supported without: "
+            f"{', '.join(NETWORKS)}"
+        )
+    return load(NETWORKS[network])
+
+
+def load(place: str) -> type[Family]:
+    """The class at `place`, "module.Class" of this package."""
+    module, name = place.split(".")
+    family: type[Family] = getattr(import_module(f"{__name__}.{module}"), name)
+    return family
