@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 from distillkit.interfaces import Export
 
@@ -21,15 +21,24 @@ pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
 images = pipe(batch_size=4, num_inference_steps={steps}).images"""
 """How to use one of diffusers' unconditional pipelines."""
 
-Fit = Literal["exact", "rounded"]
-"""Whether diffusers' times are those of the training at the exported number of steps."""
+
+class Sampling(NamedTuple):
+    """How the pipeline samples.
+
+    Attributes:
+        sampler: by what rule.
+        fit: where the scheduler's times are those of the training; goes on from "…, ".
+    """
+
+    sampler: str
+    fit: str
 
 
 def model_card(
     export: Export,
     pipeline: Any,
     snippet: str,
-    fit: Fit,
+    sampling: Sampling,
     taken: Sequence[float] | None = None,
     task: str = "unconditional-image-generation",
 ) -> str:
@@ -39,20 +48,13 @@ def model_card(
         export: what to say.
         pipeline: what is saved.
         snippet: Python that uses it; {steps} in it is the number of steps, {file} the file that its class is in.
-        fit: how the scheduler's times fit those of the training.
+        sampling: how it samples.
         taken: the lowest and the highest guidance scale that the network takes as an input; None if it takes none.
         task: the hubs' word for what it does.
     """
     guidance = "none (scale 1)" if export.guidance == 1 else f"scale {export.guidance:g}"
     if taken is not None:
         guidance += f"; the network takes any scale from {taken[0]:g} to {taken[1]:g} as an input, in one evaluation"
-    sampler = "deterministic (DDIM)"
-    fits = f"exact at\n  {export.steps} steps (at other numbers diffusers may round times differently)"
-    if export.sampler == "consistency":
-        sampler = "multistep consistency (LCMScheduler): every step jumps to clean data; all but the last add noise"
-        fits = "\n  exact at every number of steps"
-    elif fit == "rounded":
-        fits = f"but at\n  {export.steps} steps that has times between whole numbers, which diffusers rounds"
     file = f"{type(pipeline).__module__.rpartition('.')[2]}.py"
     rows = "\n".join(
         f"| {row['model']} | {row['steps']} | {row['metric']} | {row['value']:.4g} | {row['samples']} |"
@@ -79,8 +81,8 @@ A diffusion model that samples in **{export.steps} steps**, made with distillkit
 - Made from: {export.teacher}
 - Sampling steps: {export.steps} (scored at {", ".join(map(str, export.served)) or "none"})
 - Guidance: {guidance}
-- Sampler: {sampler}
-- Pipeline: `{type(pipeline).__name__}`; the scheduler's config is the one it was trained for, {fits}
+- Sampler: {sampling.sampler}
+- Pipeline: `{type(pipeline).__name__}`; the scheduler's config is the one it was trained for, {sampling.fit}
 
 ```python
 {snippet.format(steps=export.steps, file=file)}

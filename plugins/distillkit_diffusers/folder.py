@@ -28,7 +28,7 @@ class PipelineFolder:
     def index(self) -> dict[str, Any]:
         """model_index.json; empty if there is none."""
         file = self.path / "model_index.json"
-        return _read(file) if file.is_file() else {}
+        return read_json(file) if file.is_file() else {}
 
     @property
     def pipeline_class(self) -> str | None:
@@ -40,7 +40,7 @@ class PipelineFolder:
     @property
     def network_class(self) -> str | None:
         """The class of the U-Net, or of the bare network."""
-        return _read(self.part("unet") / "config.json").get("_class_name")
+        return read_json(self.part("unet") / "config.json").get("_class_name")
 
     def check_there(self) -> None:
         """Whether there is something that diffusers saved.
@@ -68,7 +68,7 @@ class PipelineFolder:
         if not config.is_file():
             yield Mistake("path", f"{self.path} has no {part}/config.json, and a {self.pipeline_class} needs one")
             return
-        found = _read(config).get("_class_name")
+        found = read_json(config).get("_class_name")
         if found not in classes:
             yield Mistake("path", f"{config}: the network is a {found}; supported: {', '.join(classes)}")
         else:
@@ -85,7 +85,7 @@ class PipelineFolder:
     def scheduler_config(self) -> dict[str, Any]:
         """The noise schedule's config; empty if the folder has none."""
         file = self._scheduler_file()
-        return {} if file is None else _read(file)
+        return {} if file is None else read_json(file)
 
     def null_class(self) -> int | None:
         """The null class that an exported pipeline was saved with."""
@@ -109,7 +109,7 @@ def _check_weights(folder: Path) -> Iterator[Mistake]:
             else f"{folder} has no weights in safetensors format ({WEIGHTS}.safetensors)",
         )
     for index in sorted(folder.glob("*.safetensors.index.json")):
-        weight_map = _read(index).get("weight_map")
+        weight_map = read_json(index).get("weight_map")
         names = weight_map.values() if isinstance(weight_map, dict) else [weight_map]
         for name in sorted({str(name) for name in names}):
             if Path(name).name != name:
@@ -118,7 +118,12 @@ def _check_weights(folder: Path) -> Iterator[Mistake]:
                 yield Mistake("path", f"{index}: names '{name}', which is not there")
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        DistillkitError: it is none, or cannot be read.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

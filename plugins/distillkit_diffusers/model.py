@@ -127,6 +127,8 @@ class DiffusersModel(FamilyModel):
             cosine: instead of a β schedule, λ_min and λ_max of a cosine path: log SNR = −2 log tan(a·u + b) between
                 them ([−20, 20] in the paper's training runs), for every real time. The network sees times as
                 `scheduler.num_train_timesteps` counts them.
+            scaling_factor: what the autoencoder's latents are multiplied by, instead of what its config says. CompVis's
+                VQ autoencoders have 1; where that was left out and diffusers wrote its own 0.18215, it is wrong.
             null_class: the class that means "no class", which guidance needs. An exported pipeline knows its own.
         """
 
@@ -134,6 +136,7 @@ class DiffusersModel(FamilyModel):
         network: dict[str, Any] | None = None
         scheduler: dict[str, Any] = Field(default_factory=dict)
         cosine: Annotated[tuple[LogSnr, LogSnr], AfterValidator(_logsnr_rises)] | None = None
+        scaling_factor: float | None = Field(None, gt=0)
         null_class: int | None = Field(None, ge=0)
 
     options: Options
@@ -155,11 +158,10 @@ class DiffusersModel(FamilyModel):
 
     def find_family(self) -> Family:
         """The family of the folder, or of new networks."""
-        if self.options.path is None:
-            return families.load(families.NETWORKS["UNet2DModel"])(self.options, None)
-        folder = PipelineFolder(self.options.path)
-        folder.check_there()
-        return families.family_of(folder)(self.options, folder)
+        options = self.options
+        folder = None if options.path is None else PipelineFolder(options.path)
+        scheduler = (folder.scheduler_config() if folder else {}) | options.scheduler
+        return families.family_of(folder, scheduler)(options, folder)
 
     @property
     def untrained(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, GuidanceInput, Sampler
@@ -37,6 +37,8 @@ class Family(ABC):
 
     network: nn.Module
     """The network that is distilled, float32, on the CPU."""
+    scheduler: dict[str, Any]
+    """The config of its scheduler, with the model's option of that name laid over it."""
     path: NoisePath
     prediction: PredictionType
     sample_shape: tuple[int, int, int]
@@ -50,14 +52,15 @@ class Family(ABC):
         """What keeps the folder from being loaded, or does not go with it. Keys are the model's options."""
         for name in sorted(self.options.model_fields_set - self.takes - {"path", "scheduler"}):
             if getattr(self.options, name) is not None:
-                yield Mistake(name, f"means nothing to {self._what}; leave it out")
+                yield Mistake(name, f"means nothing to {self.what}; leave it out")
         if self.folder is not None:
             for part, classes in self.parts.items():
                 yield from self.folder.check_network(part, classes)
             yield from self.folder.check_scheduler(bool(self.options.scheduler))
 
     @property
-    def _what(self) -> str:
+    def what(self) -> str:
+        """What it is, in a sentence."""
         pipeline = self.folder and (self.folder.pipeline_class or self.folder.network_class)
         return f"a {pipeline}" if pipeline else "a new network"
 
@@ -104,6 +107,9 @@ class Family(ABC):
         """As `Model.guidance_input`."""
         return None
 
+    samplers: ClassVar[tuple[Sampler, ...]] = ("ddim", "consistency")
+    """How a student of it can be sampled by what is exported."""
+
     @property
     def sampler(self) -> Sampler:
         """As `Model.sampler`."""
@@ -112,3 +118,21 @@ class Family(ABC):
     @abstractmethod
     def export(self, network: nn.Module, folder: Path, export: Export) -> None:
         """Write a pipeline that diffusers loads without distillkit; `network` is float32, on the CPU."""
+
+
+def from_the_noise(spacing: str, start: int | str | None) -> Literal["trailing", "linspace"]:
+    """`[grid]` for paths whose grids all begin at the noisiest time, where N(0, I), scaled, is just what z looks like.
+
+    Raises:
+        DistillkitError: it asks for something else.
+    """
+    if spacing not in ("trailing", "linspace"):
+        raise DistillkitError(
+            f'grid.spacing: is "{spacing}", and the model\'s noise path has grids that begin at the noise; expected '
+            '"trailing" or "linspace"'
+        )
+    if start not in ("auto", None):
+        raise DistillkitError(
+            f"grid.start: is {start}, and the grids of the model's noise path begin at its noisiest time; leave it out"
+        )
+    return cast(Literal["trailing", "linspace"], spacing)

@@ -1,159 +1,25 @@
-"""Pixel-space U-Nets (diffusers' `UNet2DModel`), unconditional or class-conditional."""
+"""Pixel-space U-Nets on variance-preserving noise paths: DDPM, DDIM and the like."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from distillkit.errors import DistillkitError
-from distillkit.interfaces import Export, GuidanceInput, Sampler
-from distillkit_diffusers.families.family import Family
+from distillkit_diffusers.families.table import TableFamily
+from distillkit_diffusers.families.unet import Unet2D
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit.noise import Condition, TablePath
+    from torch import nn
 
 
-class Pixel(Family):
+class Pixel(TableFamily, Unet2D):
     """A `UNet2DModel` of a pipeline, by itself, or a new one built from a config."""
 
-    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {"unet": ("UNet2DModel", "GuidedUNet2DModel")}
     takes = frozenset({"network", "cosine", "null_class", "guidance_input"})
 
-    path: TablePath
-
-    def load(self) -> None:
-        """Load or build the network, and derive everything else."""
-        from distillkit_diffusers import networks
-
-        options, folder = self.options, self.folder
-        if folder is None:
-            self._use(networks.build(options.network or {}), options.scheduler, options.null_class)
-            return
-        null_class = folder.null_class() if options.null_class is None else options.null_class
-        unet = networks.load_unet(folder.part("unet"))
-        self._use(unet, folder.scheduler_config() | options.scheduler, null_class)
-
-    def _use(self, network: nn.Module, scheduler: dict[str, Any], null_class: int | None) -> None:
-        from distillkit_diffusers import networks, schedulers
-
-        cosine = self.options.cosine
-        self.network = network
-        self._config = config = networks.config(self.network)
-        self._scheduler = scheduler if cosine is None else schedulers.with_cosine(scheduler, cosine)
-        self.path, self.prediction = schedulers.read(self._scheduler, cosine)
-        self.sample_shape = networks.sample_shape(config)
-        networks.check(config)
-        embeddings = config["num_class_embeds"]
-        if null_class is not None and (embeddings is None or null_class != embeddings - 1):
-            raise DistillkitError(
-                f"model.null_class: {null_class}; expected the network's last class, {embeddings - 1}"
-                if embeddings
-                else f"model.null_class: {null_class}; the network has no classes"
-            )
-        self._null_class = null_class
-        self._use_guidance_input(self.options.guidance_input)
-        self.classes = embeddings if null_class is None else null_class
-
-    def _use_guidance_input(self, wanted: tuple[float, float] | None) -> None:
-        """Read the network's input for the guidance scale, or give it the one that is wanted."""
-        from distillkit_diffusers import networks
-
-        found = self._config.get("guidance_range")
-        self._guidance_input = GuidanceInput(found[0], found[1], new=False) if found else None
-        if (wanted or found) and self._null_class is None:
-            has = "no classes" if self._config["num_class_embeds"] is None else "no null class (see model.null_class)"
-            raise DistillkitError(
-                f"model.guidance_input: the network has {has}; guidance compares a class with the null class"
-            )
-        if wanted and found and tuple(found) != wanted:
-            raise DistillkitError(
-                f"model.guidance_input: [{wanted[0]:g}, {wanted[1]:g}]; the network takes the scales "
-                f"[{found[0]:g}, {found[1]:g}] already: leave it out"
-            )
-        if wanted and not found:
-            self.network = networks.with_guidance_input(self.network, wanted)
-            self._guidance_input = GuidanceInput(wanted[0], wanted[1], new=True)
-
-    def set_grid(self, spacing: str, start: int | str | None) -> None:
-        """Set spacing and start of the path's grids; "auto" looks at what the network predicts."""
-        from distillkit_diffusers import schedulers
-
-        self.path = schedulers.with_grid(self.path, self.prediction, spacing, start)
-
-    def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
-        """Class labels, −1 meaning the null class; nothing for an unconditional network. The scale, if it is told."""
-        import torch
-
-        from distillkit.noise import GUIDANCE, Condition
-
-        if guidance is not None and not self.supports_guidance:
-            raise DistillkitError(
-                "guidance: the model has no null class, which guidance compares with; set guidance to 1, or name it "
-                "in model.null_class"
-            )
-        if self.classes is None:
-            return Condition()
-        if labels is None:
-            labels = torch.full((count,), -1)
-        if labels.max() >= self._config["num_class_embeds"]:
-            raise DistillkitError(f"class {int(labels.max())}: the model has classes 0 to {self.classes - 1}")
-        if self._null_class is None:
-            if labels.min() < 0:
-                raise DistillkitError("the model has no null class, and a sample has no label; see model.null_class")
-            return Condition({"class_labels": labels})
-        null = torch.full_like(labels, self._null_class)
-        labels = torch.where(labels < 0, null, labels)
-        told = self._guidance_input
-        if told is None:
-            return Condition({"class_labels": labels}, {"class_labels": null}, guidance)
-        scales = torch.ones(count) if guidance is None else guidance
-        low, high = scales.min().item(), scales.max().item()
-        if low < told.low or high > told.high:
-            raise DistillkitError(
-                f"guidance: the network takes the scales from {told.low:g} to {told.high:g} as an input (got "
-                f"{low if low < told.low else high:g}); ask for one of them"
-            )
-        return Condition({"class_labels": labels, GUIDANCE: scales}, {"class_labels": null, GUIDANCE: scales})
-
-    @property
-    def sampler(self) -> Sampler:
-        """Consistency where the scheduler is LCM's."""
-        from distillkit_diffusers import schedulers
-
-        return schedulers.sampler(self._scheduler)
-
-    @property
-    def supports_guidance(self) -> bool:
-        """Whether there is a null class."""
-        return self._null_class is not None
-
-    @property
-    def guidance_input(self) -> GuidanceInput | None:
-        """As the network's config says, or `model.guidance_input`."""
-        return self._guidance_input
-
-    def export(self, network: nn.Module, folder: Path, export: Export) -> None:
-        """Write a pipeline folder; for a class-conditional network with the classes that diffusers has not."""
+    def unconditional(self, network: nn.Module, scheduler: Any) -> Any:
+        """DDIMPipeline or DDPMPipeline."""
         from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
 
-        from distillkit_diffusers import card, networks, schedulers
-        from distillkit_diffusers.export import save
-        from distillkit_diffusers.pipelines import class_conditional, guided_unet
-
-        scheduler = schedulers.write(self.path, self.prediction, self._scheduler, export.steps, export.sampler)
-        taken = networks.config(network).get("guidance_range")
-        fit = schedulers.fit(self.path, export.steps)
-        if self.classes is not None:
-            shipped = {"": class_conditional} | ({"unet": guided_unet} if taken else {})
-            pipeline = class_conditional.ClassConditionalPipeline(
-                network, scheduler, export.steps, export.guidance, self._null_class
-            )
-            save(pipeline, folder, card.model_card(export, pipeline, card.CLASS_CONDITIONAL, fit, taken), shipped)
-        else:
-            # DDIMPipeline turns any scheduler into a DDIM one; DDPMPipeline takes them as they are.
-            stock = DDIMPipeline if isinstance(scheduler, DDIMScheduler) else DDPMPipeline
-            pipeline = stock(network, scheduler)
-            save(pipeline, folder, card.model_card(export, pipeline, card.UNCONDITIONAL, fit))
+        # DDIMPipeline turns any scheduler into a DDIM one; DDPMPipeline takes them as they are.
+        stock = DDIMPipeline if isinstance(scheduler, DDIMScheduler) else DDPMPipeline
+        return stock(network, scheduler)
