@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,6 +106,11 @@ class FamilyModel(Model):
     def sampler(self) -> Sampler:
         """As the pipeline's scheduler says."""
         return self.family.sampler
+
+    @property
+    def samplers(self) -> Sequence[Sampler]:
+        """What diffusers' schedulers for the family can do."""
+        return self.family.samplers
 
     def export(self, network: nn.Module, folder: Path, export: Export) -> None:
         """Write a pipeline folder: the network, the parts that were not trained, the scheduler and a model card."""
