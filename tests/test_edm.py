@@ -119,7 +119,7 @@ def test_mistakes(tmp_path: Path) -> None:
     for assignment, message in cases.items():
         assert mistakes(folder, assignment) == message
     assert mistakes(folder, model="cosine = [-20.0, 20.0]") == (
-        "model.cosine: means nothing to a ConsistencyModelPipeline; leave it out"
+        "model.cosine: means nothing to ConsistencyModelPipeline; leave it out"
     )
     for key, value, known in (
         ("sigma_schedule", "cosine", "karras or exponential"),
@@ -133,6 +133,6 @@ def test_mistakes(tmp_path: Path) -> None:
 def test_consistency_models_are_another_kind(tmp_path: Path) -> None:
     folder = pipeline(tmp_path / "teacher", CMStochasticIterativeScheduler())
     assert mistakes(folder) == (
-        "model.scheduler: is a CMStochasticIterativeScheduler, and a ConsistencyModelPipeline has EDM's: expected one "
-        "of EDMEulerScheduler, EDMDPMSolverMultistepScheduler"
+        "model.scheduler: is a CMStochasticIterativeScheduler, and ConsistencyModelPipeline has EDM's: expected one of "
+        "EDMEulerScheduler, EDMDPMSolverMultistepScheduler"
     )
