@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -13,6 +15,7 @@ from distillkit.interfaces import Sampler
 from distillkit.noise import CosinePath, PredictionType, TablePath
 from distillkit.noise.table import Spacing
 from distillkit.sampling.consistency import TIMESTEP_SCALING
+from distillkit_diffusers.card import Sampling
 
 KINDS = ("epsilon", "v_prediction", "sample")
 
@@ -80,6 +83,11 @@ def sampler(config: dict[str, Any]) -> Sampler:
     return "consistency" if config.get("_class_name") == "LCMScheduler" else "ddim"
 
 
+def known_to(scheduler: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config, which may be another scheduler's, a class of diffusers' schedulers takes."""
+    return {key: value for key, value in config.items() if key in signature(scheduler.__init__).parameters}
+
+
 def _read_by_diffusers(config: dict[str, Any]) -> Any:
     """A diffusers scheduler with the noise schedule of a config, whatever scheduler's it is."""
     known = {key: value for key, value in config.items() if not key.startswith("_") and key not in LCM_ONLY}
@@ -102,8 +110,8 @@ def write(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: 
 
     For consistency sampling LCMScheduler, which then has the path's `consistency_times` at every number of steps. Else
     DDIM where its rule, previous time = t − ⌊T/S⌋, finds the path's times; else DPM-Solver++ of order 1, which is the
-    same deterministic step with explicit times (diffusers #9261, #11347). Where the path's times are not whole
-    (`is_exact`), the scheduler's are the nearest.
+    same deterministic step with explicit times (diffusers #9261, #11347). Where the path's times are not
+    whole, the scheduler's are the nearest.
     """
     common = _table(path, config) | {"prediction_type": kind, "timestep_spacing": path.spacing}
     if sampler == "consistency":
@@ -117,10 +125,17 @@ def write(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: 
     return DPMSolverMultistepScheduler(**common, **solver)
 
 
-def is_exact(path: TablePath, steps: int) -> bool:
-    """Whether diffusers' whole times can say the path's grid of `steps` steps."""
+def describe(path: TablePath, steps: int, sampler: Sampler) -> Sampling:
+    """What a model card says of `write`'s scheduler."""
+    if sampler == "consistency":
+        rule = "multistep consistency (LCMScheduler): every step jumps to clean data; all but the last add noise"
+        return Sampling(rule, "\n  exact at every number of steps")
     grid = path.grid(steps)
-    return torch.equal(grid, grid.round())
+    if torch.equal(grid, grid.round()):
+        fit = f"exact at\n  {steps} steps (at other numbers diffusers may round times differently)"
+    else:
+        fit = f"but at\n  {steps} steps that has times between whole numbers, which diffusers rounds"
+    return Sampling("deterministic (DDIM)", fit)
 
 
 def _table(path: TablePath, config: dict[str, Any]) -> dict[str, Any]:
