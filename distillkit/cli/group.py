@@ -17,6 +17,7 @@ COMMANDS = {
     "plugins": "List the parts that configs can name.",
     "sample": "Draw samples from a pipeline.",
     "evaluate": "Score a pipeline at some numbers of steps.",
+    "convert": "Turn an original checkpoint into a diffusers pipeline.",
     "compare": "Compare the scores of several runs.",
     "ui": "Open the MLflow UI on a run's records.",
     "completion": "Print a shell's completion script.",
