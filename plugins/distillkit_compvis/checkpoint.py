@@ -46,12 +46,14 @@ def read(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error)):
             raise DistillkitError(
-                f"{path}: refused, as its pickle asks for {found[1]}, which a checkpoint has no need of; nothing of it "
-                "was run. If you trust the file, save its state_dict alone with torch.save, and convert that"
+                f"{path}: refused, as its pickle asks for {found[1]}, which weights have no need of; nothing of it was "
+                "run. If you know the file to be good, save {'state_dict': …} of it alone, and convert that"
             ) from None
+        raise _unreadable(path, "its pickle holds something else than tensors") from None
+    except RuntimeError as error:
+        raise _unreadable(path, str(error).partition(". ")[0]) from None
+    except (EOFError, OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
         raise _unreadable(path, "it is no pickle of tensors") from None
-    except (RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise _unreadable(path, " ".join(str(error).split())) from None
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise _unreadable(path, "it holds no 'state_dict'")
@@ -61,4 +63,4 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def _unreadable(path: Path, why: str) -> DistillkitError:
-    return DistillkitError(f"{path}: is not a CompVis checkpoint ({why}); give a .ckpt file as they were published")
+    return DistillkitError(f"{path}: is not a CompVis checkpoint ({why}); give a .ckpt file as they are published")

@@ -90,7 +90,7 @@ class Vq(Part):
 
 
 class ClassEmbedder(Part):
-    """`ClassEmbedder`. A config that names `n_classes` has a null class, the last, as that of cin256-v2; CompVis' default
+    """`ClassEmbedder`. Where the config names `n_classes`, the last one is the null class, as in cin256-v2; the default
     is ImageNet's 1000 classes and none."""
 
     embed_dim: PositiveInt
@@ -188,6 +188,8 @@ def _mistake(fault: Any) -> Mistake:
         return Mistake(key, "is not known: the network would not be diffusers'")
     if fault["type"] == "value_error":
         return Mistake(key, str(fault["ctx"]["error"]))
+    if fault["type"] == "model_type":
+        return Mistake(key, f"must be a mapping with target and params (got {got!r})")
     if fault["type"] == "too_long":
         return Mistake(key, f"must be empty (got {got})")
     return Mistake(key, f"{fault['msg'].replace('Input should', 'must')} (got {got!r})")

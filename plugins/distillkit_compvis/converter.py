@@ -8,7 +8,7 @@ from distillkit.interfaces import Converter
 
 
 class CompVis(Converter):
-    """CompVis' latent-diffusion: a U-Net on the latents of a VQ autoencoder, unconditional or conditioned on classes."""
+    """CompVis' latent-diffusion with a VQ first stage: unconditional, or conditioned on classes."""
 
     name = "compvis"
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, LDMPipeline
+from distillkit_diffusers.pipelines.class_embedder import ClassEmbedder
+from distillkit_diffusers.pipelines.class_latent import ClassLatentPipeline
+from distillkit_diffusers.shipping import ship
 from torch import nn
 
 from distillkit_compvis import autoencoder, unet
 from distillkit_compvis.config import Diffusion
 from distillkit_compvis.weights import UNET, Origin, Weights
-from distillkit_diffusers.pipelines.class_embedder import ClassEmbedder
-from distillkit_diffusers.pipelines.class_latent import ClassLatentPipeline
-from distillkit_diffusers.shipping import ship
 
 IMAGENET = 1000
 """The classes of CompVis' `ClassEmbedder`, if its config does not say."""

@@ -34,12 +34,12 @@ class Origin:
     third: int | None = None
     head: int | None = None
 
-    def take(self, tensor: Tensor, shape: torch.Size) -> Tensor | None:
-        """The weight in float32 and in diffusers' shape; None if the tensor is of another size."""
-        rows = shape[0] if self.third is None else 3 * shape[0]
-        # A convolution of size 1 and a matrix are told apart by ones at the end.
-        if _without_ones(tensor.shape) != _without_ones(torch.Size([rows, *shape[1:]])):
-            return None
+    def size(self, shape: torch.Size) -> list[int]:
+        """How large its tensor is. A convolution of size 1 and a matrix are told apart by ones at the end: left out."""
+        return _without_ones([shape[0] if self.third is None else 3 * shape[0], *shape[1:]])
+
+    def take(self, tensor: Tensor, shape: torch.Size) -> Tensor:
+        """The weight in float32 and in diffusers' shape, of a tensor of that size."""
         if self.third is not None:
             # The rows go head by head, each with its queries, keys and values.
             tensor = tensor.reshape(-1, 3, self.head or shape[0], *tensor.shape[1:])[:, self.third]
@@ -53,7 +53,9 @@ class Weights:
     Attributes:
         state: the tensors.
         ema: whether the U-Net's weights are taken from the running average.
-        used: the names that networks asked for; `missing`, those that are not there; `misshapen`, those of another size.
+        used: the names that networks asked for.
+        missing: those of them that are not there.
+        misshapen: those that are of another size.
     """
 
     state: Mapping[str, Tensor]
@@ -86,10 +88,10 @@ class Weights:
             tensor = self.state.get(key)
             if tensor is None:
                 self.missing.append(key)
-            elif (taken := where.take(tensor, weight.shape)) is None:
-                self.misshapen.append(f"{key} {list(tensor.shape)}")
+            elif (found := _without_ones(tensor.shape)) != (wanted := where.size(weight.shape)):
+                self.misshapen.append(f"{key} is {found}, not {wanted}")
             else:
-                weights[name] = taken
+                weights[name] = where.take(tensor, weight.shape)
         if not self.missing and not self.misshapen:
             network.load_state_dict(weights, assign=True)
 
@@ -110,7 +112,7 @@ class Weights:
         if left:
             faults.append(f"it has {_some(left)}, which the config has no place for")
         if self.misshapen:
-            faults.append(f"of another size than the config says is {_some(self.misshapen)}")
+            faults.append(f"sizes are others than the config's: {_some(self.misshapen)}")
         theirs = self.state.get("betas", betas)
         if theirs.shape != betas.shape or not torch.allclose(theirs.float(), betas, rtol=1e-3):
             faults.append(f"its noise schedule is {_schedule(theirs)}, the config's {_schedule(betas)}")
@@ -120,8 +122,8 @@ class Weights:
             )
 
 
-def _without_ones(shape: torch.Size) -> list[int]:
-    sizes = list(shape)
+def _without_ones(shape: Iterable[int]) -> list[int]:
+    sizes = [*shape]
     while sizes and sizes[-1] == 1:
         sizes.pop()
     return sizes
