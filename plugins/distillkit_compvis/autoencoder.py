@@ -49,7 +49,7 @@ def build(params: Vq, scale_factor: float) -> nn.Module:
 def naming(params: Vq) -> Naming:
     """From the names of diffusers' weights to CompVis'."""
     levels, depth = len(params.ddconfig.ch_mult), params.ddconfig.num_res_blocks
-    blocks = {}
+    blocks: dict[str, str] = {}
     for side in ("encoder", "decoder"):
         blocks |= {
             f"{side}.mid_block.resnets.0.": f"{side}.mid.block_1.",

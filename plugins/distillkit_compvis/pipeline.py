@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, LDMPipeline
@@ -50,13 +51,13 @@ def networks(params: Diffusion, weights: Weights) -> dict[str, nn.Module]:
     return made
 
 
-def write(parts: dict[str, nn.Module], params: Diffusion, folder: Path) -> str:
+def write(parts: dict[str, Any], params: Diffusion, folder: Path) -> str:
     """Write a pipeline of networks and scheduler; the name of its class."""
     if params.cond_stage_config is None:
         LDMPipeline(**parts, scheduler=scheduler(params)).save_pretrained(folder)
-        return LDMPipeline.__name__
+        return "LDMPipeline"
     classes = params.cond_stage_config.params.n_classes
     null_class = None if classes is None else classes - 1
     ClassLatentPipeline(**parts, scheduler=scheduler(params), null_class=null_class).save_pretrained(folder)
     ship(folder, ClassLatentPipeline, {"class_embedder": ClassEmbedder})
-    return ClassLatentPipeline.__name__
+    return "ClassLatentPipeline"

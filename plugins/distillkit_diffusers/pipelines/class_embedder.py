@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class ClassEmbedder(ModelMixin, ConfigMixin):
     """Args: the number of classes, with the null class, if there is one; the width of the context."""
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_classes, width)
