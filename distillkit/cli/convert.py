@@ -18,8 +18,8 @@ from distillkit.errors import DistillkitError
 def command(checkpoint: Path, config: Path, output: Path, no_ema: bool, kind: str) -> None:
     """Turn CKPT, a checkpoint of a model's original code, into a folder that diffusers and distillkit load.
 
-    Only this command opens a pickle: with torch's restricted loading, which makes tensors and runs nothing. A file that
-    asks for more is refused.
+    Only this command opens a pickled model: with torch's restricted loading, which makes tensors and runs nothing. A
+    file that asks for more is refused.
     """
     import shutil
 

@@ -14,7 +14,7 @@ COMMANDS = {
     "run": "Distil (or train) a model as a config says.",
     "check": "Say what is wrong with a config.",
     "plan": "Show a config's stages and what they cost.",
-    "plugins": "List the parts that configs can name.",
+    "plugins": "List the parts that configs and commands can name.",
     "sample": "Draw samples from a pipeline.",
     "evaluate": "Score a pipeline at some numbers of steps.",
     "convert": "Turn an original checkpoint into a diffusers pipeline.",
