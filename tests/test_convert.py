@@ -184,7 +184,7 @@ def test_scheduler_is_compvis_own(pair: dict[str, Converted]) -> None:
 def test_folder_holds_no_pickle(pair: dict[str, Converted]) -> None:
     for made in pair.values():
         files = [file for file in (made.folder / "pipeline").rglob("*") if file.is_file()]
-        assert {file.suffix for file in files} <= {".json", ".safetensors", ".py"}
+        assert {file.suffix for file in files} <= {".json", ".safetensors", ".py", ".md"}
         assert sorted(file.name for file in made.folder.iterdir()) == ["config.yaml", "model.ckpt", "pipeline"]
 
 
@@ -209,7 +209,7 @@ def test_the_average_is_taken_where_there_is_one(name: str, pair: dict[str, Conv
     assert made.said.endswith(" M weights in the U-Net, not averaged\n")
     raw = {key: value for key, value in made.network.state().items() if key.startswith("model.")}
     write(tmp_path, config(name == "ImageNet", small=True), made.network.state({key: raw[key] + 1 for key in raw}))
-    assert convert(tmp_path).endswith(" M weights in the U-Net, their running average (EMA)\n")
+    assert convert(tmp_path).endswith(" M weights in the U-Net, averaged (EMA)\n")
     weights = "unet/diffusion_pytorch_model.safetensors"
     before, after = load_file(made.folder / "pipeline" / weights), load_file(tmp_path / "pipeline" / weights)
     assert all(torch.equal(after[key], before[key] + 1) for key in before)

@@ -25,7 +25,7 @@ class CompVis(Converter):
         weights = Weights.of(pickled.read(checkpoint), ema)
         parts = pipeline.networks(params, weights)
         weights.check(pipeline.scheduler(params).betas, checkpoint, config)
-        name = pipeline.write(parts, params, folder)
+        which = "averaged (EMA)" if weights.ema else "not averaged"
+        name = pipeline.write(parts, params, f"`{checkpoint.name}` (the U-Net's weights {which})", folder)
         count = sum(weight.numel() for weight in parts["unet"].parameters())
-        which = "their running average (EMA)" if weights.ema else "not averaged"
         return f"{name}, {count / 1e6:.2f} M weights in the U-Net, {which}"

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, LDMPipeline
+from distillkit_diffusers import card
+from distillkit_diffusers.export import save
+from distillkit_diffusers.pipelines import class_embedder, class_latent
 from distillkit_diffusers.pipelines.class_embedder import ClassEmbedder
 from distillkit_diffusers.pipelines.class_latent import ClassLatentPipeline
-from distillkit_diffusers.shipping import ship
 from torch import nn
 
 from distillkit_compvis import autoencoder, unet
@@ -18,6 +20,22 @@ from distillkit_compvis.weights import UNET, Origin, Weights
 
 IMAGENET = 1000
 """The classes of CompVis' `ClassEmbedder`, if its config does not say."""
+STEPS = 50
+"""What the model card samples with."""
+CARD = """---
+library_name: diffusers
+pipeline_tag: unconditional-image-generation
+tags: [diffusion]
+---
+
+# Latent diffusion
+
+A latent diffusion of CompVis (Rombach et al. 2022), which `distillkit convert` made of {origin}.
+
+```python
+{snippet}
+```
+"""
 
 
 def scheduler(params: Diffusion) -> DDIMScheduler:
@@ -51,13 +69,23 @@ def networks(params: Diffusion, weights: Weights) -> dict[str, nn.Module]:
     return made
 
 
-def write(parts: dict[str, Any], params: Diffusion, folder: Path) -> str:
-    """Write a pipeline of networks and scheduler; the name of its class."""
+def write(parts: dict[str, Any], params: Diffusion, origin: str, folder: Path) -> str:
+    """Write a pipeline; the name of its class.
+
+    Args:
+        parts: the networks.
+        params: the config's.
+        origin: where the weights come from, for the model card.
+        folder: where.
+    """
     if params.cond_stage_config is None:
-        LDMPipeline(**parts, scheduler=scheduler(params)).save_pretrained(folder)
-        return "LDMPipeline"
-    classes = params.cond_stage_config.params.n_classes
-    null_class = None if classes is None else classes - 1
-    ClassLatentPipeline(**parts, scheduler=scheduler(params), null_class=null_class).save_pretrained(folder)
-    ship(folder, ClassLatentPipeline, {"class_embedder": ClassEmbedder})
-    return "ClassLatentPipeline"
+        pipeline = LDMPipeline(**parts, scheduler=scheduler(params))
+        snippet, shipped = card.UNCONDITIONAL, {}
+    else:
+        classes = params.cond_stage_config.params.n_classes
+        null_class = None if classes is None else classes - 1
+        pipeline = ClassLatentPipeline(**parts, scheduler=scheduler(params), null_class=null_class)
+        snippet, shipped = card.CLASS_CONDITIONAL, {"": class_latent, "class_embedder": class_embedder}
+    text = CARD.format(origin=origin, snippet=snippet.format(steps=STEPS, file="class_latent.py"))
+    save(pipeline, folder, text, shipped)
+    return str(type(pipeline).__name__)
