@@ -24,12 +24,8 @@ class Latent(Pixel):
 
         super().load()
         assert self.folder is not None  # a new network is in pixel space
-        self._autoencoder = Autoencoder.load(self.folder.part("vqvae"), self.options.scaling_factor)
-        if (channels := self._autoencoder.channels) != self.sample_shape[0]:
-            raise DistillkitError(
-                f"model.path: the autoencoder in {self.folder.part('vqvae')} makes latents of {channels} channels, and "
-                f"the U-Net takes {self.sample_shape[0]}"
-            )
+        vqvae = self.folder.part("vqvae")
+        self._autoencoder = Autoencoder.load(vqvae, self.sample_shape[0], self.options.scaling_factor)
         if self.classes is not None:
             raise DistillkitError(
                 f"model.path: the U-Net in {self.folder.part('unet')} takes {self.classes} classes, which an "
