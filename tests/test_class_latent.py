@@ -256,7 +256,7 @@ def test_latents_of_another_shape(folder: Path) -> None:
     with pytest.raises(DistillkitError) as caught:
         load(folder)
     assert str(caught.value) == (
-        f"model.path: the autoencoder in {folder / 'vqvae'} makes latents of 4 channels, and the network takes 3"
+        f"model.path: the autoencoder in {folder / 'vqvae'} makes latents of 4 channels, and the U-Net takes 3"
     )
 
 

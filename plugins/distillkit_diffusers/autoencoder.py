@@ -9,7 +9,6 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 from torch import Tensor
 
-from distillkit.errors import DistillkitError
 from distillkit_diffusers import networks
 from distillkit_diffusers.folder import read_json
 
@@ -36,26 +35,17 @@ class Autoencoder:
         self._shift = float(network.config.get("shift_factor") or 0.0)
 
     @classmethod
-    def load(cls, folder: Path, channels: int, scaling_factor: float | None = None) -> Autoencoder:
-        """From its own folder, for a network that takes latents of so many channels.
+    def load(cls, folder: Path, scaling_factor: float | None = None) -> Autoencoder:
+        """From its own folder.
 
         A `VQModel` whose config.json has no `scaling_factor` is from before diffusers' LDMPipeline divided by one
         (diffusers #5213), and has the latents as they come: 1. diffusers itself would take 0.18215 (diffusers #6725).
-
-        Raises:
-            DistillkitError: it makes latents of other channels, or cannot be loaded.
         """
         config = read_json(folder / "config.json")
         network_class = {"VQModel": VQModel, "AutoencoderKL": AutoencoderKL}[config["_class_name"]]
         if scaling_factor is None and network_class is VQModel and "scaling_factor" not in config:
             scaling_factor = 1.0
-        made = cls(networks.load_frozen(folder, network_class), scaling_factor)
-        if made.channels != channels:
-            raise DistillkitError(
-                f"model.path: the autoencoder in {folder} makes latents of {made.channels} channels, and the network "
-                f"takes {channels}"
-            )
-        return made
+        return cls(networks.load_frozen(folder, network_class), scaling_factor)
 
     @property
     def channels(self) -> int:

@@ -45,7 +45,12 @@ class ClassLatent(TableFamily):
         self.sample_shape = networks.sample_shape(config)
         self.scheduler = folder.scheduler_config() | options.scheduler
         self.read_scheduler()
-        self._autoencoder = Autoencoder.load(folder.part("vqvae"), self.sample_shape[0], options.scaling_factor)
+        self.autoencoder = Autoencoder.load(folder.part("vqvae"), options.scaling_factor)
+        if (channels := self.autoencoder.channels) != self.sample_shape[0]:
+            raise DistillkitError(
+                f"model.path: the autoencoder in {folder.part('vqvae')} makes latents of {channels} channels, and the "
+                f"U-Net takes {self.sample_shape[0]}"
+            )
         self._embedder = networks.load_frozen(folder.part("class_embedder"), ClassEmbedder)
         embedded = networks.config(self._embedder)
         if (width := embedded["width"]) != config["cross_attention_dim"]:
@@ -77,11 +82,11 @@ class ClassLatent(TableFamily):
 
     def encode(self, images: Tensor) -> Tensor:
         """Images -> latents, not quantised."""
-        return self._autoencoder.encode(images)
+        return self.autoencoder.encode(images)
 
     def decode(self, samples: Tensor) -> Tensor:
         """Latents -> quantised, and decoded."""
-        return self._autoencoder.decode(samples)
+        return self.autoencoder.decode(samples)
 
     @property
     def supports_guidance(self) -> bool:
@@ -96,7 +101,7 @@ class ClassLatent(TableFamily):
 
         scheduler, sampling = self.write_scheduler(export)
         pipeline = class_latent.ClassLatentPipeline(
-            self._autoencoder.network,
+            self.autoencoder.network,
             network,
             self._embedder,
             scheduler,
