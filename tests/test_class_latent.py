@@ -227,7 +227,7 @@ def folder(teacher: Path, tmp_path: Path) -> Path:
 def test_parts_that_are_missing(folder: Path) -> None:
     shutil.rmtree(folder / "class_embedder")
     [mistake] = DiffusersModel(DiffusersModel.Options(path=folder)).check()
-    expected = f"{folder} has no class_embedder/config.json, and a ClassLatentPipeline needs one"
+    expected = f"{folder} has no class_embedder/config.json, which ClassLatentPipeline needs"
     assert str(mistake) == f"path: {expected}"
 
 
@@ -240,7 +240,7 @@ def test_another_network(folder: Path) -> None:
 
 def test_options_that_mean_nothing(folder: Path) -> None:
     [mistake] = DiffusersModel(DiffusersModel.Options(path=folder, guidance_input=(1.0, 3.0))).check()
-    assert str(mistake) == "guidance_input: means nothing to a ClassLatentPipeline; leave it out"
+    assert str(mistake) == "guidance_input: means nothing to ClassLatentPipeline; leave it out"
 
 
 def test_an_embedding_of_another_width(folder: Path) -> None:
