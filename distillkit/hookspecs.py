@@ -72,5 +72,10 @@ def distillkit_trackers() -> list[type[interfaces.Tracker]]:  # type: ignore[emp
 
 
 @hookspec
+def distillkit_converters() -> list[type[interfaces.Converter]]:  # type: ignore[empty-body]
+    """Checkpoints of other code than diffusers', as pipelines."""
+
+
+@hookspec
 def distillkit_presets() -> dict[str, dict[str, Any]]:  # type: ignore[empty-body]
     """Named sets of tables: preset name -> the tables that a config with `preset = name` starts from."""

@@ -81,8 +81,9 @@ def _kind(kind: Kind) -> str:
         need = f"`{DEFAULTS[kind.name]['type']}` where a config names none"
     else:
         need = "required" if kind.name in REQUIRED else "only where something needs it"
+    where = f"Table {table}: {need}" if kind.in_config else "No table of a config: a command names it"
     hook = inspect.getdoc(getattr(hookspecs, kind.hook))
-    return f"{hook}\n\nTable {table}: {need}. Hook `{kind.hook}`, class `distillkit.interfaces.{kind.base.__name__}`.\n"
+    return f"{hook}\n\n{where}. Hook `{kind.hook}`, class `distillkit.interfaces.{kind.base.__name__}`.\n"
 
 
 def _toml(tables: Mapping[str, Any]) -> str:

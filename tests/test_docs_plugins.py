@@ -65,6 +65,20 @@ def test_a_stopped_run_of_it_goes_on_to_the_same_weights(environment: Environmen
     assert (part / weights).read_bytes() == (whole / weights).read_bytes()
 
 
+def test_its_converter_converts(environment: Environment) -> None:
+    code = (
+        "import json, numpy; from my_parts.network import TinyNetwork\n"
+        "numpy.savez('tiny.npz', **{name: weight.numpy() for name, weight in TinyNetwork(4).state_dict().items()})\n"
+        "json.dump({'width': 4}, open('tiny.json', 'w'))"
+    )
+    call(environment.python, "-c", code, folder=environment.folder)
+    [block] = [block for block in blocks("console") if block.startswith("$ distillkit convert")]
+    command, _, shown = block.partition("\n")
+    done = environment.distillkit(*command.split()[2:])
+    assert (done.returncode, done.stdout) == (0, shown), done.stderr
+    assert (environment.folder / "tiny/tiny.safetensors").is_file()
+
+
 def test_its_model_takes_weights_of_its_own(environment: Environment) -> None:
     """A third party's trained network is distilled; the page needs less than 60 lines for it."""
     [model] = [block for block in blocks("python") if block.startswith("# my-parts/my_parts/model.py")]

@@ -12,8 +12,8 @@ from distillkit.cli.options import echo_json, echo_table, json_option
 @click.command()
 @json_option
 def command(as_json: bool) -> None:
-    """List every part that a config can name, with the package it comes from; plugins that did not load come last,
-    with the reason."""
+    """List every part that a config or a command can name, with the package it comes from; plugins that did not load
+    come last, with the reason."""
     from distillkit.registry import load_registry
 
     registry = load_registry()

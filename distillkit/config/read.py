@@ -16,7 +16,7 @@ from distillkit.config.settings import Settings
 from distillkit.config.source import complete, read_toml
 from distillkit.config.tables import EmaTable, EvaluationTable, GridTable, OptimizerTable, RunTable
 from distillkit.errors import ConfigError, Mistake
-from distillkit.registry import KINDS, Registry, load_registry
+from distillkit.registry import TABLES, Registry, load_registry
 
 
 def read_config(
@@ -54,7 +54,7 @@ def settle(written: dict[str, Any], name: str, overrides: Iterable[str], registr
     tables, mistakes = complete(written, name, overrides, reader.registry)
     reader.mistakes += mistakes
     reader.lacks_preset = any(mistake.key == "preset" for mistake in mistakes)
-    known = ["preset", *CORE, *KINDS]
+    known = ["preset", *CORE, *TABLES]
     for key in tables:
         if key not in known:
             hint = did_you_mean(key, known)
@@ -73,7 +73,7 @@ def settle(written: dict[str, Any], name: str, overrides: Iterable[str], registr
 def _settings(reader: Reader, tables: dict[str, Any], origin: str) -> Settings:
     """The settings. Where a table is wrong, what it should have made is None, whatever the type says."""
     core = {name: reader.core_table(name, tables.get(name)) for name in CORE}
-    parts = {name: reader.components(name, tables.get(name)) for name in KINDS}
+    parts = {name: reader.components(name, tables.get(name)) for name in TABLES}
     return Settings(
         origin=origin,
         tables=reader.resolved,

@@ -1,5 +1,6 @@
 """What plugins implement, one abstract class a file, and the values that travel between them."""
 
+from distillkit.interfaces.converter import Converter
 from distillkit.interfaces.data import Data
 from distillkit.interfaces.engine import Engine, Update
 from distillkit.interfaces.features import Features, FeatureStatistics
@@ -15,6 +16,7 @@ from distillkit.interfaces.teacher import Teacher
 from distillkit.interfaces.tracker import RunInfo, Tracker
 
 __all__ = [
+    "Converter",
     "Data",
     "EmaTable",
     "Engine",

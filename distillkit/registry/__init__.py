@@ -1,8 +1,18 @@
 """Finds plugins, and the components and presets that they contribute."""
 
 from distillkit.registry.entry_points import BrokenPlugin, Plugin
-from distillkit.registry.kinds import KINDS, Kind
+from distillkit.registry.kinds import KINDS, TABLES, Kind
 from distillkit.registry.load import load_registry
 from distillkit.registry.lookup import Registered, Registry, UnknownNameError
 
-__all__ = ["KINDS", "BrokenPlugin", "Kind", "Plugin", "Registered", "Registry", "UnknownNameError", "load_registry"]
+__all__ = [
+    "KINDS",
+    "TABLES",
+    "BrokenPlugin",
+    "Kind",
+    "Plugin",
+    "Registered",
+    "Registry",
+    "UnknownNameError",
+    "load_registry",
+]

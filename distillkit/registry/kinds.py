@@ -1,4 +1,4 @@
-"""The kinds of components: each has a hook, and a table of its name in the config."""
+"""The kinds of components: each has a hook, and most a table of their name in the config."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from distillkit.component import Component
 class Kind:
     """
     Attributes:
-        name: the kind, and its table in a config (`[schedule]`).
+        name: the kind, and its table in a config (`[schedule]`), if it has one.
         hook: the hook that contributes its classes.
         base: the interface that they implement.
         many: whether a config may name several (`[[loss]]`).
+        in_config: whether a config names it at all; a command does otherwise.
     """
 
     name: str
     hook: str
     base: type[Component]
     many: bool = False
+    in_config: bool = True
 
 
 KINDS: dict[str, Kind] = {
@@ -38,5 +40,9 @@ KINDS: dict[str, Kind] = {
         Kind("features", "distillkit_features", interfaces.Features),
         Kind("metric", "distillkit_metrics", interfaces.Metric, many=True),
         Kind("tracker", "distillkit_trackers", interfaces.Tracker),
+        Kind("converter", "distillkit_converters", interfaces.Converter, in_config=False),
     )
 }
+
+TABLES = [kind.name for kind in KINDS.values() if kind.in_config]
+"""The kinds that have a table in a config."""

@@ -16,6 +16,7 @@ PIPELINES = {
     "DDPMPipeline": "pixel.Pixel",
     "DDIMPipeline": "pixel.Pixel",
     "ClassConditionalPipeline": "pixel.Pixel",
+    "ClassLatentPipeline": "class_latent.ClassLatent",
     "ConsistencyModelPipeline": "edm.Edm",
     "LDMPipeline": "latent.Latent",
 }

@@ -1,0 +1,45 @@
+"""`distillkit convert`: an original checkpoint as a pipeline's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from distillkit.errors import DistillkitError
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path), metavar="CKPT")
+@click.option("--config", type=click.Path(path_type=Path), required=True, metavar="YAML", help="Its networks' config.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="A new folder.")
+@click.option("--no-ema", is_flag=True, help="Take the weights themselves, where CKPT also has their running average.")
+@click.option("--format", "kind", default="compvis", show_default=True, help="Whose code made CKPT.")
+def command(checkpoint: Path, config: Path, output: Path, no_ema: bool, kind: str) -> None:
+    """Turn CKPT, a checkpoint of a model's original code, into a folder that diffusers and distillkit load.
+
+    Only this command opens a pickled model: with torch's restricted loading, which makes tensors and runs nothing. A
+    file that asks for more is refused.
+    """
+    import shutil
+
+    from distillkit.config import read_component
+
+    for file, what in ((checkpoint, "checkpoint"), (config, "config")):
+        if not file.is_file():
+            raise DistillkitError(f"{file}: there is no such file; give the {what}'s")
+    if output.exists():
+        raise DistillkitError(f"{output}: exists already; nothing was overwritten. Give a new folder with --output")
+    converter = read_component("converter", {"type": kind}, "--format")
+    # Aside first: a folder is whole or not there.
+    aside = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        made = converter.convert(checkpoint, config, not no_ema, aside)
+        aside.rename(output)
+    except OSError as error:
+        raise DistillkitError(f"{output}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    click.echo(f"{output}: {made}")

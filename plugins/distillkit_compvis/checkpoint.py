@@ -1,0 +1,66 @@
+"""Opens a pickled checkpoint, of which nothing is run."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distillkit.errors import DistillkitError
+
+
+class Nothing:
+    """Takes the place of an object that is of no use here, and keeps nothing of it."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+HARMLESS = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",  # the callbacks' states have it as a key
+    # Losses and scores, as numbers of numpy's.
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+)
+"""What PyTorch Lightning left in CompVis' files besides tensors. None of it is made: `Nothing` is."""
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name.
+
+    Raises:
+        DistillkitError: it is no checkpoint, or its pickle asks for anything else than tensors and what is harmless.
+    """
+    try:
+        with torch.serialization.safe_globals([(Nothing, name) for name in HARMLESS]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles of another protocol, which are refused or read like any
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if found := re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error)):
+            raise DistillkitError(
+                f"{path}: refused, as its pickle asks for {found[1]}, which weights have no need of; nothing of it was "
+                "run. If you know the file to be good, save {'state_dict': …} of it alone, and convert that"
+            ) from None
+        raise _unreadable(path, "its pickle holds something else than tensors") from None
+    except RuntimeError as error:
+        raise _unreadable(path, str(error).partition(". ")[0]) from None
+    except (EOFError, OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
+        raise _unreadable(path, "it is no pickle of tensors") from None
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise _unreadable(path, "it holds no 'state_dict'")
+    if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise _unreadable(path, f"its state_dict holds something else than tensors at {others[0]!r}")
+    return state
+
+
+def _unreadable(path: Path, why: str) -> DistillkitError:
+    return DistillkitError(f"{path}: is not a CompVis checkpoint ({why}); give a .ckpt file as they are published")

@@ -1,0 +1,91 @@
+"""CompVis' `UNetModel` as diffusers' `UNet2DModel`, or, with spatial transformers, as `UNet2DConditionModel`."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import UNet2DConditionModel, UNet2DModel
+from torch import nn
+
+from distillkit_compvis.config import Unet
+from distillkit_compvis.naming import Naming
+
+RESIDUAL_BLOCK = {
+    "norm1.": "in_layers.0.",
+    "conv1.": "in_layers.2.",
+    "time_emb_proj.": "emb_layers.1.",
+    "norm2.": "out_layers.0.",
+    "conv2.": "out_layers.3.",
+    "conv_shortcut.": "skip_connection.",
+}
+ATTENTION_BLOCK = {"group_norm.": "norm.", "to_out.0.": "proj_out."}
+
+
+def build(params: Unet) -> nn.Module:
+    """diffusers' network without weights, on the "meta" device."""
+    attended = [2**level in params.attention_resolutions for level in range(len(params.channel_mult))]
+    attention = "CrossAttn" if params.use_spatial_transformer else "Attn"
+    common = {
+        "sample_size": params.image_size,
+        "in_channels": params.in_channels,
+        "out_channels": params.out_channels,
+        "block_out_channels": [factor * params.model_channels for factor in params.channel_mult],
+        "layers_per_block": params.num_res_blocks,
+        "down_block_types": [f"{attention if here else ''}DownBlock2D" for here in attended],
+        "up_block_types": [f"{attention if here else ''}UpBlock2D" for here in reversed(attended)],
+        "dropout": params.dropout,
+    }
+    with torch.device("meta"):
+        if not params.use_spatial_transformer:
+            made: nn.Module = UNet2DModel(**common, attention_head_dim=_head_width(params))
+        else:
+            # Whatever its name says, the argument is the number of heads here (diffusers #2011).
+            made = UNet2DConditionModel(
+                **common,
+                attention_head_dim=_heads(params),
+                cross_attention_dim=params.context_dim,
+                transformer_layers_per_block=params.transformer_depth,
+            )
+    return made
+
+
+def naming(params: Unet) -> Naming:
+    """From the names of diffusers' weights to CompVis'."""
+    levels, depth = len(params.channel_mult), params.num_res_blocks
+    blocks = {
+        "time_embedding.linear_1.": "time_embed.0.",
+        "time_embedding.linear_2.": "time_embed.2.",
+        "conv_in.": "input_blocks.0.0.",
+        "mid_block.resnets.0.": "middle_block.0.",
+        "mid_block.attentions.0.": "middle_block.1.",
+        "mid_block.resnets.1.": "middle_block.2.",
+        "conv_norm_out.": "out.0.",
+        "conv_out.": "out.2.",
+    }
+    for level in range(levels):
+        for i in range(depth):
+            number = 1 + level * (depth + 1) + i
+            blocks[f"down_blocks.{level}.resnets.{i}."] = f"input_blocks.{number}.0."
+            blocks[f"down_blocks.{level}.attentions.{i}."] = f"input_blocks.{number}.1."
+        blocks[f"down_blocks.{level}.downsamplers.0.conv."] = f"input_blocks.{(level + 1) * (depth + 1)}.0.op."
+        # Up, level 0 is the coarsest. The last block of a level also has what makes its output larger.
+        for i in range(depth + 1):
+            number = level * (depth + 1) + i
+            blocks[f"up_blocks.{level}.resnets.{i}."] = f"output_blocks.{number}.0."
+            blocks[f"up_blocks.{level}.attentions.{i}."] = f"output_blocks.{number}.1."
+        place = 2 if 2 ** (levels - 1 - level) in params.attention_resolutions else 1
+        blocks[f"up_blocks.{level}.upsamplers.0.conv."] = f"output_blocks.{number}.{place}.conv."
+    if params.use_spatial_transformer:
+        return Naming(blocks, RESIDUAL_BLOCK)  # a spatial transformer's own names are the same in both
+    return Naming(blocks, RESIDUAL_BLOCK | ATTENTION_BLOCK, joined="qkv.", head=_head_width(params))
+
+
+def _head_width(params: Unet) -> int | None:
+    """The width of an attention block's head; None for one head as wide as the block."""
+    return None if params.num_head_channels == -1 else params.num_head_channels
+
+
+def _heads(params: Unet) -> int | list[int]:
+    """A spatial transformer's heads, at each level."""
+    if params.num_head_channels == -1:
+        return params.num_heads
+    return [factor * params.model_channels // params.num_head_channels for factor in params.channel_mult]

@@ -1,0 +1,139 @@
+"""The weights of a checkpoint, given to diffusers' networks one by one, until none is missing and none is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.errors import DistillkitError
+
+UNET = "model.diffusion_model."
+AVERAGE = "model_ema."
+TRAINING = (
+    "betas", "alphas_cumprod", "sqrt_alphas", "sqrt_one_minus", "sqrt_recip", "log_one_minus", "posterior_", "logvar",
+    "lvlb_weights", "first_stage_model.loss.", AVERAGE,
+)  # fmt: skip
+"""How what is in a checkpoint besides its networks begins: the noise schedule, a discriminator, and the average."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the checkpoint has one of diffusers' weights.
+
+    Attributes:
+        name: its name in CompVis' network.
+        third: which third of it, where queries (0), keys (1) and values (2) are one tensor.
+        head: the width of an attention head in such a tensor; None if there is one head.
+    """
+
+    name: str
+    third: int | None = None
+    head: int | None = None
+
+    def size(self, shape: torch.Size) -> list[int]:
+        """How large its tensor is. A convolution of size 1 and a matrix are told apart by ones at the end: left out."""
+        return _without_ones([shape[0] if self.third is None else 3 * shape[0], *shape[1:]])
+
+    def take(self, tensor: Tensor, shape: torch.Size) -> Tensor:
+        """The weight in float32 and in diffusers' shape, of a tensor of that size."""
+        if self.third is not None:
+            # The rows go head by head, each with its queries, keys and values.
+            tensor = tensor.reshape(-1, 3, self.head or shape[0], *tensor.shape[1:])[:, self.third]
+        return tensor.reshape(shape).float().clone()
+
+
+@dataclass
+class Weights:
+    """A checkpoint's tensors by name.
+
+    Attributes:
+        state: the tensors.
+        ema: whether the U-Net's weights are taken from the running average.
+        used: the names that networks asked for.
+        missing: those of them that are not there.
+        misshapen: those that are of another size.
+    """
+
+    state: Mapping[str, Tensor]
+    ema: bool
+    used: set[str] = field(default_factory=set)
+    missing: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor], ema: bool) -> Weights:
+        """Those of a checkpoint; the running average if `ema` says so and there is one."""
+        return cls(state, ema and any(name.startswith(f"{AVERAGE}diffusion_model") for name in state))
+
+    def fill(self, network: nn.Module, prefix: str, origin: Callable[[str], Origin]) -> None:
+        """Give a network its weights.
+
+        Args:
+            network: on the "meta" device.
+            prefix: what its weights' names begin with in the checkpoint.
+            origin: from one of its weights' names to what CompVis' network has.
+        """
+        weights = {}
+        for name, weight in network.state_dict().items():
+            where = origin(name)
+            key = prefix + where.name
+            self.used.add(key)
+            if self.ema and prefix == UNET:
+                # LitEma names a buffer after the parameter, without its dots.
+                key = AVERAGE + key.removeprefix("model.").replace(".", "")
+            tensor = self.state.get(key)
+            if tensor is None:
+                self.missing.append(key)
+            elif (found := _without_ones(tensor.shape)) != (wanted := where.size(weight.shape)):
+                self.misshapen.append(f"{key} is {found}, not {wanted}")
+            else:
+                weights[name] = where.take(tensor, weight.shape)
+        if not self.missing and not self.misshapen:
+            network.load_state_dict(weights, assign=True)
+
+    def check(self, betas: Tensor, checkpoint: Path, config: Path) -> None:
+        """All weights that networks asked for were there, nothing is left over, and the noise schedule is the same.
+
+        Args:
+            betas: the config's noise schedule, [T].
+            checkpoint, config: the files, for the message.
+
+        Raises:
+            DistillkitError: otherwise.
+        """
+        left = [name for name in self.state if name not in self.used and not name.startswith(TRAINING)]
+        faults = []
+        if self.missing:
+            faults.append(f"it has no {_some(self.missing)}")
+        if left:
+            faults.append(f"it has {_some(left)}, which the config has no place for")
+        if self.misshapen:
+            faults.append(f"sizes are others than the config's: {_some(self.misshapen)}")
+        theirs = self.state.get("betas", betas)
+        if theirs.shape != betas.shape or not torch.allclose(theirs.float(), betas, rtol=1e-3):
+            faults.append(f"its noise schedule is {_schedule(theirs)}, the config's {_schedule(betas)}")
+        if faults:
+            raise DistillkitError(
+                f"{checkpoint} was not made with {config}: {'; '.join(faults)}. Give the config that came with it"
+            )
+
+
+def _without_ones(shape: Iterable[int]) -> list[int]:
+    sizes = [*shape]
+    while sizes and sizes[-1] == 1:
+        sizes.pop()
+    return sizes
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first few of many names, each once."""
+    each = [*dict.fromkeys(names)]
+    return ", ".join(each[:3]) + (f" and {len(each) - 3} more" if len(each) > 3 else "")
+
+
+def _schedule(betas: Tensor) -> str:
+    return f"{len(betas)} times from β = {betas[0]:.4g} to {betas[-1]:.4g}"
