@@ -75,7 +75,8 @@ def run(settings: Settings, folder: Path, resume: bool = False, parent: Path | N
     for table in tables(rows):
         reporter.console.print(table)
     record = f"   record: distillkit ui {folder}" if settings.tracker.has_ui else ""
-    reporter.say(f"pipeline: {place.pipeline}   samples: {place.samples}{record}")
+    adapter = "" if settings.student is None else f"   lora: {place.lora}"
+    reporter.say(f"pipeline: {place.pipeline}{adapter}   samples: {place.samples}{record}")
     return rows
 
 
@@ -180,6 +181,8 @@ def _export(parts: Parts, place: RunFolder, rows: list[dict[str, Any]]) -> None:
         settings=settings.tables,
         sampler=evaluation.sampler,
     )
+    if settings.student is not None:
+        settings.model.export_adapter(network, place.lora)
     settings.model.export(network, place.pipeline, export)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field
 
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import Export, GuidanceInput, Model, Sampler
+from distillkit.interfaces import Export, GuidanceInput, Model, Sampler, StudentTable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -100,6 +100,12 @@ class Unet(Model):
             self.network = networks.with_guidance_input(self.network, wanted)
             self._guidance_input = GuidanceInput(wanted[0], wanted[1], new=True)
 
+    def adapt(self, student: StudentTable) -> None:
+        """Give the U-Net a LoRA."""
+        from distillkit_diffusers import lora
+
+        lora.add(self.network, student)
+
     def set_grid(self, spacing: str, start: int | str | None) -> None:
         """Set spacing and start of the path's grids; "auto" looks at what the network predicts."""
         from distillkit_diffusers import schedulers
@@ -165,6 +171,14 @@ class Unet(Model):
 
     def export(self, network: nn.Module, folder: Path, export: Export) -> None:
         """Write a pipeline folder: network, scheduler, model card; for a class-conditional one its pipeline class."""
+        from distillkit_diffusers import lora
         from distillkit_diffusers.export import write
 
+        lora.fuse(network)
         write(network, self._scheduler, self.path, self.prediction, self._null_class, folder, export)
+
+    def export_adapter(self, network: nn.Module, folder: Path) -> None:
+        """Write the LoRA as diffusers' loaders take it."""
+        from distillkit_diffusers import lora
+
+        lora.write(network, "unet", folder)
