@@ -55,7 +55,7 @@ def run_chain(chain: Chain, folder: Path, resume: bool = False) -> list[dict[str
             here = folder / "phases" / str(i)
             if not (here / "pipeline").is_dir():
                 began = (here / "config.toml").is_file()
-                run(_from(phase, folder, i), here, resume=began, parent=folder)
+                run(from_result(phase, folder, i), here, resume=began, parent=folder)
         rows = _gather(chain, place)
         tracker.log_scores(rows)
         for file in (place.config, place.scores, place.journal):
@@ -76,8 +76,8 @@ def _plan(chain: Chain) -> list[tuple[int, int, int]]:
     return [(planned.stage.steps, planned.stage.updates, planned.evaluations) for planned in stages]
 
 
-def _from(phase: Settings, folder: Path, number: int) -> Settings:
-    """The phase with the result of the one before as its model."""
+def from_result(phase: Settings, folder: Path, number: int) -> Settings:
+    """Phase `number`, from 1, of the chain in a folder, with the result of the one before as its model."""
     if number == 1:
         return phase
     table = {"type": "diffusers", "path": str(folder / "phases" / str(number - 1) / "pipeline")}

@@ -64,10 +64,12 @@ class Reporter:
             self._told = now
             rate = (now - self._began) / max(self._done - self._before, 1)
             left = rate * (self._total - self._done)
-            parts = [f"{self._what} {self._done}/{self._total}", detail, f"{_clock(left)} left"]
+            parts = [f"{self._what} {self._done}/{self._total}", detail, f"{clock(left)} left"]
             self.say("  ".join(part for part in parts if part))
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """1:05 for 65 seconds, 1:02:03 for an hour and more."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

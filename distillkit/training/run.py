@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from distillkit.config import Settings
@@ -48,7 +50,7 @@ def run(settings: Settings, folder: Path, resume: bool = False, parent: Path | N
     if not resume:
         place.check_free()
     parts = load(settings)
-    prepare(parts)
+    work = prepare(parts)
     # Reads the reference, so that all that may be missing is missed before anything is written.
     scores = RunScores(parts, place, reporter)
     if not resume:
@@ -64,7 +66,7 @@ def run(settings: Settings, folder: Path, resume: bool = False, parent: Path | N
     try:
         if stop.asked:
             raise KeyboardInterrupt
-        rows = _carry_out(parts, place, reporter, scores, known)
+        rows = _carry_out(parts, place, reporter, scores, known, work)
     except (KeyboardInterrupt, RunInterrupted):
         settings.tracker.finish("killed")
         raise
@@ -86,12 +88,24 @@ def _info(parts: Parts, folder: Path, resumed: bool, parent: Path | None) -> Run
 
 
 def _carry_out(
-    parts: Parts, place: RunFolder, reporter: Reporter, scores: RunScores, known: list[dict[str, Any]] | None
+    parts: Parts,
+    place: RunFolder,
+    reporter: Reporter,
+    scores: RunScores,
+    known: list[dict[str, Any]] | None,
+    work: Sequence[Callable[[], None]],
 ) -> list[dict[str, Any]]:
-    """Everything between the tracker's start and finish. `known`: the teacher's rows of the run that is resumed."""
+    """Everything between the tracker's start and finish.
+
+    Args:
+        known: the teacher's rows of the run that is resumed.
+        work: the source's, before the updates.
+    """
     settings = parts.settings
     if settings.evaluation.teacher and settings.teacher is not None and not settings.model.untrained:
         scores.teacher(known or [])
+    if work:
+        _do(work, parts, reporter)
     position = Position() if known is None else checkpoint.restore(place.checkpoints, parts)
     best = None if settings.evaluation.best is None else Best(place.best, parts)
     _train(parts, position, place, reporter, scores, best)
@@ -99,11 +113,22 @@ def _carry_out(
         reporter.say(f"best: {found.score} = {found.value:.4g} after update {found.update} of {position.update}")
         settings.tracker.log_metrics({f"best/{found.score}": found.value}, found.update)
     scores.student()
-    _export(parts, place, scores.rows)
+    export(parts, place.pipeline, scores.rows)
     settings.tracker.log_scores(scores.rows)
     for file in (place.config, place.scores, place.journal):
         settings.tracker.log_file(file)
     return scores.rows
+
+
+def _do(work: Sequence[Callable[[], None]], parts: Parts, reporter: Reporter) -> None:
+    """What the source has to do, with the network as it is when the run begins."""
+    source, engine, counted = parts.settings.source, parts.settings.engine, parts.student.evaluations
+    before = counted.count
+    with reporter.task(source.name, len(work)), torch.no_grad(), engine.autocast():
+        for part in work:
+            part()
+            reporter.advance(1)
+    reporter.say(f"{source.name}: {counted.count - before} evaluations before the first update")
 
 
 def _train(
@@ -167,11 +192,18 @@ def _train(
         evaluate(position.update)
 
 
-def _export(parts: Parts, place: RunFolder, rows: list[dict[str, Any]]) -> None:
+def export(parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the trained network, with the averaged weights, as a pipeline.
+
+    Args:
+        parts: prepared.
+        folder: the pipeline's. An adapter is written alone as well, beside it.
+        rows: of scores.json, for the model card.
+    """
     settings, evaluation = parts.settings, parts.settings.evaluation
     with settings.engine.averaged():
         network = copy.deepcopy(parts.student.network).cpu()
-    export = Export(
+    about = Export(
         steps=evaluation.export_steps or _taught_steps(parts),
         served=evaluation.steps,
         guidance=evaluation.guidance,
@@ -182,8 +214,8 @@ def _export(parts: Parts, place: RunFolder, rows: list[dict[str, Any]]) -> None:
         sampler=evaluation.sampler,
     )
     if settings.student is not None:
-        settings.model.export_adapter(network, place.lora)
-    settings.model.export(network, place.pipeline, export)
+        settings.model.export_adapter(network, folder.with_name("lora"))
+    settings.model.export(network, folder, about)
 
 
 def _taught_steps(parts: Parts) -> int:

@@ -70,7 +70,7 @@ def write(network: nn.Module, part: str, folder: Path) -> None:
         f"{part}.{key}": (weight * factor[key.split(".")[-2]]).contiguous()
         for key, weight in get_peft_model_state_dict(network, adapter_name=ADAPTER).items()
     }
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".{FILE}.partial"
     save_file(weights, aside, metadata={"format": "pt"})
     os.replace(aside, folder / FILE)

@@ -25,4 +25,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": {"type": "constant", "steps": 16},
         "source": {"type": "trajectory"},
     },
+    # The teacher is asked before the first update alone, when the network itself is still it.
+    "luhman-cached": COMMON
+    | {
+        "teacher": {"type": "self"},
+        "target": {"type": "stored-landing"},
+        "schedule": {"type": "constant", "steps": 16},
+        "source": {"type": "cached-trajectories"},
+    },
 }

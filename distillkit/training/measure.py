@@ -1,0 +1,158 @@
+"""What a run will take on this machine: a few of its updates and a batch of its pictures, timed."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from distillkit.config import Settings
+from distillkit.evaluation import Pictures
+from distillkit.interfaces import Stage
+from distillkit.training.assemble import Parts, load, prepare, prepare_source
+from distillkit.training.chain import from_result
+from distillkit.training.divergence import Watch
+from distillkit.training.folder import RunFolder
+from distillkit.training.interrupt import StopRequest
+from distillkit.training.journal import Journal
+from distillkit.training.loop import Hooks, Position, train
+from distillkit.training.progress import Reporter
+from distillkit.training.run import export
+
+UPDATES = 4
+"""Updates that are made for each kind of stage. The first is not counted: it also allocates."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What to expect of one phase.
+
+    Attributes:
+        before: seconds in what the source has yet to do before the first update.
+        stages: seconds in each stage's updates.
+        scoring: seconds in sampling and feature extraction, all evaluations together.
+    """
+
+    before: float
+    stages: list[float]
+    scoring: float
+
+
+def measure(phases: Sequence[Settings]) -> tuple[list[Measured], int, str]:
+    """Time each phase, in a folder that is gone afterwards.
+
+    Returns:
+        what to expect of each phase; the memory in bytes that it took (on a GPU: its allocator's peak; on a CPU: the
+        process's); and the device.
+
+    Raises:
+        DistillkitError: a run would have raised it at its beginning.
+    """
+    reporter = Reporter(Console(stderr=True, quiet=True))
+    with tempfile.TemporaryDirectory(prefix="distillkit-") as temporary:
+        place = RunFolder(Path(temporary))
+        found = [_phase(from_result(phase, place.path, i), place, i, reporter) for i, phase in enumerate(phases, 1)]
+    device = phases[0].engine.device
+    return found, _memory(device), str(device)
+
+
+def _phase(settings: Settings, place: RunFolder, number: int, reporter: Reporter) -> Measured:
+    parts = load(settings)
+    before = 0.0
+    if missing := prepare(parts):
+        parts, part = _try_source(parts, place.path / "source")
+        before = len(missing) * part
+    # Stages whose updates cost as many evaluations take as long.
+    kinds: dict[int, float] = {}
+    stages = []
+    for planned in parts.plan:
+        if not (updates := planned.stage.updates):
+            stages.append(0.0)
+            continue
+        kind = planned.evaluations // updates
+        if kind not in kinds:
+            short = replace(planned, stage=Stage(planned.stage.steps, UPDATES))
+            kinds[kind] = _update(replace(parts, plan=[short]), place.journal, reporter)
+        stages.append(kinds[kind] * updates)
+    scoring = _scoring(parts)
+    # What the next phase begins with.
+    export(parts, place.path / "phases" / str(number) / "pipeline", [])
+    return Measured(before, stages, scoring)
+
+
+def _try_source(parts: Parts, folder: Path) -> tuple[Parts, float]:
+    """The parts with a source that has done a little of its work, and the seconds that a part of the work took."""
+    settings = parts.settings
+    parts = replace(parts, settings=replace(settings, source=settings.source.trial(folder)))
+    work = prepare_source(parts)
+    began = time.perf_counter()
+    with torch.no_grad(), settings.engine.autocast():
+        for part in work:
+            part()
+    _finish(settings.engine.device)
+    return parts, (time.perf_counter() - began) / len(work)
+
+
+def _update(parts: Parts, journal: Path, reporter: Reporter) -> float:
+    """Seconds that one update takes."""
+    lines: list[dict[str, Any]] = []
+    hooks = Hooks(lines.extend, lambda _: None, lambda _: None, StopRequest())
+    with reporter.task("updates", UPDATES):
+        train(parts, Position(), Journal(journal, Watch(parts.settings.run)), reporter, hooks)
+    seconds: list[float] = [line["seconds"] for line in lines]
+    return median(after - before for before, after in pairwise(seconds))
+
+
+def _scoring(parts: Parts) -> float:
+    """Seconds that all the pictures of a run take that are scored."""
+    settings, evaluation = parts.settings, parts.settings.evaluation
+    if not settings.metrics or settings.features is None:
+        return 0.0
+    settings.features.setup(settings.engine.device)
+    pictures = Pictures(evaluation, settings.model, settings.engine.device, settings.engine.autocast)
+    batch = range(min(evaluation.batch, evaluation.samples))
+
+    def seconds(steps: int) -> float:
+        began = time.perf_counter()
+        settings.features.extract(pictures.draw(parts.student, steps, batch))  # type: ignore[union-attr]
+        _finish(settings.engine.device)
+        return time.perf_counter() - began
+
+    seconds(1)
+    one, two = seconds(1), seconds(2)
+    per_step, once = max(two - one, 0.0), max(2 * one - two, 0.0)
+    return sum(samples * (steps * per_step + once) for steps, samples in _scored(parts)) / len(batch)
+
+
+def _scored(parts: Parts) -> Iterator[tuple[int, int]]:
+    """(sampling steps, pictures) of every score that the run takes."""
+    settings, evaluation = parts.settings, parts.settings.evaluation
+    if evaluation.teacher and settings.teacher is not None and not settings.model.untrained:
+        yield from ((steps, evaluation.samples) for steps in {*evaluation.steps, *evaluation.teacher_steps})
+    yield from ((steps, evaluation.samples) for steps in evaluation.steps)
+    if evaluation.every:
+        # The end is scored once more where the best weights are kept.
+        during = (parts.updates - 1) // evaluation.every + (evaluation.best is not None)
+        yield from ((steps, during * evaluation.every_samples) for steps in evaluation.steps)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Linux counts in KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
