@@ -25,7 +25,8 @@ def walk(
 ) -> Iterator[Tensor]:
     """The states on the way from noise to clean samples in `steps` DDIM steps (Song et al. 2021), no gradient.
 
-    Yields the noise itself and where each step lands, `steps` + 1 states [B, C, H, W]. The last is not clamped.
+    Yields the noise, scaled to what the path begins with, and where each step lands, `steps` + 1 states [B, C, H, W].
+    The last is not clamped.
 
     Args:
         predict: (z, t [B], condition) -> the prediction that the next step uses.
@@ -36,7 +37,7 @@ def walk(
         GridError: the path has no grid of so many steps.
     """
     grid = path.grid(steps).to(noise.device)
-    z = noise
+    z = noise * path.initial_scale
     yield z
     for t, s in pairwise(grid.unsqueeze(1).expand(-1, len(z))):
         z = path.ddim(z, predict(z, t, condition).x0, t, s)
