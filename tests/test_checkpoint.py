@@ -22,6 +22,7 @@ from distillkit.training.run import run
 RUN = ("run.updates=12", "run.checkpoint_every=1", "run.keep=99", "source.batch=3", "ema.decay=0.9")
 FALLING = ("schedule.start=8",)
 STAGGERED = ("source.staggered=true", "source.guidance=[1.0, 3.0]")
+LORA = ("student.adapter=lora", "student.rank=4", "optimizer.learning_rate=1e-3")
 
 CASES = {
     "self": ("dsdi", (*FALLING, 'teacher.type="self"')),
@@ -34,6 +35,9 @@ CASES = {
     "training DSD, a ramp": ("dsd-training", ("schedule.steps=8", "loss[1].weight={from=0.0, to=0.5, updates=7}")),
     "training DSD, fresh noise": ("dsd-training", ("target.type='noisier-step'", "optimizer.accumulate=2")),
     "data, rate anew in each stage": ("pd", (*FALLING, "optimizer.decay='stage'", "optimizer.shape='linear'")),
+    "LoRA, frozen, renewed": ("tsd", (*FALLING, *LORA)),
+    "LoRA, ema": ("dsdi", (*FALLING, *LORA, 'teacher.type="ema"', "teacher.decay=0.9")),
+    "LoRA, an average in the target": ("consistency", ("schedule.steps=8", "evaluation.sampler='ddim'", *LORA)),
     "trajectory, accumulating": ("dsdi", (*FALLING, "optimizer.accumulate=2", 'teacher.type="self"')),
 }
 
@@ -71,9 +75,12 @@ def test_resumed_run_is_the_same_run(tmp_path: Path, case: str) -> None:
     assert owners == {"updates", "network", "average", "optimizer"}
 
 
+@pytest.mark.parametrize("student", [(), LORA], ids=["all weights", "LoRA"])
 @pytest.mark.parametrize("renew", ["stage", "never"])
-def test_frozen_teacher_becomes_the_student_at_a_stages_end(tmp_path: Path, renew: str) -> None:
-    whole = distil(tmp_path, "tsd", *RUN, "schedule.start=4", "run.updates=6", f'teacher.renew="{renew}"')
+def test_frozen_teacher_becomes_the_student_at_a_stages_end(
+    tmp_path: Path, renew: str, student: tuple[str, ...]
+) -> None:
+    whole = distil(tmp_path, "tsd", *RUN, "schedule.start=4", "run.updates=6", f'teacher.renew="{renew}"', *student)
     stages = [line["stage"] for line in whole.journal]
     assert sorted(set(stages)) == [0, 1]
     border = stages.index(1)

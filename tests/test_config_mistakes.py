@@ -13,8 +13,8 @@ from distillkit.interfaces import Schedule
 from distillkit.registry import Plugin, Registered, load_registry
 
 DSDI = 'preset = "dsdi"\n[run]\nupdates = 7\n'
-TABLES = "preset, run, grid, optimizer, ema, evaluation, model, teacher, target, schedule, source, data, loss, engine, \
-features, metric, tracker"
+TABLES = "preset, run, grid, optimizer, ema, student, evaluation, model, teacher, target, schedule, source, data, \
+loss, engine, features, metric, tracker"
 GIVEN = "'halving' with start = {}, stop = 2, cycles = 1"
 
 MISTAKES = {
@@ -102,6 +102,31 @@ MISTAKES = {
     "no numbers of steps": (
         DSDI + "[evaluation]\nsteps = []\n",
         "evaluation.steps: needs 1 or more entries (got [])",
+    ),
+    "unknown adapter": (
+        DSDI + '[student]\nadapter = "lore"\n',
+        "student.adapter: must be 'lora' (got 'lore')",
+    ),
+    "no adapter": (DSDI + "[student]\nrank = 4\n", "student.adapter: is required"),
+    "unknown option of an adapter": (
+        DSDI + '[student]\nadapter = "lora"\ndropout = 0.1\n',
+        "student.dropout: unknown option of [student]; it has: adapter, rank, alpha, target_modules",
+    ),
+    "an adapter of rank 0": (
+        DSDI + '[student]\nadapter = "lora"\nrank = 0\n',
+        "student.rank: must be at least 1 (got 0)",
+    ),
+    "an adapter that does nothing": (
+        DSDI + '[student]\nadapter = "lora"\nalpha = 0\n',
+        "student.alpha: must be greater than 0 (got 0)",
+    ),
+    "an adapter of no layers": (
+        DSDI + '[student]\nadapter = "lora"\ntarget_modules = []\n',
+        "student.target_modules: needs 1 or more entries (got [])",
+    ),
+    "an adapter of something else than layers": (
+        DSDI + '[student]\nadapter = "lora"\ntarget_modules = "to_q"\n',
+        "student.target_modules: must be a list (got 'to_q')",
     ),
     "run's name": (
         DSDI + 'name = "my run"\n',

@@ -114,6 +114,7 @@ def settings(
         grid=GridTable(),
         optimizer=OptimizerTable(),
         ema=None,
+        student=None,
         evaluation=EvaluationTable(**{"batch": 5, "reference": "data", **evaluation}),
         model=unused,
         teacher=None,

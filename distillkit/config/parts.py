@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from distillkit.component import Component
 from distillkit.config.explain import explain
 from distillkit.config.locate import toml_key
-from distillkit.config.tables import EmaTable, EvaluationTable, GridTable, OptimizerTable, RunTable
+from distillkit.config.tables import EmaTable, EvaluationTable, GridTable, OptimizerTable, RunTable, StudentTable
 from distillkit.errors import Mistake
 from distillkit.registry import KINDS, Registry, UnknownNameError
 
@@ -21,8 +21,12 @@ CORE: dict[str, type[BaseModel]] = {
     "grid": GridTable,
     "optimizer": OptimizerTable,
     "ema": EmaTable,
+    "student": StudentTable,
     "evaluation": EvaluationTable,
 }
+
+OPTIONAL = ("ema", "student")
+"""The core's tables without which a run does without what they describe; the others have defaults for everything."""
 
 REQUIRED = ("model", "schedule", "source", "loss")
 
@@ -44,8 +48,8 @@ class Reader:
     resolved: dict[str, Any] = field(default_factory=dict)
 
     def core_table(self, name: str, table: Any) -> BaseModel | None:
-        """One of the core's tables; None if it is wrong, or is an `[ema]` that is not there."""
-        if name == "ema" and table is None:
+        """One of the core's tables; None if it is wrong, or optional and not there."""
+        if name in OPTIONAL and table is None:
             return None
         made = self._validate(CORE[name], {} if table is None else table, name, f"[{name}]")
         if made is not None:

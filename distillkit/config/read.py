@@ -14,7 +14,7 @@ from distillkit.config.explain import did_you_mean
 from distillkit.config.parts import CORE, Reader
 from distillkit.config.settings import Settings
 from distillkit.config.source import complete, read_toml
-from distillkit.config.tables import EmaTable, EvaluationTable, GridTable, OptimizerTable, RunTable
+from distillkit.config.tables import EmaTable, EvaluationTable, GridTable, OptimizerTable, RunTable, StudentTable
 from distillkit.errors import ConfigError, Mistake
 from distillkit.registry import TABLES, Registry, load_registry
 
@@ -81,6 +81,7 @@ def _settings(reader: Reader, tables: dict[str, Any], origin: str) -> Settings:
         grid=cast(GridTable, core["grid"]),
         optimizer=cast(OptimizerTable, core["optimizer"]),
         ema=cast(EmaTable | None, core["ema"]),
+        student=cast(StudentTable | None, core["student"]),
         evaluation=cast(EvaluationTable, core["evaluation"]),
         model=cast(interfaces.Model, _one(parts["model"])),
         teacher=cast(interfaces.Teacher | None, _one(parts["teacher"])),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillkit import interfaces
-from distillkit.config.tables import EmaTable, EvaluationTable, GridTable, OptimizerTable, RunTable
+from distillkit.config.tables import EmaTable, EvaluationTable, GridTable, OptimizerTable, RunTable, StudentTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class Settings(Scoring):
     run: RunTable
     optimizer: OptimizerTable
     ema: EmaTable | None
+    student: StudentTable | None
     model: interfaces.Model
     teacher: interfaces.Teacher | None
     target: interfaces.Target | None

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from distillkit.interfaces import EmaTable, OptimizerTable, Sampler
+from distillkit.interfaces import EmaTable, OptimizerTable, Sampler, StudentTable
 
-__all__ = ["EmaTable", "EvaluationTable", "GridTable", "OptimizerTable", "RunTable"]
+__all__ = ["EmaTable", "EvaluationTable", "GridTable", "OptimizerTable", "RunTable", "StudentTable"]
 
 
 def _folder_name(name: str) -> str:

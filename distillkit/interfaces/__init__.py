@@ -11,6 +11,7 @@ from distillkit.interfaces.optimization import EmaTable, OptimizerTable
 from distillkit.interfaces.schedule import Schedule
 from distillkit.interfaces.source import Source
 from distillkit.interfaces.steps import Stage, Step, TargetBatch
+from distillkit.interfaces.student import StudentTable
 from distillkit.interfaces.target import Target
 from distillkit.interfaces.teacher import Teacher
 from distillkit.interfaces.tracker import RunInfo, Tracker
@@ -35,6 +36,7 @@ __all__ = [
     "Source",
     "Stage",
     "Step",
+    "StudentTable",
     "Target",
     "TargetBatch",
     "Teacher",

@@ -46,7 +46,8 @@ class Engine(Component):
 
         Args:
             module: `DistillStep`: (step) -> (loss, target batch or None, rms of x̂).
-            network: the network inside it that is trained.
+            network: the network inside it that is trained: those of its weights that need a gradient, all of them
+                unless the student has an adapter.
             optimizer: the config's `[optimizer]` table.
             ema: the config's `[ema]` table; None for no EMA.
         """
@@ -73,7 +74,7 @@ class Engine(Component):
 
     @abstractmethod
     def averaged(self) -> AbstractContextManager[None]:
-        """Inside, the trained network carries the EMA weights (its own, if there is no EMA)."""
+        """Inside, the trained network carries the EMA weights (its own, where there is no EMA of them)."""
 
     @abstractmethod
     def autocast(self) -> AbstractContextManager[Any]:
@@ -81,7 +82,7 @@ class Engine(Component):
 
     @abstractmethod
     def state_dict(self) -> Mapping[str, Tensor]:
-        """Network, EMA and optimiser state, for a checkpoint."""
+        """Trained weights, EMA and optimiser state, for a checkpoint."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from distillkit.component import Component
+from distillkit.errors import DistillkitError
+from distillkit.interfaces.student import StudentTable
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +86,17 @@ class Model(Component):
             DistillkitError: it is not there, or not what this class can load.
         """
 
+    def adapt(self, student: StudentTable) -> None:
+        """Give the network an adapter, whose weights are from now on the only ones that need a gradient.
+
+        Called after `load`, if the config has a `[student]`. Until the adapter is trained, the network's outputs are
+        what they were, to the bit. A model that has this also has `export_adapter`, and fuses in `export`.
+
+        Raises:
+            DistillkitError: the model takes no adapter, or not this one.
+        """
+        raise DistillkitError(f"student: the model '{self.name}' takes no adapter; leave out [student]")
+
     @abstractmethod
     def set_grid(self, spacing: str, start: int | str | None) -> None:
         """Set the grids that `path` gives: spacing, and the noisiest time ("auto", a time, or None for the last)."""
@@ -153,4 +166,11 @@ class Model(Component):
 
     @abstractmethod
     def export(self, network: nn.Module, folder: Path, export: Export) -> None:
-        """Write `network` (float32, on the CPU) as a pipeline that diffusers loads without distillkit."""
+        """Write `network` (float32, on the CPU) as a pipeline that diffusers loads without distillkit.
+
+        If it has an adapter, that is fused: added to the weights beside it, in place, as nobody else has `network`.
+        """
+
+    def export_adapter(self, network: nn.Module, folder: Path) -> None:
+        """Write the adapter of `network` (float32, on the CPU) alone, for whoever has the weights it was made for."""
+        raise NotImplementedError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ class Evaluations:
 class Predictor(nn.Module):
     """(z, t, condition) -> Prediction.
 
+    Weights that need no gradient when it is made are never trained (those under an adapter, say): its copies share
+    them, and neither its `state_dict` nor theirs has them.
+
     Args:
         network: the network that is trained or sampled.
         path: its noise path.
@@ -50,6 +54,9 @@ class Predictor(nn.Module):
         self.kind: PredictionType = kind
         self.evaluations = Evaluations()
         self._forward_network = forward_network
+        self._shared = [name for name, weight in self.named_parameters() if not weight.requires_grad]
+        self.register_state_dict_post_hook(_leave_out_shared)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_put_in_shared)  # type: ignore[no-untyped-call]
 
     def forward(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
         """Predict x̂ from z [B, C, H, W] at times t [B]. One evaluation, with guidance as well (a batch of 2B)."""
@@ -73,13 +80,31 @@ class Predictor(nn.Module):
     @torch.no_grad()
     def follow(self, other: Predictor, decay: float) -> None:
         """Move the weights towards another's, in place: θ⁻ ← decay·θ⁻ + (1 − decay)·θ, an exponential average."""
-        averages: list[Tensor] = list(self.parameters())
-        weights: list[Tensor] = list(other.parameters())
+        pairs = zip(self.parameters(), other.parameters(), strict=True)
+        averages, weights = zip(*[(mine, theirs) for mine, theirs in pairs if mine is not theirs], strict=True)
         torch._foreach_lerp_(averages, weights, 1 - decay)
 
     def copy(self) -> Predictor:
-        """A frozen copy with weights of its own, for a teacher. Its evaluations are counted with this one's."""
-        twin = Predictor(copy.deepcopy(self.network), self.path, self.kind, self._forward_network)
+        """A frozen copy with trained weights of its own, for a teacher; what is never trained the two share.
+
+        Its evaluations are counted with this one's.
+        """
+        weights = dict(self.named_parameters())
+        # What deepcopy finds here it takes as it is.
+        shared = {id(weights[name]): weights[name] for name in self._shared}
+        twin = Predictor(copy.deepcopy(self.network, shared), self.path, self.kind, self._forward_network)
         twin.requires_grad_(False)
+        twin._shared = self._shared
         twin.evaluations = self.evaluations
         return twin.eval()
+
+
+def _leave_out_shared(predictor: Predictor, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    for name in predictor._shared:
+        del state[prefix + name]
+
+
+def _put_in_shared(predictor: Predictor, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+    """Loading stays strict about the others."""
+    weights = dict(predictor.named_parameters())
+    state.update({prefix + name: weights[name] for name in predictor._shared})

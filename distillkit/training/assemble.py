@@ -40,8 +40,8 @@ def load(settings: Settings) -> Parts:
 
     Raises:
         ConfigError: a stage's or an evaluation's grid does not exist on the model's noise path, or the model cannot
-            do the guidance that it is asked for.
-        DistillkitError: the device or the model is not there.
+            do the guidance that it is asked for, or is new, in whole or in part, where the student is an adapter.
+        DistillkitError: the device or the model is not there, or the model does not take the adapter.
     """
     settings.engine.setup()
     model = settings.model
@@ -51,6 +51,9 @@ def load(settings: Settings) -> Parts:
     model.set_grid(settings.grid.spacing, settings.grid.start)
     plan = make_plan(settings)
     _check(settings, plan)
+    if settings.student is not None:
+        torch.manual_seed(generator(settings.run.seed, "adapter").initial_seed())
+        model.adapt(settings.student)
     student = Predictor(model.network, model.path, model.prediction, model.forward)
     # Training on data uses dropout; a distillation's targets are the network's as it samples.
     student.train(any(loss.options.against == "data" for loss in settings.losses))
@@ -132,7 +135,7 @@ def _check(settings: Settings, plan: list[PlannedStage]) -> None:
             f'is "{evaluation.sampler}", which the exported pipeline of {settings.model.label} could not do; expected '
             f"{' or '.join(settings.model.samplers)}",
         )
-    for mistake in _check_guidance(settings):
+    for mistake in [*_check_guidance(settings), *_check_adapter(settings)]:
         mistakes[mistake.key] = mistake
     if mistakes:
         raise ConfigError(mistakes.values(), settings.origin)
@@ -171,6 +174,21 @@ def _check_guidance(settings: Settings) -> Iterator[Mistake]:
             "teacher.type",
             f"'{teacher.name}' mixes two predictions of a network without guidance, and {model.label} takes the scale "
             "as an input and guides by itself; use a teacher that does not, as the presets pd, tsd and dsdi do",
+        )
+
+
+def _check_adapter(settings: Settings) -> Iterator[Mistake]:
+    """What an adapter stands beside must be there for others, too."""
+    model, told = settings.model, settings.model.guidance_input
+    if settings.student is None:
+        return
+    if model.untrained:
+        yield Mistake("student", "adapts a network that has been trained, and the model is a new one: leave it out")
+    elif told is not None and told.new:
+        yield Mistake(
+            "student",
+            "adapts what the network has, and model.guidance_input gives it a new layer: teach that one without "
+            "[student], and distil the result (see [[phase]])",
         )
 
 

@@ -58,9 +58,7 @@ class Best:
         if not self._sign * value < (self._sign * before.value if before else inf):
             return
         with self._parts.settings.engine.averaged():
-            weights = {
-                key: weight.cpu().contiguous() for key, weight in self._parts.student.network.state_dict().items()
-            }
+            weights = {key: weight.cpu().contiguous() for key, weight in self._parts.student.state_dict().items()}
         aside = self._path.with_name(f".{self._path.name}.partial")
         said = {"update": str(update), "score": self._score, "value": repr(value)}
         save_file(weights, aside, metadata=said)
@@ -71,5 +69,5 @@ class Best:
         found = self.found
         if found is not None:
             with self._parts.settings.engine.averaged():
-                self._parts.student.network.load_state_dict(load_file(self._path))
+                self._parts.student.load_state_dict(load_file(self._path))
         return found

@@ -30,6 +30,7 @@ class RunFolder:
         self.scores = path / "scores.json"
         self.checkpoints = path / "checkpoints"
         self.pipeline = path / "pipeline"
+        self.lora = path / "lora"
         self.samples = path / "samples"
         self.best = path / "best.safetensors"
 

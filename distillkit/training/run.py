@@ -77,7 +77,8 @@ def run(settings: Settings, folder: Path, resume: bool = False, parent: Path | N
     for table in tables(rows):
         reporter.console.print(table)
     record = f"   record: distillkit ui {folder}" if settings.tracker.has_ui else ""
-    reporter.say(f"pipeline: {place.pipeline}   samples: {place.samples}{record}")
+    adapter = "" if settings.student is None else f"   lora: {place.lora}"
+    reporter.say(f"pipeline: {place.pipeline}{adapter}   samples: {place.samples}{record}")
     return rows
 
 
@@ -196,7 +197,7 @@ def export(parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
 
     Args:
         parts: prepared.
-        folder: the pipeline's.
+        folder: the pipeline's. An adapter is written alone as well, beside it.
         rows: of scores.json, for the model card.
     """
     settings, evaluation = parts.settings, parts.settings.evaluation
@@ -212,6 +213,8 @@ def export(parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
         settings=settings.tables,
         sampler=evaluation.sampler,
     )
+    if settings.student is not None:
+        settings.model.export_adapter(network, folder.with_name("lora"))
     settings.model.export(network, folder, about)
 
 

@@ -25,7 +25,7 @@ def teacher_of(student: Predictor, teacher: Teacher) -> dict[str, Any]:
     device = next(student.parameters()).device.type
     autocast = torch.is_autocast_enabled(device)
     return {
-        "weights": hash_of(student.state_dict()),
+        "weights": hash_of(student.network.state_dict()),
         "state": hash_of(teacher.state_dict()),
         "teacher": ", ".join([teacher.name, *options]),
         "prediction": student.kind,

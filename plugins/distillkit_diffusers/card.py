@@ -67,6 +67,8 @@ def model_card(
         if export.scores
         else "## Scores\n\nNone were asked for.\n"
     )
+    student = export.settings.get("student")
+    trained = f"- Trained: a LoRA of rank {student['rank']}, which is part of the weights here\n" if student else ""
     return f"""---
 library_name: diffusers
 pipeline_tag: {task}
@@ -79,7 +81,7 @@ A diffusion model that samples in **{export.steps} steps**, made with distillkit
 
 - Method: `{export.method}`, {export.settings["run"]["updates"]} updates
 - Made from: {export.teacher}
-- Sampling steps: {export.steps} (scored at {", ".join(map(str, export.served)) or "none"})
+{trained}- Sampling steps: {export.steps} (scored at {", ".join(map(str, export.served)) or "none"})
 - Guidance: {guidance}
 - Sampler: {sampling.sampler}
 - Pipeline: `{type(pipeline).__name__}`; the scheduler's config is the one it was trained for, {sampling.fit}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field
 
 from distillkit.errors import ConfigError, DistillkitError, Mistake
-from distillkit.interfaces import Export, GuidanceInput, Model, Sampler
+from distillkit.interfaces import Export, GuidanceInput, Model, Sampler, StudentTable
 from distillkit_diffusers import families, hub
 from distillkit_diffusers.folder import PipelineFolder
 
@@ -74,6 +74,12 @@ class FamilyModel(Model):
         self.sample_shape = self.family.sample_shape
         self.classes = self.family.classes
 
+    def adapt(self, student: StudentTable) -> None:
+        """Give the network a LoRA."""
+        from distillkit_diffusers import lora
+
+        lora.add(self.network, student)
+
     def set_grid(self, spacing: str, start: int | str | None) -> None:
         """Set spacing and start of the path's grids; "auto" looks at what the network predicts."""
         self.family.set_grid(spacing, start)
@@ -117,7 +123,16 @@ class FamilyModel(Model):
 
     def export(self, network: nn.Module, folder: Path, export: Export) -> None:
         """Write a pipeline folder: the network, the parts that were not trained, the scheduler and a model card."""
+        from distillkit_diffusers import lora
+
+        lora.fuse(network)
         self.family.export(network, folder, export)
+
+    def export_adapter(self, network: nn.Module, folder: Path) -> None:
+        """Write the LoRA as diffusers' loaders take it."""
+        from distillkit_diffusers import lora
+
+        lora.write(network, "transformer" if "transformer" in self.family.parts else "unet", folder)
 
 
 class DiffusersModel(FamilyModel):

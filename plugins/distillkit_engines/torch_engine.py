@@ -70,8 +70,9 @@ class TorchEngine(Engine):
 
         self._module = module.to(self.device)
         self._optimizer_table, self._ema_table = optimizer, ema
-        self._weights: list[Tensor] = list(network.parameters())
-        self._names = [name for name, _ in network.named_parameters()]
+        trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+        self._names = [*trained]
+        self._weights: list[Tensor] = [*trained.values()]
         self._optimizer = torch.optim.AdamW(
             self._weights,
             lr=optimizer.learning_rate,
@@ -137,7 +138,7 @@ class TorchEngine(Engine):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """Weights, their average, and AdamW's moments, by name."""
+        """The trained weights, their average, and AdamW's moments, by name."""
         import torch
 
         state: dict[str, Tensor] = {"updates": torch.tensor(self._done)}

@@ -1,0 +1,76 @@
+"""LoRA (Hu et al. 2022) on diffusers' networks, by way of peft. Imports torch and peft."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import cast
+
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
+from torch import nn
+
+from distillkit.errors import DistillkitError
+from distillkit.interfaces import StudentTable
+
+FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers' `load_lora_weights` looks for in a folder."""
+ADAPTER = "default"
+
+
+def add(network: nn.Module, student: StudentTable) -> None:
+    """Put low-rank matrices beside the weights of linear and convolution layers; they alone need a gradient then.
+
+    Raises:
+        DistillkitError: no layer is called what `target_modules` says.
+    """
+    names = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    targets = names if student.target_modules is None else list(student.target_modules)
+    for target in targets:
+        # As peft compares.
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise DistillkitError(
+                f"student.target_modules: no linear or convolution layer of the network is called '{target}'; they are "
+                f"called {', '.join(dict.fromkeys(map(_ending, names)))}, or in full as '{names[-1]}'"
+            )
+    # peft takes a float, too.
+    alpha = cast(int, student.rank if student.alpha is None else student.alpha)
+    inject_adapter_in_model(LoraConfig(r=student.rank, lora_alpha=alpha, target_modules=targets), network, ADAPTER)
+
+
+def _ending(name: str) -> str:
+    """A layer's name without its place: "to_q", "to_out.0"."""
+    return re.sub(r".*\.(?=[^.\d])", "", name)
+
+
+def fuse(network: nn.Module) -> None:
+    """Add what the matrices add to the weights, and take them out, in place. A network without any stays as it is."""
+    for name, layer in [*network.named_modules()]:
+        if isinstance(layer, LoraLayer):
+            layer.merge()
+            network.set_submodule(name, layer.get_base_layer())
+    vars(network).pop("peft_config", None)
+
+
+def write(network: nn.Module, part: str, folder: Path) -> None:
+    """Write the matrices in diffusers' format.
+
+    α is multiplied into B: readers that take α for the rank, as many do, are then right.
+
+    Args:
+        network: with its matrices.
+        part: what pipelines call the network: "unet" or "transformer".
+        folder: made if it is not there.
+    """
+    config: LoraConfig = network.peft_config[ADAPTER]  # type: ignore[index, assignment]
+    factor = {"lora_A": 1.0, "lora_B": config.lora_alpha / config.r}
+    weights = {
+        f"{part}.{key}": (weight * factor[key.split(".")[-2]]).contiguous()
+        for key, weight in get_peft_model_state_dict(network, adapter_name=ADAPTER).items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".{FILE}.partial"
+    save_file(weights, aside, metadata={"format": "pt"})
+    os.replace(aside, folder / FILE)
