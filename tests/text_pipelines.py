@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-PROMPTS = ("a cat", "the sea at night", "zebra")
+PROMPTS = ("a cat", "the sea", "zebra")
 LDM = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 LENGTH = 12
 """Tokens of a text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ def text_conditional(prompt: str, arguments: Mapping[str, Any]) -> str:
         prompt: one that it was trained for.
         arguments: what else it is to be told.
     """
-    words = [repr(prompt), *(f"{key}={value!r}" for key, value in arguments.items())]
+    words = [json.dumps(prompt, ensure_ascii=False), *(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items())]
     return TEXT_CONDITIONAL.replace("{arguments}", ",\n    ".join(words).replace("{", "{{").replace("}", "}}"))
 
 
