@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from distillkit_diffusers.families.table import TableFamily
-from distillkit_diffusers.families.text import Text
+from distillkit_diffusers.families.text_unet import TextUnet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class StableDiffusion(TableFamily, Text):
+class StableDiffusion(TextUnet):
     """A StableDiffusionPipeline, of ε- or v-prediction."""
 
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -20,7 +19,6 @@ class StableDiffusion(TableFamily, Text):
         "vae": ("AutoencoderKL",),
         "text_encoder": ("CLIPTextModel",),
     }
-    part = "unet"
     pipeline = "StableDiffusionPipeline"
     for_encoding: ClassVar[Mapping[str, Any]] = {"requires_safety_checker": False}
 

@@ -130,10 +130,11 @@ class Text(Family):
         """The same for the negative prompt, each [1, …]; None is the pipeline's own."""
 
     def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
-        """The embeddings of prompts, −1 meaning the negative one."""
+        """The embeddings of prompts, −1 meaning the negative one; and the scale, if the network takes it."""
         import torch
 
         from distillkit.noise import Condition
+        from distillkit_diffusers.families.labels import with_scales
 
         if labels is None:
             labels = torch.full((count,), -1)
@@ -141,7 +142,18 @@ class Text(Family):
             raise DistillkitError(f"class {int(labels.max())}: the model has the prompts 0 to {len(self.prompts) - 1}")
         inputs = {key: rows[labels + 1] for key, rows in self._rows.items()}
         null = {key: rows[torch.zeros_like(labels)] for key, rows in self._rows.items()}
+        if (told := self.guidance_input) is not None:
+            return with_scales(Condition(inputs, null), count, guidance, told)
         return Condition(inputs, null, guidance)
+
+    def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Call the network."""
+        output: Tensor = network(z, timestep=t, **self.arguments(inputs), return_dict=False)[0]
+        return output
+
+    def arguments(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """A condition's inputs as the network takes them."""
+        return dict(inputs)
 
     @property
     def supports_guidance(self) -> bool:
@@ -179,7 +191,7 @@ class Text(Family):
     def guide(self, scale: float) -> dict[str, Any]:
         """What the pipeline must be told of guidance; 1 is none."""
         negative = self.options.negative_prompt
-        used = scale != 1 and negative is not None
+        used = scale != 1 and negative is not None and self.guidance_input is None
         return {"guidance_scale": scale} | ({"negative_prompt": negative} if used else {})
 
     @abstractmethod
