@@ -170,7 +170,7 @@ def test_parts_that_do_not_fit(tmp_path: Path) -> None:
 def test_parts_that_are_missing(tmp_path: Path) -> None:
     folder = pipeline(tmp_path / "a")
     (folder / "vqvae/config.json").unlink()
-    assert mistakes(folder) == f"model.path: {folder} has no vqvae/config.json, and a LDMPipeline needs one"
+    assert mistakes(folder) == f"model.path: {folder} has no vqvae/config.json, which LDMPipeline needs"
     folder = pipeline(tmp_path / "b")
     (folder / "vqvae/diffusion_pytorch_model.safetensors").rename(folder / "vqvae/model.ckpt")
     assert mistakes(folder).startswith(f"model.path: {folder}/vqvae has its weights as a pickle (model.ckpt), which")
@@ -178,4 +178,4 @@ def test_parts_that_are_missing(tmp_path: Path) -> None:
 
 def test_options_of_other_families(tmp_path: Path) -> None:
     folder = pipeline(tmp_path / "teacher")
-    assert mistakes(folder, model="null_class = 3") == "model.null_class: means nothing to a LDMPipeline; leave it out"
+    assert mistakes(folder, model="null_class = 3") == "model.null_class: means nothing to LDMPipeline; leave it out"

@@ -15,6 +15,7 @@ from distillkit_consistency.target import Consistency
 from distillkit_diffusers import edm_scheduler, flow_scheduler
 from distillkit_diffusers.families.family import from_the_noise
 from distillkit_dsd.merged_steps import MergedSteps
+from distillkit_dsd.trajectory import Trajectory
 from distillkit_losses.squared import EpsMse, FlowMse, VMse, XMse
 from distillkit_losses.weighting import Weighting, landing, weight
 from torch import Tensor, nn
@@ -336,6 +337,22 @@ def test_noise_is_scaled_to_what_the_path_begins_with() -> None:
     scales = [1, 1, scheduler.init_noise_sigma, scheduler.init_noise_sigma]
     for z, scale in zip(seen, scales, strict=True):
         torch.testing.assert_close(z, noise() * scale, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("path", "scale"), [(FLOW, 1.0), (EDM, EDMEulerScheduler().init_noise_sigma)])
+def test_trajectories_begin_there_too(path: NoisePath, scale: float) -> None:
+    class Unconditional:
+        sample_shape = SHAPE[1:]
+
+        def draw_condition(self, *_: Any) -> Condition:
+            return Condition()
+
+    source = Trajectory(Trajectory.Options(batch=2))
+    source.setup(Unconditional(), None)  # type: ignore[arg-type]
+    source.start_stage(Stage(4, 1), 2, path)
+    step = source.draw(torch.Generator().manual_seed(0))
+    torch.testing.assert_close(step.z, noise() * scale, rtol=1e-6, atol=0)
+    torch.testing.assert_close(step.times[:, 0], path.grid(4)[:3], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["flow", "EDM"])

@@ -72,7 +72,7 @@ class PipelineFolder:
         folder = self.part(part)
         config = folder / "config.json"
         if not config.is_file():
-            yield Mistake("path", f"{self.path} has no {part}/config.json, and a {self.pipeline_class} needs one")
+            yield Mistake("path", f"{self.path} has no {part}/config.json, which {self.pipeline_class} needs")
             return
         written = read_json(config)
         # diffusers says it so, and transformers, which has the text encoders, as a list of one.

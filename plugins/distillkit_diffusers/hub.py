@@ -20,9 +20,11 @@ def is_hub_id(path: Path) -> bool:
 
 def is_unknown(path: Path) -> bool:
     """Whether nobody can say what is there before it is fetched, and it may be fetched."""
+    if not is_hub_id(path):
+        return False
     from huggingface_hub import constants
 
-    return is_hub_id(path) and not constants.HF_HUB_OFFLINE and _cached(str(path)) is None
+    return not constants.HF_HUB_OFFLINE and _cached(str(path)) is None
 
 
 def local_folder(path: Path) -> Path:
@@ -56,8 +58,6 @@ def _cached(name: str) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(name, local_files_only=True, allow_patterns=WANTED, ignore_patterns=NOT_WANTED)
-        )
+        return Path(snapshot_download(name, local_files_only=True, allow_patterns=WANTED, ignore_patterns=NOT_WANTED))
     except LocalEntryNotFoundError:
         return None
