@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ def stock(pipe, noise, arguments):
     pipe.set_progress_bar_config(disable=True)
     given = set(inspect.signature(pipe.__call__).parameters)
     arguments = dict(arguments)
+    if hasattr(pipe, "_pack_latents"):
+        noise = pipe._pack_latents(noise, *noise.shape)
     if "latents" in given:
         arguments["latents"] = noise
         images = pipe(output_type="pt", **arguments).images
@@ -63,16 +65,18 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 from safetensors.torch import load_file, save_file
 logging.disable_progress_bar()
-case = json.loads(pathlib.Path("case.json").read_text())
-pipe = DiffusionPipeline.from_pretrained(case["folder"], **case["loading"])
-noise = load_file("noise.safetensors")["noise"]
-save_file({"images": stock(pipe, noise, case["arguments"])}, "images.safetensors")
+noises, images = load_file("noise.safetensors"), {}
+for name, case in json.loads(pathlib.Path("cases.json").read_text()).items():
+    pipe = DiffusionPipeline.from_pretrained(case["folder"], **case["loading"])
+    images[name] = stock(pipe, noises[name], case["arguments"])
+save_file(images, "images.safetensors")
 """
 
 
 def alone(script: str, folder: Path) -> str:
     """Run a script in a process without distillkit; what it wrote to stderr."""
     environment = os.environ | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     done = subprocess.run(
         [sys.executable, "-I", "-c", ALONE + script],
         cwd=folder,
@@ -133,19 +137,33 @@ def stock_alone(folder: Path, noise: Tensor, scratch: Path, trusted: bool = Fals
 
     `trusted`: whether the folder brings its pipeline's class.
     """
-    scratch.mkdir()
     loading = {"trust_remote_code": True} if trusted else {}
     case = {"folder": str(folder), "loading": loading, "arguments": arguments}
-    (scratch / "case.json").write_text(json.dumps(case), encoding="utf-8")
-    save_file({"noise": noise.contiguous()}, scratch / "noise.safetensors")
+    return stock_alone_all({"case": case}, {"case": noise}, scratch)["case"]
+
+
+def stock_alone_all(
+    cases: Mapping[str, Mapping[str, Any]], noises: Mapping[str, Tensor], scratch: Path
+) -> dict[str, Tensor]:
+    """The same for several pipelines by one process: name -> images.
+
+    Args:
+        cases: by name the folder, what it is loaded with ("loading"), and what the pipeline is called with
+            ("arguments").
+        noises: by name.
+        scratch: a folder to make.
+    """
+    scratch.mkdir()
+    (scratch / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
+    save_file({name: noise.contiguous() for name, noise in noises.items()}, scratch / "noise.safetensors")
     assert alone(STOCK + SAMPLE, scratch) == ""
-    return load_file(scratch / "images.safetensors")["images"]
+    return load_file(scratch / "images.safetensors")
 
 
 def distil(folder: Path, teacher: Path, preset: str, *assignments: str, model: str = "") -> tuple[Run, Settings]:
     """A short run from a teacher's folder in folder/run, with data for no one; `model` are lines of its table."""
     few = ("run.updates=3", "schedule.start=4", "source.batch=2", "evaluation.steps=[2]")
-    tables = f'[model]\\ntype = "diffusers"\\npath = "{teacher}"\\n{model}\\n{PLAIN}'
+    tables = f'[model]\ntype = "diffusers"\npath = "{teacher}"\n{model}\n{PLAIN}'
     folder.mkdir(exist_ok=True)
     made = settings(folder, preset, *few, *assignments, tables=tables)
     run(made, folder / "run")

@@ -12,8 +12,8 @@ from torch import Tensor
 from distillkit_diffusers import networks
 from distillkit_diffusers.folder import read_json
 
-SLICE = 8
-"""Images that are encoded or decoded at once: activations at full resolution are what fills the memory."""
+AT_ONCE = 512 * 512
+"""Pixels that are encoded or decoded at once, or one image: activations at full resolution are what fills the memory."""
 
 
 class Autoencoder:
@@ -53,12 +53,16 @@ class Autoencoder:
         config: dict[str, Any] = self.network.config
         return int(config.get("vq_embed_dim") or config["latent_channels"])
 
+    @property
+    def factor(self) -> int:
+        """How many times as high and wide as its latents an image is."""
+        return 2 ** (len(self.network.config["block_out_channels"]) - 1)
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] -> latents [B, c, h, w] on the images' device."""
-        return torch.cat([self._encode(part) for part in torch.split(images.to(self.network.device), SLICE)]).to(
-            images.device
-        )
+        parts = torch.split(images.to(self.network.device), self._slice(images))
+        return torch.cat([self._encode(part) for part in parts]).to(images.device)
 
     def _encode(self, images: Tensor) -> Tensor:
         encoded = self.network.encode(images)
@@ -70,4 +74,9 @@ class Autoencoder:
         """Latents [B, c, h, w] -> images [B, C, H, W] on the latents' device, where the autoencoder goes and stays."""
         self.network.to(latents.device)
         whole = latents / self._scale + self._shift
-        return torch.cat([self.network.decode(part, return_dict=False)[0] for part in torch.split(whole, SLICE)])
+        parts = torch.split(whole, self._slice(latents, self.factor))
+        return torch.cat([self.network.decode(part, return_dict=False)[0] for part in parts])
+
+    def _slice(self, batch: Tensor, factor: int = 1) -> int:
+        """How many of a batch go at once, whose images are larger by a factor."""
+        return max(1, AT_ONCE // (batch.shape[-2] * batch.shape[-1] * factor**2))

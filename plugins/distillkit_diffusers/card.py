@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any, NamedTuple
 
 from distillkit.interfaces import Export
@@ -20,6 +22,24 @@ UNCONDITIONAL = """from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
 images = pipe(batch_size=4, num_inference_steps={steps}).images"""
 """How to use one of diffusers' unconditional pipelines."""
+
+TEXT_CONDITIONAL = """from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
+images = pipe(
+    {arguments},
+).images"""
+
+
+def text_conditional(prompt: str, arguments: Mapping[str, Any]) -> str:
+    """How to use one of diffusers' text-conditional pipelines.
+
+    Args:
+        prompt: one that it was trained for.
+        arguments: what else it is to be told.
+    """
+    words = [json.dumps(prompt, ensure_ascii=False), *(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items())]
+    return TEXT_CONDITIONAL.replace("{arguments}", ",\n    ".join(words).replace("{", "{{").replace("}", "}}"))
 
 
 class Sampling(NamedTuple):
@@ -46,7 +66,7 @@ def model_card(
 
     Args:
         export: what to say.
-        pipeline: what is saved.
+        pipeline: what is saved, or its class.
         snippet: Python that uses it; {steps} in it is the number of steps, {file} the file that its class is in.
         sampling: how it samples.
         taken: the lowest and the highest guidance scale that the network takes as an input; None if it takes none.
@@ -54,8 +74,10 @@ def model_card(
     """
     guidance = "none (scale 1)" if export.guidance == 1 else f"scale {export.guidance:g}"
     if taken is not None:
-        guidance += f"; the network takes any scale from {taken[0]:g} to {taken[1]:g} as an input, in one evaluation"
-    file = f"{type(pipeline).__module__.rpartition('.')[2]}.py"
+        scales = f"any scale from {taken[0]:g} to {taken[1]:g}" if isfinite(taken[1]) else "the scale"
+        guidance += f"; the network takes {scales} as an input, in one evaluation"
+    pipeline_class = pipeline if isinstance(pipeline, type) else type(pipeline)
+    file = f"{pipeline_class.__module__.rpartition('.')[2]}.py"
     rows = "\n".join(
         f"| {row['model']} | {row['steps']} | {row['metric']} | {row['value']:.4g} | {row['samples']} |"
         for row in export.scores
@@ -84,7 +106,7 @@ A diffusion model that samples in **{export.steps} steps**, made with distillkit
 {trained}- Sampling steps: {export.steps} (scored at {", ".join(map(str, export.served)) or "none"})
 - Guidance: {guidance}
 - Sampler: {sampling.sampler}
-- Pipeline: `{type(pipeline).__name__}`; the scheduler's config is the one it was trained for, {sampling.fit}
+- Pipeline: `{pipeline_class.__name__}`; the scheduler's config is the one it was trained for, {sampling.fit}
 
 ```python
 {snippet.format(steps=export.steps, file=file)}

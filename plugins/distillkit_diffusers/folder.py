@@ -38,6 +38,12 @@ class PipelineFolder:
         return found[-1] if isinstance(found, list) else found
 
     @property
+    def components(self) -> dict[str, str]:
+        """The parts that a pipeline has, and their classes."""
+        entries = {name: entry for name, entry in self.index.items() if isinstance(entry, list) and name[0] != "_"}
+        return {name: entry[1] for name, entry in entries.items() if entry[1] is not None}
+
+    @property
     def network_class(self) -> str | None:
         """The class of the U-Net, or of the bare network."""
         return read_json(self.part("unet") / "config.json").get("_class_name")
@@ -68,11 +74,19 @@ class PipelineFolder:
         if not config.is_file():
             yield Mistake("path", f"{self.path} has no {part}/config.json, which {self.pipeline_class} needs")
             return
-        found = read_json(config).get("_class_name")
+        written = read_json(config)
+        # diffusers says it so, and transformers, which has the text encoders, as a list of one.
+        found = written.get("_class_name") or next(iter(written.get("architectures") or []), None)
         if found not in classes:
             yield Mistake("path", f"{config}: the network is a {found}; supported: {', '.join(classes)}")
         else:
             yield from _check_weights(folder)
+
+    def check_components(self) -> Iterator[Mistake]:
+        """Whether all that a pipeline's index names is there."""
+        for name in self.components:
+            if Path(name).name != name or not (self.path / name).is_dir():
+                yield Mistake("path", f"{self.path / 'model_index.json'}: names '{name}', which is no folder beside it")
 
     def check_scheduler(self, given: bool) -> Iterator[Mistake]:
         """Whether there is a noise schedule: `given` by the config, or the folder's own."""

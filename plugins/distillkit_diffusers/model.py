@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LogSnr = Annotated[float, Field(ge=-25, le=25)]
 """Beyond, the float32 betas in which diffusers keeps a table say nothing about its ends."""
 Scale = Annotated[float, Field(ge=0)]
+Pixels = Annotated[int, Field(ge=1)]
 
 
 def _rises(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -154,6 +155,14 @@ class DiffusersModel(FamilyModel):
             scaling_factor: what the autoencoder's latents are multiplied by, instead of what its config says. CompVis's
                 VQ autoencoders have 1; where that was left out and diffusers wrote its own 0.18215, it is wrong.
             null_class: the class that means "no class", which guidance needs. An exported pipeline knows its own.
+            prompts: what a text-conditional model is told: class i is prompt i. They are encoded once.
+            prompts_file: instead of `prompts`, a text file with one a line. Blank lines, and those that begin with #,
+                are skipped.
+            negative_prompt: what guidance compares a prompt with. Left out, it is the pipeline's own for none: the
+                empty one, or, for an SDXL whose index says `force_zeros_for_empty_prompt`, zeros in place of its
+                embedding.
+            size: height and width of a text-conditional model's pictures in pixels, or one number for both; left out,
+                the pipeline's own.
         """
 
         path: Path | None = None
@@ -162,6 +171,10 @@ class DiffusersModel(FamilyModel):
         cosine: Annotated[tuple[LogSnr, LogSnr], AfterValidator(_logsnr_rises)] | None = None
         scaling_factor: float | None = Field(None, gt=0)
         null_class: int | None = Field(None, ge=0)
+        prompts: tuple[str, ...] | None = Field(None, min_length=1)
+        prompts_file: Path | None = None
+        negative_prompt: str | None = None
+        size: Pixels | tuple[Pixels, Pixels] | None = None
 
     options: Options
 

@@ -113,14 +113,14 @@ def write(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: 
     same deterministic step with explicit times (diffusers #9261, #11347). Where the path's times are not
     whole, the scheduler's are the nearest.
     """
-    common = _table(path, config) | {"prediction_type": kind, "timestep_spacing": path.spacing}
+    # Only leading grids look at the offset, but Stable Diffusion's pipeline wants it to be 1 in any case.
+    common = _table(path, config) | {"prediction_type": kind, "timestep_spacing": path.spacing, "steps_offset": 1}
     if sampler == "consistency":
         return LCMScheduler(**common, original_inference_steps=path.start + 1)
     exact = path.spacing == "trailing" and (path.start + 1) % steps == 0
     exact |= path.spacing == "leading"
     if exact:
-        ddim = {"clip_sample": False, "set_alpha_to_one": True, "steps_offset": int(path.spacing == "leading")}
-        return DDIMScheduler(**common, **ddim)
+        return DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True)
     solver = {"algorithm_type": "dpmsolver++", "solver_order": 1, "final_sigmas_type": "zero"}
     return DPMSolverMultistepScheduler(**common, **solver)
 

@@ -19,6 +19,10 @@ PIPELINES = {
     "ClassLatentPipeline": "class_latent.ClassLatent",
     "ConsistencyModelPipeline": "edm.Edm",
     "LDMPipeline": "latent.Latent",
+    "StableDiffusionPipeline": "stable_diffusion.StableDiffusion",
+    "StableDiffusionXLPipeline": "sdxl.StableDiffusionXL",
+    "StableDiffusion3Pipeline": "sd3.StableDiffusion3",
+    "FluxPipeline": "flux.Flux",
 }
 """A pipeline's class, as model_index.json names it -> its family's module and class in this package."""
 

@@ -1,4 +1,4 @@
-"""Class labels as a network's conditions. Imports torch."""
+"""Class labels and guidance scales as a network's conditions. Imports torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,30 @@ import torch
 from torch import Tensor
 
 from distillkit.errors import DistillkitError
-from distillkit.noise import Condition
+from distillkit.interfaces import GuidanceInput
+from distillkit.noise import GUIDANCE, Condition
+
+
+def with_scales(found: Condition, count: int, guidance: Tensor | None, taken: GuidanceInput) -> Condition:
+    """The same condition for a network that is told the guidance scale.
+
+    Args:
+        found: without guidance.
+        count: of samples.
+        guidance: scales, [count]; None: 1 for all.
+        taken: what the network takes.
+
+    Raises:
+        DistillkitError: it does not take one of the scales.
+    """
+    scales = torch.ones(count) if guidance is None else guidance
+    low, high = scales.min().item(), scales.max().item()
+    if low < taken.low or high > taken.high:
+        raise DistillkitError(
+            f"guidance: the network takes the scales from {taken.low:g} to {taken.high:g} as an input (got "
+            f"{low if low < taken.low else high:g}); ask for one of them"
+        )
+    return Condition({**found.inputs, GUIDANCE: scales}, {**(found.null or {}), GUIDANCE: scales})
 
 
 def class_condition(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export, Sampler
 from distillkit_diffusers.families.family import Family, from_the_noise
 
@@ -30,7 +31,12 @@ class FlowFamily(Family):
 
     def set_grid(self, spacing: str, start: int | str | None) -> None:
         """Trailing or linspace, from pure noise."""
-        self.path = self.path.with_spacing(from_the_noise(spacing, start))
+        wanted = from_the_noise(spacing, start)
+        if wanted != "trailing" == self.pipeline_spacing:
+            raise DistillkitError(
+                f'grid.spacing: is "{wanted}", and {self.what} tells its scheduler "trailing" grids; set it to that'
+            )
+        self.path = self.path.with_spacing(wanted)
 
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
         """The scheduler whose grid is the trained one."""

@@ -76,25 +76,14 @@ class Unet2D(Family):
 
     def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
         """Class labels, −1 meaning the null class; nothing for an unconditional network. The scale, if it is told."""
-        import torch
-
-        from distillkit.noise import GUIDANCE, Condition
-        from distillkit_diffusers.families.labels import class_condition
+        from distillkit.noise import Condition
+        from distillkit_diffusers.families.labels import class_condition, with_scales
 
         if self.classes is None and guidance is None:
             return Condition()
         found = class_condition(labels, count, guidance, self._config["num_class_embeds"], self._null_class)
         told = self._guidance_input
-        if told is None:
-            return found
-        scales = torch.ones(count) if guidance is None else guidance
-        low, high = scales.min().item(), scales.max().item()
-        if low < told.low or high > told.high:
-            raise DistillkitError(
-                f"guidance: the network takes the scales from {told.low:g} to {told.high:g} as an input (got "
-                f"{low if low < told.low else high:g}); ask for one of them"
-            )
-        return Condition({**found.inputs, GUIDANCE: scales}, {**(found.null or {}), GUIDANCE: scales})
+        return found if told is None else with_scales(found, count, guidance, told)
 
     @property
     def supports_guidance(self) -> bool:

@@ -1,0 +1,84 @@
+"""Flux: flow matching by a `FluxTransformer2DModel` on latents of 2×2 in a token, told a text by a CLIP and a T5."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from distillkit.interfaces import GuidanceInput
+from distillkit_diffusers.families.straight import FlowFamily
+from distillkit_diffusers.families.text import Text
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Flux(FlowFamily, Text):
+    """A FluxPipeline.
+
+    A guidance-distilled network (`guidance_embeds` in its config: Flux dev) takes the scale as an input and guides in one
+    evaluation. Any other (Flux schnell) is guided as usual, by the negative prompt: diffusers' `true_cfg_scale`.
+    """
+
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "transformer": ("FluxTransformer2DModel",),
+        "vae": ("AutoencoderKL",),
+        "text_encoder": ("CLIPTextModel",),
+        "text_encoder_2": ("T5EncoderModel",),
+    }
+    part = "transformer"
+    pipeline = "FluxPipeline"
+    pipeline_spacing = "trailing"
+    default_size = 128
+
+    @property
+    def channels(self) -> int:
+        """A token has those of 2×2 latents."""
+        return int(self.config["in_channels"]) // 4
+
+    @property
+    def multiple(self) -> int:
+        """Whole tokens."""
+        return 2 * self.autoencoder.factor
+
+    def read_scheduler(self, length: int | None = None) -> None:
+        """For as many tokens as an image has."""
+        _, height, width = self.sample_shape
+        super().read_scheduler((height // 2) * (width // 2))
+
+    @property
+    def guidance_input(self) -> GuidanceInput | None:
+        """Of a guidance-distilled network; its config does not say for what scales it was made."""
+        return GuidanceInput(0.0, inf, new=False) if self.config["guidance_embeds"] else None
+
+    def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, Tensor]:
+        """T5's hidden states; CLIP's pooled embedding."""
+        hidden, pooled, _ = pipeline.encode_prompt(texts, device=pipeline.text_encoder.device)
+        return {"encoder_hidden_states": hidden, "pooled_projections": pooled}
+
+    def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, Tensor]:
+        """Those of the empty prompt, if there is no other."""
+        return self.embed(pipeline, [text or ""])
+
+    def guide(self, scale: float) -> dict[str, Any]:
+        """As what diffusers calls guidance, or as what it calls true guidance."""
+        if self.guidance_input is not None:
+            return super().guide(scale)
+        return {} if scale == 1 else {"true_cfg_scale": scale, "negative_prompt": self.options.negative_prompt or ""}
+
+    def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Call the transformer, which counts times from 0 to 1, on tokens and their places."""
+        from distillkit_diffusers.tokens import pack, places, unpack
+
+        height, width = z.shape[2] // 2, z.shape[3] // 2
+        places_of_text = z.new_zeros(inputs["encoder_hidden_states"].shape[1], 3)
+        output: Tensor = network(
+            pack(z),
+            timestep=t / self.path.times,
+            img_ids=places(height, width, z.device),
+            txt_ids=places_of_text,
+            **inputs,
+            return_dict=False,
+        )[0]
+        return unpack(output, height, width)

@@ -1,0 +1,203 @@
+"""What the text-conditional families have in common: prompts instead of classes, and the latents of an autoencoder."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from distillkit.errors import DistillkitError, Mistake
+from distillkit.interfaces import Export
+from distillkit_diffusers.families import prompts
+from distillkit_diffusers.families.family import Family
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from distillkit.noise import Condition
+    from distillkit_diffusers.card import Sampling
+
+SLICE = 8
+"""Prompts that are encoded at once."""
+
+
+class Text(Family):
+    """A network on the latents of an `AutoencoderKL` that is conditioned on texts; a subclass knows its noise path.
+
+    Its classes are the prompts: class i is prompt i, "no class" the negative prompt. All are encoded while loading, by
+    the pipeline's own `encode_prompt`, and the text encoders are not kept. An export has everything but the network and
+    the scheduler as it came.
+    """
+
+    part: ClassVar[str]
+    """The part with the network."""
+    pipeline: ClassVar[str]
+    """The pipeline's class in diffusers."""
+    for_encoding: ClassVar[Mapping[str, Any]] = {}
+    """What else the pipeline is told where it does no more than encode."""
+    takes = prompts.OPTIONS
+
+    def check(self) -> Iterator[Mistake]:
+        """There must be prompts, and all that an export takes over."""
+        yield from super().check()
+        yield from prompts.check(self.options, self.what)
+        if self.folder is not None:
+            yield from self.folder.check_components()
+
+    def load(self) -> None:
+        """Load the network and the autoencoder, and encode the prompts."""
+        import diffusers
+
+        from distillkit_diffusers import networks
+        from distillkit_diffusers.autoencoder import Autoencoder
+
+        assert self.folder is not None  # new networks are in pixel space
+        place = self.folder.part(self.part)
+        self.network = networks.load(place, getattr(diffusers, self.parts[self.part][0]))
+        self.config = networks.config(self.network)
+        self.autoencoder = Autoencoder.load(self.folder.part("vae"))
+        channels = self.autoencoder.channels
+        if self.channels != channels:
+            raise DistillkitError(
+                f"model.path: the autoencoder in {self.folder.part('vae')} makes latents of {channels} channels, and "
+                f"the network in {place} takes {self.channels}"
+            )
+        self.sample_shape = (channels, *self._latent_size())
+        self.scheduler = self.folder.scheduler_config() | self.options.scheduler
+        self.read_scheduler()
+        self._encode_prompts()
+
+    @abstractmethod
+    def read_scheduler(self) -> None:
+        """Set the noise path of the config `scheduler`, and what the network predicts."""
+
+    @property
+    def channels(self) -> int:
+        """How many channels the latents have that the network takes."""
+        return int(self.config["in_channels"])
+
+    @property
+    def default_size(self) -> int | tuple[int, int] | None:
+        """Height and width of the latents that the pipeline makes where it is not told a size."""
+        size: int | tuple[int, int] | None = self.config["sample_size"]
+        return size
+
+    @property
+    def multiple(self) -> int:
+        """What the pipeline wants the pictures' height and width to be multiples of."""
+        return max(8, self.autoencoder.factor)
+
+    def _latent_size(self) -> tuple[int, int]:
+        size, factor = self.options.size, self.autoencoder.factor
+        if size is None:
+            default = self.default_size
+            if default is None:
+                raise DistillkitError("model.size: is required: the network's config does not say the pictures' size")
+            return (default, default) if isinstance(default, int) else default
+        height, width = (size, size) if isinstance(size, int) else size
+        if height % self.multiple or width % self.multiple:
+            raise DistillkitError(
+                f"model.size: {height} × {width}; {self.what} takes multiples of {self.multiple} pixels"
+            )
+        return height // factor, width // factor
+
+    def _encode_prompts(self) -> None:
+        import diffusers
+        import torch
+
+        from distillkit_diffusers import text_encoders
+
+        assert self.folder is not None
+        encoders = {name: classes[0] for name, classes in self.parts.items() if name.startswith("text_encoder")}
+        others = {self.part: self.network, **self.for_encoding}
+        pipeline = text_encoders.load(self.folder, getattr(diffusers, self.pipeline), encoders, others)
+        self.prompts = prompts.read(self.options)
+        self.classes = len(self.prompts)
+        with torch.no_grad():
+            # Row 0 is for the class −1.
+            parts = [_kept(self.embed_negative(pipeline, self.options.negative_prompt))]
+            for start in range(0, self.classes, SLICE):
+                parts.append(_kept(self.embed(pipeline, self.prompts[start : start + SLICE])))
+        self._rows = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    @abstractmethod
+    def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, Tensor]:
+        """The network's inputs for prompts, each [len(texts), …], by the pipeline's `encode_prompt`."""
+
+    @abstractmethod
+    def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, Tensor]:
+        """The same for the negative prompt, each [1, …]; None is the pipeline's own."""
+
+    def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
+        """The embeddings of prompts, −1 meaning the negative one; and the scale, if the network takes it."""
+        import torch
+
+        from distillkit.noise import Condition
+        from distillkit_diffusers.families.labels import with_scales
+
+        if labels is None:
+            labels = torch.full((count,), -1)
+        if labels.max() >= len(self.prompts):
+            raise DistillkitError(f"class {int(labels.max())}: the model has the prompts 0 to {len(self.prompts) - 1}")
+        inputs = {key: rows[labels + 1] for key, rows in self._rows.items()}
+        null = {key: rows[torch.zeros_like(labels)] for key, rows in self._rows.items()}
+        if (told := self.guidance_input) is not None:
+            return with_scales(Condition(inputs, null), count, guidance, told)
+        return Condition(inputs, null, guidance)
+
+    def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Call the network."""
+        output: Tensor = network(z, timestep=t, **self.arguments(inputs), return_dict=False)[0]
+        return output
+
+    def arguments(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """A condition's inputs as the network takes them."""
+        return dict(inputs)
+
+    @property
+    def supports_guidance(self) -> bool:
+        """The negative prompt is there to compare with."""
+        return True
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images -> latents."""
+        return self.autoencoder.encode(images)
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """Latents -> images."""
+        return self.autoencoder.decode(samples)
+
+    def export(self, network: nn.Module, folder: Path, export: Export) -> None:
+        """Write the pipeline anew, with another network and another scheduler."""
+        import diffusers
+
+        from distillkit_diffusers import card
+        from distillkit_diffusers.export import save_over
+
+        assert self.folder is not None
+        scheduler, sampling = self.write_scheduler(export)
+        snippet = card.text_conditional(self.prompts[0], {"num_inference_steps": export.steps} | self.call(export))
+        told = self.guidance_input and (self.guidance_input.low, self.guidance_input.high)
+        stock = getattr(diffusers, self.pipeline)
+        text = card.model_card(export, stock, snippet, sampling, told, "text-to-image")
+        save_over(self.folder, {self.part: network, "scheduler": scheduler}, folder, text)
+
+    def call(self, export: Export) -> dict[str, Any]:
+        """What the pipeline must be told, besides a prompt and the steps, to sample as it was trained."""
+        height, width = (length * self.autoencoder.factor for length in self.sample_shape[1:])
+        return self.guide(export.guidance) | {"height": height, "width": width}
+
+    def guide(self, scale: float) -> dict[str, Any]:
+        """What the pipeline must be told of guidance; 1 is none."""
+        negative = self.options.negative_prompt
+        used = scale != 1 and negative is not None and self.guidance_input is None
+        return {"guidance_scale": scale} | ({"negative_prompt": negative} if used else {})
+
+    @abstractmethod
+    def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
+        """The scheduler that samples as `export` says, and what the card says of it."""
+
+
+def _kept(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.float().cpu() for key, value in inputs.items()}

@@ -1,0 +1,195 @@
+"""Text-conditional pipelines: told prompts, sampled, distilled and exported as diffusers has them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import text_pipelines
+import torch
+from digits import Run
+from pipelines import assert_same_weights, assert_trained_alone, distil, load, own, stock, stock_alone_all
+from safetensors.torch import load_file
+from text_pipelines import PROMPTS
+
+from distillkit.config import Settings
+from distillkit.sampling import noise_for
+
+NEGATIVE = "dog"
+SCALE = 2.5
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of pipeline, and how it is used.
+
+    Attributes:
+        stock: its class in diffusers.
+        save: makes a teacher's folder.
+        part: the part with the network.
+        scheduler: of the teacher, if not as `save` has it.
+        size: `model.size`, if it is not the pipeline's own.
+    """
+
+    stock: str
+    save: Any
+    part: str
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The model's, besides its path."""
+        return {"prompts": PROMPTS, "negative_prompt": NEGATIVE} | ({} if self.size is None else {"size": self.size})
+
+    def guided(self, scale: float) -> dict[str, Any]:
+        """What the stock pipeline is told of guidance."""
+        return {"guidance_scale": scale, "negative_prompt": [NEGATIVE] * len(PROMPTS)}
+
+    def arguments(self, scale: float, steps: int) -> dict[str, Any]:
+        """What the stock pipeline is told, for one picture of each prompt."""
+        size = {} if self.size is None else {"height": self.size[0], "width": self.size[1]}
+        return {"prompt": list(PROMPTS), "num_inference_steps": steps} | self.guided(scale) | size
+
+
+KINDS = {
+    "sd, ε": Kind("StableDiffusionPipeline", text_pipelines.stable_diffusion, "unet"),
+    "sd, v, zero terminal SNR": Kind(
+        "StableDiffusionPipeline",
+        text_pipelines.stable_diffusion,
+        "unet",
+        {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+        (16, 24),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every kind's folder."""
+    top = tmp_path_factory.mktemp("teachers")
+    for i, kind in enumerate(KINDS.values()):
+        kind.save(top / str(i), **kind.scheduler)
+    return {name: top / str(i) for i, name in enumerate(KINDS)}
+
+
+@pytest.mark.parametrize("scale", [1.0, SCALE])
+def test_samples_as_the_stock_pipeline(teachers: dict[str, Path], name: str, scale: float) -> None:
+    kind, folder = KINDS[name], teachers[name]
+    model = load(folder, **kind.options)
+    noise = noise_for(0, range(3), model.sample_shape)
+    pipe = getattr(diffusers, kind.stock).from_pretrained(folder)
+    for steps in (1, 4):
+        theirs = stock(pipe, noise, **kind.arguments(scale, steps))
+        ours = own(model, noise, steps, [0, 1, 2], scale)
+        assert ours.std() > 0.05
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_what_it_is_told_matters(teachers: dict[str, Path], name: str) -> None:
+    """Prompts, guidance, the negative prompt: none of them is without effect, or what is compared above says little."""
+    kind = KINDS[name]
+    model = load(teachers[name], **kind.options)
+    noise = noise_for(0, range(3), model.sample_shape)
+    base = own(model, noise, 2, [0, 1, 2], SCALE)
+    other = load(teachers[name], **kind.options | {"negative_prompt": "a long walk"})
+    for pictures in (own(model, noise, 2, [1, 1, 2], SCALE), own(model, noise, 2, [0, 1, 2], 1.0)):
+        assert (pictures - base).abs().amax((1, 2, 3))[0] > 1e-3
+    assert (own(other, noise, 2, [0, 1, 2], SCALE) - base).abs().amax((1, 2, 3)).min() > 1e-4
+
+
+@pytest.fixture(scope="module")
+def runs(teachers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, Settings]]:
+    """Every kind's run."""
+    top = tmp_path_factory.mktemp("runs")
+    made = {}
+    for i, (name, kind) in enumerate(KINDS.items()):
+        lines = [f"{key} = {json.dumps(value)}" for key, value in kind.options.items()]
+        guided = ("source.guidance=[1.0, 3.0]", f"evaluation.guidance={SCALE}", "run.updates=2")
+        made[name] = distil(top / str(i), teachers[name], "dsdi", *guided, model="\n".join(lines))
+    return made
+
+
+def test_only_the_network_is_trained(
+    teachers: dict[str, Path], runs: dict[str, tuple[Run, Settings]], name: str
+) -> None:
+    kind, (run, made) = KINDS[name], runs[name]
+    family: Any = made.model.family
+    assert_trained_alone(run, made, [family.autoencoder.network])
+    # No text encoder is left.
+    assert [key for key, value in vars(family).items() if isinstance(value, torch.nn.Module)] == ["network"]
+    before, after = (
+        load_file(folder / kind.part / "diffusion_pytorch_model.safetensors")
+        for folder in (teachers[name], run.folder / "pipeline")
+    )
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(after[key], weight) for key, weight in before.items())
+
+
+def test_the_other_parts_are_as_they_came(
+    teachers: dict[str, Path], runs: dict[str, tuple[Run, Settings]], name: str
+) -> None:
+    exported = runs[name][0].folder / "pipeline"
+    for folder in [teachers[name], *(part for part in teachers[name].iterdir() if part.is_dir())]:
+        part = folder.relative_to(teachers[name])
+        if part.name not in ("", KINDS[name].part, "scheduler"):
+            files = sorted(file.name for file in folder.iterdir())
+            assert files == sorted(file.name for file in (exported / part).iterdir())
+            for file in files:
+                assert (folder / file).read_bytes() == (exported / part / file).read_bytes()
+    assert_same_weights(teachers[name] / "vae", exported / "vae")
+    before, after = (
+        json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        for folder in (teachers[name], exported)
+    )
+    assert before | {"scheduler": after["scheduler"]} == after
+
+
+@pytest.fixture(scope="module")
+def images(runs: dict[str, tuple[Run, Settings]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """What a process without distillkit draws with every kind's export."""
+    cases, noises = {}, {}
+    for name, kind in KINDS.items():
+        run, made = runs[name]
+        arguments = kind.arguments(SCALE, 2)
+        cases[name] = {"folder": str(run.folder / "pipeline"), "loading": {}, "arguments": arguments}
+        noises[name] = noise_for(0, range(3), made.model.sample_shape)
+    return stock_alone_all(cases, noises, tmp_path_factory.mktemp("alone") / "here")
+
+
+def test_an_export_samples_the_same_where_there_is_no_distillkit(
+    runs: dict[str, tuple[Run, Settings]], images: dict[str, torch.Tensor], name: str
+) -> None:
+    folder = runs[name][0].folder / "pipeline"
+    model = load(folder, **KINDS[name].options)
+    ours = own(model, noise_for(0, range(3), model.sample_shape), 2, [0, 1, 2], SCALE)
+    torch.testing.assert_close(images[name], ours, rtol=0, atol=1e-5)
+
+
+def test_an_export_says_how_it_was_trained(runs: dict[str, tuple[Run, Settings]], name: str) -> None:
+    """Its scheduler has the run's grid, and its model card the steps and the scale, in a snippet that runs."""
+    run, made = runs[name]
+    folder = run.folder / "pipeline"
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: diffusers\npipeline_tag: text-to-image\n")
+    assert "A diffusion model that samples in **2 steps**" in card
+    assert f"- Guidance: scale {SCALE}" in card
+    [snippet] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    scope: dict[str, Any] = {}
+    exec(snippet.replace("path/to/this/folder", str(folder)), scope)
+    _, height, width = made.model.sample_shape
+    assert [image.size for image in scope["images"]] == [(2 * width, 2 * height)]
+    pipe = scope["pipe"]
+    assert pipe.num_timesteps == 2
+    assert pipe.guidance_scale == SCALE
+    torch.testing.assert_close(pipe.scheduler.timesteps.double(), made.model.path.grid(2)[:-1].double())
