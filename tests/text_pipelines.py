@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -91,14 +92,14 @@ def ddim(**options: Any) -> DDIMScheduler:
     return DDIMScheduler(**LDM | own | options)
 
 
-def stable_diffusion(folder: Path, **scheduler: Any) -> None:
-    """Save a StableDiffusionPipeline."""
+def stable_diffusion(folder: Path, network: Mapping[str, Any] | None = None, **scheduler: Any) -> None:
+    """Save a StableDiffusionPipeline; `network` are arguments of its U-Net."""
     torch.manual_seed(0)
     StableDiffusionPipeline(
         vae=autoencoder(scaling_factor=0.3),
         text_encoder=clip_encoder(),
         tokenizer=clip_tokenizer(),
-        unet=unet(),
+        unet=unet(**network or {}),
         scheduler=ddim(**scheduler),
         safety_checker=None,
         feature_extractor=None,
@@ -127,8 +128,8 @@ def sdxl(folder: Path, **scheduler: Any) -> None:
 
 def t5_tokenizer() -> T5TokenizerFast:
     """Knows letters."""
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in ascii_lowercase)]
-    return T5TokenizerFast(vocab=pieces, extra_ids=0)
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    return T5TokenizerFast(vocab=[*special, *((letter, -3.0) for letter in ascii_lowercase)], extra_ids=0)
 
 
 def t5_encoder() -> T5EncoderModel:

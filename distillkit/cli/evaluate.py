@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from distillkit.cli.options import echo_json, json_option, parse_steps, set_option
+from distillkit.cli.options import echo_json, json_option, parse_steps, prompts_option, set_option
 
 
 @click.command()
@@ -22,6 +22,7 @@ from distillkit.cli.options import echo_json, json_option, parse_steps, set_opti
     metavar="FOLDER",
     help="A folder of real pictures. [default: the run's reference, or what comes with the features]",
 )
+@prompts_option
 @set_option
 @json_option
 def command(
@@ -31,6 +32,7 @@ def command(
     features: str | None,
     metrics: tuple[str, ...],
     reference: Path | None,
+    prompts: Path | None,
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -44,7 +46,7 @@ def command(
     from distillkit.config import read_scoring
 
     folder = pipeline_folder(pipeline)
-    model = load_model(folder)
+    model = load_model(folder, prompts)
     tables: dict[str, Any] = {"features": {"type": "inception"}, "metric": [{"type": "fid"}], "evaluation": {}}
     tables |= tables_of_run(folder)
     # The pipeline has its own.

@@ -18,6 +18,13 @@ set_option = click.option(
     help="Lay a value over the config, as in run.updates=100 or loss[0].weight=2. May be given again and again.",
 )
 
+prompts_option = click.option(
+    "--prompts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A text file with a prompt on each line, for a model that takes text. [default: the run's prompts]",
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 
 

@@ -25,11 +25,19 @@ def tables_of_run(pipeline: Path) -> dict[str, Any]:
     return tables_in(config) if pipeline.name == "pipeline" and config.is_file() else {}
 
 
-def load_model(pipeline: Path) -> Model:
-    """The pipeline's network, with the grids that its scheduler says."""
-    from distillkit.config import read_component
+def load_model(pipeline: Path, prompts: Path | None = None) -> Model:
+    """The pipeline's network, with the grids that its scheduler says.
 
-    model: Model = read_component("model", {"type": "diffusers", "path": str(pipeline)}, str(pipeline))
+    Args:
+        pipeline: its folder.
+        prompts: a text file of what a text-conditional one is told, instead of what its run told it.
+    """
+    from distillkit.config import read_component, table_of_result
+
+    table = table_of_result(tables_of_run(pipeline), pipeline)
+    if prompts is not None:
+        table = {key: value for key, value in table.items() if key != "prompts"} | {"prompts_file": str(prompts)}
+    model: Model = read_component("model", table, str(pipeline))
     model.load()
     return model
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from distillkit.cli.options import prompts_option
+
 
 @click.command()
 @click.argument("pipeline", type=click.Path(path_type=Path))
@@ -15,6 +17,7 @@ import click
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the noise.")
 @click.option("--guidance", type=click.FloatRange(0), help="Guidance scale s; 1 is none. [default: the run's, or 1]")
 @click.option("--class-labels", metavar="0,1,…", help="Classes, over and over. [default: all of them]")
+@prompts_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 def command(
     pipeline: Path,
@@ -24,6 +27,7 @@ def command(
     seed: int,
     guidance: float | None,
     class_labels: str | None,
+    prompts: Path | None,
     device: str,
 ) -> None:
     """Draw samples from PIPELINE, the folder of a diffusers pipeline or of a run, as one picture."""
@@ -39,7 +43,7 @@ def command(
     tables = {"evaluation": evaluation, "engine": {"type": "torch", "device": device}}
     scoring = read_scoring(tables, str(folder))
     labels = _labels(class_labels, count)
-    model = load_model(folder)
+    model = load_model(folder, prompts)
     if labels is not None and (model.classes is None or max(labels) >= model.classes):
         has = f"has the classes 0 to {model.classes - 1}" if model.classes else "is not conditioned on classes"
         raise click.BadParameter(f"the model {has} (got {class_labels})", param_hint="--class-labels")

@@ -1,7 +1,7 @@
 """From a TOML file, a preset and `--set` to checked settings and the parts that they name."""
 
 from distillkit.config.chain import Chain, read_chain
-from distillkit.config.pieces import read_component, read_scoring
+from distillkit.config.pieces import read_component, read_scoring, table_of_result
 from distillkit.config.plan import PlannedStage, evaluations_before, make_plan
 from distillkit.config.read import read_config
 from distillkit.config.settings import Scoring, Settings
@@ -34,4 +34,5 @@ __all__ = [
     "score_name",
     "scores_taken",
     "series",
+    "table_of_result",
 ]

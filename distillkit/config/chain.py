@@ -91,6 +91,6 @@ def read_chain(
 
 
 def tables_in(config: Path) -> dict[str, Any]:
-    """The tables of a run's config.toml; of a chain, those of its last phase."""
+    """The tables of a run's config.toml; of a chain, those of its last phase, and the model of its first."""
     tables = read_toml(config)
-    return tables["phase"][-1] if "phase" in tables else tables
+    return {"model": tables["phase"][0]["model"]} | tables["phase"][-1] if "phase" in tables else tables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from distillkit import interfaces
@@ -52,6 +53,18 @@ def read_scoring(tables: dict[str, Any], origin: str, overrides: Iterable[str] =
     if mistakes := reader.mistakes or [*check_scores(scoring)]:
         raise ConfigError(mistakes, origin)
     return scoring
+
+
+def table_of_result(tables: Mapping[str, Any], pipeline: Path) -> dict[str, Any]:
+    """A table [model] for the pipeline that a run left: it is told what the run's own model was.
+
+    Args:
+        tables: the run's.
+        pipeline: the folder.
+    """
+    result = cast(type[interfaces.Model], load_registry().find("model", "diffusers"))
+    told = {key: value for key, value in tables.get("model", {}).items() if key in result.kept}
+    return {"type": "diffusers", "path": str(pipeline)} | told
 
 
 def read_component(kind: str, table: Mapping[str, Any], origin: str) -> Any:

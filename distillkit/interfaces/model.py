@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from distillkit.component import Component
 from distillkit.errors import DistillkitError
@@ -66,6 +66,9 @@ class Model(Component):
 
     After `load` the attributes below are set.
     """
+
+    kept: ClassVar[frozenset[str]] = frozenset()
+    """Options that an exported pipeline needs again, as it does not hold them: what the network is told (prompts)."""
 
     network: nn.Module
     """The network, float32, on the CPU."""

@@ -11,7 +11,7 @@ from typing import Any, cast
 from rich.console import Console
 
 from distillkit import interfaces
-from distillkit.config import Chain, Settings, make_plan, read_component
+from distillkit.config import Chain, Settings, make_plan, read_component, table_of_result
 from distillkit.errors import RunInterrupted
 from distillkit.evaluation import tables
 from distillkit.interfaces import RunInfo
@@ -80,7 +80,7 @@ def from_result(phase: Settings, folder: Path, number: int) -> Settings:
     """Phase `number`, from 1, of the chain in a folder, with the result of the one before as its model."""
     if number == 1:
         return phase
-    table = {"type": "diffusers", "path": str(folder / "phases" / str(number - 1) / "pipeline")}
+    table = table_of_result(phase.tables, folder / "phases" / str(number - 1) / "pipeline")
     model = cast(interfaces.Model, read_component("model", table, phase.origin))
     return replace(phase, model=model, tables={**phase.tables, "model": table})
 

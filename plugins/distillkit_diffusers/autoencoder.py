@@ -13,7 +13,7 @@ from distillkit_diffusers import networks
 from distillkit_diffusers.folder import read_json
 
 AT_ONCE = 512 * 512
-"""Pixels that are encoded or decoded at once, or one image: activations at full resolution are what fills the memory."""
+"""Pixels that are encoded or decoded at once (or one image): activations at full size are what fills the memory."""
 
 
 class Autoencoder:
@@ -56,7 +56,7 @@ class Autoencoder:
     @property
     def factor(self) -> int:
         """How many times as high and wide as its latents an image is."""
-        return 2 ** (len(self.network.config["block_out_channels"]) - 1)
+        return 1 << len(self.network.config["block_out_channels"]) - 1
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

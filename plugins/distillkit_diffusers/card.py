@@ -38,7 +38,9 @@ def text_conditional(prompt: str, arguments: Mapping[str, Any]) -> str:
         prompt: one that it was trained for.
         arguments: what else it is to be told.
     """
-    words = [json.dumps(prompt, ensure_ascii=False), *(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items())]
+    # JSON's strings and numbers are Python's.
+    said = {key: json.dumps(value, ensure_ascii=False) for key, value in arguments.items()}
+    words = [json.dumps(prompt, ensure_ascii=False), *(f"{key}={value}" for key, value in said.items())]
     return TEXT_CONDITIONAL.replace("{arguments}", ",\n    ".join(words).replace("{", "{{").replace("}", "}}"))
 
 

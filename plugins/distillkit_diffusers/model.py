@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.interfaces import Export, GuidanceInput, Model, Sampler, StudentTable
 from distillkit_diffusers import families, hub
+from distillkit_diffusers.families import prompts
 from distillkit_diffusers.folder import PipelineFolder
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ class DiffusersModel(FamilyModel):
     """A pipeline that diffusers saved, whose own files say what kind it is; or a new `UNet2DModel`."""
 
     name = "diffusers"
+    kept = prompts.OPTIONS
 
     class Options(FamilyModel.Options):
         """

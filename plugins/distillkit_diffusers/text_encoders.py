@@ -32,6 +32,6 @@ def load(folder: PipelineFolder, pipeline_class: Any, encoders: Mapping[str, str
     }
     nothing = {part: None for part in folder.components if not part.startswith("tokenizer")}
     try:
-        return pipeline_class.from_pretrained(folder.path, **nothing | loaded | others, local_files_only=True)
+        return pipeline_class.from_pretrained(folder.path, **nothing | loaded | dict(others), local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise DistillkitError(f"model.path: diffusers cannot load the tokenizers in {folder.path}: {error}") from error

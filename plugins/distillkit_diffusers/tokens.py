@@ -11,18 +11,20 @@ from torch import Tensor
 
 def pack(latents: Tensor) -> Tensor:
     """Latents [B, C, 2h, 2w] -> tokens [B, h·w, 4C]."""
-    return latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    batch, channels, height, width = latents.shape
+    squares = latents.reshape(batch, channels, height // 2, 2, width // 2, 2)
+    return squares.permute(0, 2, 4, 1, 3, 5).reshape(batch, height * width // 4, 4 * channels)
 
 
 def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     """Tokens [B, h·w, 4C] -> latents [B, C, 2h, 2w]."""
-    squares = tokens.unflatten(2, (-1, 2, 2)).unflatten(1, (height, width))
-    return squares.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+    batch, _, channels = tokens.shape
+    squares = tokens.reshape(batch, height, width, channels // 4, 2, 2)
+    return squares.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // 4, 2 * height, 2 * width)
 
 
 def places(height: int, width: int, device: torch.device) -> Tensor:
     """Where tokens are: [h·w, 3], of 0, row and column."""
-    rows, columns = torch.meshgrid(
-        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
-    )
-    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1).float()
+    rows = torch.arange(height, device=device).repeat_interleave(width)
+    columns = torch.arange(width, device=device).repeat(height)
+    return torch.stack([torch.zeros_like(rows), rows, columns], dim=1).float()

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Flux(FlowFamily, Text):
     """A FluxPipeline.
 
-    A guidance-distilled network (`guidance_embeds` in its config: Flux dev) takes the scale as an input and guides in one
-    evaluation. Any other (Flux schnell) is guided as usual, by the negative prompt: diffusers' `true_cfg_scale`.
+    A guidance-distilled network (`guidance_embeds` in its config: Flux dev) takes the scale as an input and guides in
+    one evaluation. Any other (Flux schnell) is guided as usual, by the negative prompt: diffusers' `true_cfg_scale`.
     """
 
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {

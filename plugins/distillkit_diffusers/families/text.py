@@ -178,9 +178,10 @@ class Text(Family):
         assert self.folder is not None
         scheduler, sampling = self.write_scheduler(export)
         snippet = card.text_conditional(self.prompts[0], {"num_inference_steps": export.steps} | self.call(export))
-        told = self.guidance_input and (self.guidance_input.low, self.guidance_input.high)
+        told = self.guidance_input
+        scales = None if told is None else (told.low, told.high)
         stock = getattr(diffusers, self.pipeline)
-        text = card.model_card(export, stock, snippet, sampling, told, "text-to-image")
+        text = card.model_card(export, stock, snippet, sampling, scales, "text-to-image")
         save_over(self.folder, {self.part: network, "scheduler": scheduler}, folder, text)
 
     def call(self, export: Export) -> dict[str, Any]:
