@@ -304,6 +304,7 @@ ORDERINGS = (
     ("dsdi", "dsdgl", "8 of 9"),
     ("dsdn", "dsdgl", "9 of 9"),
     ("dsdi", "dsdgexp", "9 of 9"),
+    ("dsdn", "dsdgexp", "9 of 9"),
 )
 
 
