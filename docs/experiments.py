@@ -24,7 +24,7 @@ class Experiment:
     folder: Path
 
     def carry_out(self) -> None:
-        """Run it, on one thread, unless it is there; one that was killed begins anew."""
+        """Run it, on one thread, unless it is there; one that was killed goes on from its newest checkpoint."""
         if (self.folder / "pipeline").is_dir():
             return
         sets = [word for setting in ("tracker.type=none", *self.settings) for word in ("--set", setting)]

@@ -104,8 +104,7 @@ ABLATIONS: dict[str, tuple[str, Variants]] = {
 """Table -> config, and its rows: what is set otherwise."""
 
 SHORT = ("run.updates=120", "evaluation.steps=[2, 4, 8]", "evaluation.samples=300", "evaluation.batch=100")
-SHORT_SEEDS = SEEDS[:2]
-"""Ablations are half as long as the study's other runs, scored with fewer samples, and run on fewer seeds."""
+"""Ablations are half as long as the study's other runs, and scored with fewer samples."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ class Study:
                     (f"run.seed={seed}", *SHORT, *settings),
                     self.top / table / f"{slug(title)}-{seed}",
                 )
-                for seed in SHORT_SEEDS
+                for seed in SEEDS
             ]
             for title, settings in rows.items()
         }
@@ -305,6 +304,7 @@ ORDERINGS = (
     ("dsdi", "dsdgl", "8 of 9"),
     ("dsdn", "dsdgl", "9 of 9"),
     ("dsdi", "dsdgexp", "9 of 9"),
+    ("dsdn", "dsdgexp", "9 of 9"),
 )
 
 

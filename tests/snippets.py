@@ -22,7 +22,7 @@ def blocks(page: Path, *languages: str) -> list[str]:
 
 def shell_commands(page: Path) -> list[list[str]]:
     """The words of every command in a page's shell blocks; `a && b` are two."""
-    lines = [line for block in blocks(page, "bash", "sh", "shell") for line in block.splitlines()]
+    lines = [line for block in blocks(page, "bash", "sh", "shell") for line in block.replace("\\\n", " ").splitlines()]
     lines += [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
     words = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
     return [command for command in words if command]

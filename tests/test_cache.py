@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from digits import MODEL, PLAIN, TEACHER, Run, distil, settings
+from distillkit_cache.store import Store
 from distillkit_dsd.merged_steps import MergedSteps
 from distillkit_pd.frozen_teacher import FrozenTeacher
 from safetensors.torch import load_file
@@ -370,7 +371,28 @@ def test_a_damaged_shard_is_named(damage: str) -> None:
     assert files() == before
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_two_runs_that_fill_one_cache_keep_each_others_shards() -> None:
+    one, other = (Store(Path(FOLDER), {"weights": "a"}) for _ in range(2))
+    one.write(0, {"states": torch.zeros(2, 3)})
+    other.write(0, {"states": torch.ones(2, 3)})
+    other.write(1, {"states": torch.ones(2, 3)})
+    one.write(2, {"states": torch.zeros(2, 3)})
+    again = Store(Path(FOLDER), {"weights": "a"})
+    assert all(again.has(shard, 2) for shard in range(3))
+    assert again.read(0)["states"].sum() == 0, "what is there already stays"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"origin": null, "shards": {}}',
+        '{"origin": [], "shards": {}}',
+        '{"origin": {}, "shards": {"a": 1}}',
+    ],
+)
 def test_a_manifest_that_is_none(text: str) -> None:
     Path(FOLDER).mkdir(parents=True)
     Path(FOLDER, "manifest.json").write_text(text, encoding="utf-8")

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
+from diffusers import UNet2DModel
 from digits import MODEL, PLAIN, SCORED, TEACHER, Run
 from safetensors.torch import load_file
 
 from distillkit.cli.group import cli
 from distillkit.config import Chain, read_chain, read_config
-from distillkit.errors import ConfigError, RunInterrupted
+from distillkit.errors import ConfigError, DistillkitError, RunInterrupted
+from distillkit.interfaces import Step
 from distillkit.training import chain as chains
 from distillkit.training.run import run
+from distillkit.training.step import DistillStep
 
 SMALL = "[source]\nbatch = 4\n[evaluation]\nsteps = [2]\nsamples = 5\ngrid = 2\nbatch = 5\n"
 PHASES = """
@@ -97,6 +102,72 @@ def test_mistakes_name_the_phase(tmp_path: Path) -> None:
     ]
     with pytest.raises(ConfigError, match=r"phase: must be a list of tables: write \[\[phase\]\]"):
         read(tmp_path, text='[phase]\npreset = "dsdi"\n')
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("phase[0].run.updates", "--set: expected key=value, as in run.updates=100 (got 'phase[0].run.updates')"),
+        ("run.name", "--set: expected key=value, as in run.updates=100 (got 'run.name')"),
+        ("phase[0]=5", "--set: phase[…] is a table: name one of its keys, as in phase[0].run.updates=100"),
+    ],
+)
+def test_assignments_that_are_none(tmp_path: Path, assignment: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, assignment)
+    assert [*dict.fromkeys(map(str, error.value.mistakes))] == [said]
+
+
+def test_phases_that_do_not_fit_are_told_before_the_first_begins(tmp_path: Path) -> None:
+    sets = ["phase[1].teacher.type=guided", "phase[1].schedule.start=2048", "phase[1].schedule.stop=2048"]
+    with pytest.raises(ConfigError) as error:
+        chains.run_chain(read(tmp_path, *sets), tmp_path / "run")
+    assert [str(mistake).partition(",")[0] for mistake in error.value.mistakes] == [
+        "phase[1].schedule: a grid of 2048 steps needs 1 to 1000 steps: the noise path has 1000 times",
+        "phase[1].model.guidance_input: is required: the teacher 'guided' teaches the network to take the guidance "
+        "scale as an input; give the lowest and the highest scale",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_changed_phase_is_named(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(DistillkitError, match=r"has changed since the run began, in phase\[1\]\.run\.updates;"):
+        chains.run_chain(read(tmp_path, "phase[1].run.updates=9"), whole, resume=True)
+
+
+def test_a_chain_stopped_in_a_later_phase_goes_on_elsewhere(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped by Ctrl-C in an update of the second phase, and moved."""
+    forward = DistillStep.forward
+    calls = iter(range(99))
+
+    def interrupted(self: DistillStep, step: Step) -> Any:
+        if next(calls) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return forward(self, step)
+
+    monkeypatch.setattr(DistillStep, "forward", interrupted)
+    with pytest.raises(RunInterrupted):
+        chains.run_chain(read(tmp_path), tmp_path / "run")
+    assert len(Run(tmp_path / "run/phases/2").journal) == 2
+    (tmp_path / "run").rename(tmp_path / "moved")
+    chains.run_chain(read(tmp_path), tmp_path / "moved", resume=True)
+    assert equal(tmp_path / "moved", whole)
+
+
+def test_what_a_phase_loads_is_gone_when_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = chains.run
+    networks: list[int] = []
+
+    def count(*arguments: Any, **keywords: Any) -> list[dict[str, Any]]:
+        gc.collect()
+        networks.append(sum(type(found) is UNet2DModel for found in gc.get_objects()))
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(chains, "run", count)
+    chains.run_chain(read(tmp_path), tmp_path / "run")
+    assert networks[1] == networks[0]
 
 
 def test_plan_shows_phases(tmp_path: Path) -> None:

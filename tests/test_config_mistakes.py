@@ -46,8 +46,8 @@ MISTAKES = {
     ),
     "unknown preset": (
         'preset = "dsdx"\n[run]\nupdates = 7\n',
-        "preset: no preset is called 'dsdx'; known: consistency, dsd-anchored, dsd-training, dsdgexp, dsdgl, dsdi,"
-        " dsdn, guided, luhman, luhman-cached, matching, pd,"
+        "preset: no preset is called 'dsdx'; known: best, consistency, dsd-anchored, dsd-training, dsdgexp, dsdgl,"
+        " dsdi, dsdn, guided, luhman, luhman-cached, matching, pd,"
         " training, tsd — did you mean 'dsdn'?",
     ),
     "preset is no name": (
@@ -151,8 +151,8 @@ MISTAKES = {
         "schedule: must be one table: write [schedule]",
     ),
     "one of a list": (
-        DSDI + '[[loss]]\ntype = "x-mse"\n[[loss]]\ntype = "x-mse"\nweight = 0\n',
-        "loss[1].weight: must be greater than 0, or a table (got 0)",
+        DSDI + '[[loss]]\ntype = "x-mse"\n[[loss]]\ntype = "x-mse"\nweight = -1\n',
+        "loss[1].weight: must be at least 0, or a table (got -1)",
     ),
     # What is missing.
     "no run.updates": ('preset = "dsdi"\n', "run.updates: is required"),

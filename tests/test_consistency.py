@@ -18,7 +18,7 @@ from test_targets import ALPHA, PATH, SIGMA, frozen, jump, predictor, self_teach
 
 from distillkit.config import make_plan
 from distillkit.interfaces import Stage, Step, TargetBatch, Teacher
-from distillkit.noise import Predictor
+from distillkit.noise import Condition, Predictor
 from distillkit.sampling import boundary_scalings
 from distillkit.training import assemble
 from distillkit.training.step import DistillStep
@@ -90,6 +90,17 @@ def test_losses_against_the_target_see_f_and_those_against_data_see_x(against: s
     assert value.item() == pytest.approx(np.square(seen - goal.double().numpy()).mean(), rel=1e-4)
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in student.parameters())
     assert all(weight.grad is None for weight in average.parameters())
+
+
+def test_below_the_first_time_it_is_as_there() -> None:
+    """Real times reach to −1, where clean data stand; the scalings are those of times from 0."""
+    condition = Condition()
+    student = predictor(0)(torch.randn(2, 1, 8, 8), torch.tensor([0, 0]), condition)
+    below, there = (
+        set_up(predictor(1)).compared(Step(student.z, torch.tensor([[t, t], [-1.0, -1.0]]), condition), student)
+        for t in (-0.5, 0.0)
+    )
+    assert torch.equal(below.x0, there.x0)
 
 
 def test_evaluations() -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+from math import nan
 from pathlib import Path
 
 import pytest
 import torch
-from digits import distil
+from digits import MODEL, PLAIN, SCORED, Run, distil
+from safetensors import safe_open
 
 from distillkit.config import RunTable
+from distillkit.errors import RunInterrupted
 from distillkit.training.divergence import FIRST, Diverged, Watch
+from distillkit.training.scoring import RunScores
 
 # At this rate, the loss and x̂ run away some updates after the first FIRST.
 WILD = (
@@ -21,7 +26,7 @@ WILD = (
 
 
 def line(update: int, **found: float) -> dict[str, float]:
-    return {"update": update, "learning_rate": 1e-4, "loss": 1.0, "grad_norm": 1.0, "x0_rms": 0.5} | found
+    return {"update": update, "learning_rate": 1e-4, "loss": 1.0, "grad_norm": 1.0, "x0_rms": 1.0} | found
 
 
 def test_the_limits_are_of_the_largest_of_the_first_updates() -> None:
@@ -29,13 +34,13 @@ def test_the_limits_are_of_the_largest_of_the_first_updates() -> None:
     watch = Watch(limits)
     for update in range(FIRST):
         watch.see(line(update, loss=2.0 if update == 7 else 1.0))
-    watch.see(line(20, loss=8.0, x0_rms=1.5))
+    watch.see(line(20, loss=8.0, x0_rms=3.0))
     with pytest.raises(
         Diverged, match=r"update 21: the loss is 8\.01, more than 4 times .*\(2 at most\).*run\.loss_limit"
     ):
         watch.see(line(21, loss=8.01))
-    with pytest.raises(Diverged, match=r"update 22: the root mean square of x̂ is 1\.51, .*or raise run\.x0_limit"):
-        watch.see(line(22, x0_rms=1.51))
+    with pytest.raises(Diverged, match=r"update 22: the root mean square of x̂ is 3\.01, .*or raise run\.x0_limit"):
+        watch.see(line(22, x0_rms=3.01))
     for key in ("loss", "grad_norm", "x0_rms"):
         with pytest.raises(
             Diverged, match=r"update 23: .*the run has diverged; lower optimizer\.learning_rate \(it was 0\.0001"
@@ -51,7 +56,7 @@ def test_a_run_that_runs_away_stops(tmp_path: Path) -> None:
     rows = [json.loads(text) for text in lines]
     assert FIRST < told == len(rows) + 1, "only the updates before are written"
     first = max(row["x0_rms"] for row in rows[:FIRST])
-    assert all(row["x0_rms"] <= 2 * first for row in rows)
+    assert all(row["x0_rms"] <= 2 * max(first, 1) for row in rows)
     assert not (tmp_path / "run/pipeline").exists()
 
 
@@ -118,3 +123,43 @@ def test_it_gives_up(tmp_path: Path) -> None:
         distil(tmp_path, "dsdi", *hopeless)
     position = json.loads(next((tmp_path / "run/checkpoints").glob("*/position.json")).read_text(encoding="utf-8"))
     assert position["rollbacks"] == 5
+
+
+def test_ctrl_c_is_remembered_when_the_run_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pressed in the update that turns out to be poisoned."""
+    see = Watch.see
+
+    def poisoned(self: Watch, row: dict[str, float]) -> None:
+        if row["update"] == 3:
+            signal.raise_signal(signal.SIGINT)
+        see(self, row | {"loss": float("nan")} if row["update"] == 3 else row)
+
+    monkeypatch.setattr(Watch, "see", poisoned)
+    with pytest.raises(RunInterrupted):
+        distil(tmp_path, "dsdi", "run.updates=6", "run.log_every=1", "schedule.start=4", "run.on_divergence=rollback")
+    assert Run(tmp_path / "run").journal == []
+
+
+def test_the_best_weights_of_what_was_given_up_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run goes back behind the evaluation after update 2, which had the best score."""
+    poisoned = iter([False, False, True])
+    see = Watch.see
+    monkeypatch.setattr(
+        Watch, "see", lambda self, row: see(self, row | {"loss": nan} if next(poisoned, False) else row)
+    )
+    scores = iter([1.0, 3.0, 2.0])
+    monkeypatch.setattr(RunScores, "during", lambda *_: {"fd-pixels/steps-2": next(scores)})
+    kept = ("evaluation.every=2", "evaluation.best=steps-2", "evaluation.samples=4")
+    often = ("run.updates=4", "run.log_every=1", "run.on_divergence=rollback", "schedule.start=4")
+    distil(tmp_path, "dsdi", *often, *kept, tables=MODEL + PLAIN + SCORED)
+    with safe_open(tmp_path / "run/best.safetensors", "pt") as file:
+        assert file.metadata()["value"] == "2.0"
+
+
+def test_a_walk_that_begins_in_noise_does_not_run_away() -> None:
+    """Of the noisy end alone a healthy network's x̂ is small, of the clean end it has the size of data."""
+    watch = Watch(RunTable(name="run", updates=1))
+    for i in range(FIRST + 20):
+        watch.see(line(i, x0_rms=0.01 if i < FIRST else 1.0))
+    with pytest.raises(Diverged, match=r"the root mean square of x̂ is 4\.1, more than 4 times"):
+        watch.see(line(99, x0_rms=4.1))

@@ -59,7 +59,12 @@ def read_chain(
         raise ConfigError([Mistake("phase", "must be a list of tables: write [[phase]]")], str(path))
 
     own = [text for text in overrides if text.lstrip().startswith("phase[")]
-    mistakes = assign({"phase": entries}, parse_assignments(own)[0])
+    assignments, mistakes = parse_assignments(own)
+    mistakes += assign({"phase": entries}, assignments)
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(
+            [Mistake("--set", "phase[…] is a table: name one of its keys, as in phase[0].run.updates=100")]
+        )
     for i, entry in enumerate(entries[1:], 1):
         if "model" in entry:
             mistakes.append(Mistake(f"phase[{i}].model", "must be left out: the phase begins with the one before's"))
@@ -69,7 +74,8 @@ def read_chain(
     others: list[str] = []
     for text in common:
         (named if text.partition("=")[0].strip() == "run.name" else others).append(text)
-    mistakes += assign(written, parse_assignments(named)[0])
+    assignments, faults = parse_assignments(named)
+    mistakes += [*faults, *assign(written, assignments)]
     if isinstance(run := written.get("run"), dict):
         name = str(run.get("name", name))
     # What the first phase starts from also stands for what the later ones do, until they begin.

@@ -48,7 +48,7 @@ class RunTable(Table):
             the run ends with an error; "rollback": it goes back to its newest checkpoint (one is made before the
             first update) and on from there at half the learning rate, up to 5 times.
         loss_limit: the loss may be this many times the largest of the run's first 20 updates.
-        x0_limit: the same for the root mean square of x̂.
+        x0_limit: the same for the root mean square of x̂, of which less than 1 counts as 1.
     """
 
     name: Annotated[str, AfterValidator(_folder_name)]

@@ -33,7 +33,7 @@ class Ramp(BaseModel):
 
     def at(self, update: int, updates: int) -> float:
         """The factor of update number `update` (from 0) of a run of `updates`."""
-        return self.start + (self.to - self.start) * min(1.0, update / (self.updates or updates))
+        return self.start + (self.to - self.start) * min(1.0, update / (self.updates or max(updates - 1, 1)))
 
 
 class Loss(Component):
@@ -47,7 +47,7 @@ class Loss(Component):
             against: what the student is compared with: the teacher's "target" or the "data" that z was made from.
         """
 
-        weight: Annotated[float, Field(gt=0)] | Ramp = 1.0
+        weight: Annotated[float, Field(ge=0)] | Ramp = 1.0
         against: Literal["target", "data"] = "target"
 
     options: Options

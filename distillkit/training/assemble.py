@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -50,7 +51,8 @@ def load(settings: Settings) -> Parts:
     model.load()
     model.set_grid(settings.grid.spacing, settings.grid.start)
     plan = make_plan(settings)
-    _check(settings, plan)
+    if mistakes := _mistakes(settings, plan):
+        raise ConfigError(mistakes, settings.origin)
     if settings.student is not None:
         torch.manual_seed(generator(settings.run.seed, "adapter").initial_seed())
         model.adapt(settings.student)
@@ -115,8 +117,31 @@ def _check_labels(data: Data, model: Model) -> None:
         )
 
 
-def _check(settings: Settings, plan: list[PlannedStage]) -> None:
-    """What takes the loaded model to see."""
+def check_phases(phases: Sequence[Settings]) -> None:
+    """What takes the loaded model to see, of all of a chain's phases before the first begins.
+
+    Raises:
+        ConfigError: a phase cannot do with what the one before will leave.
+        DistillkitError: the device or the model is not there.
+    """
+    first = load(copy.deepcopy(phases[0])).settings
+    mistakes = []
+    for i, phase in enumerate(phases):
+        first.model.set_grid(phase.grid.spacing, phase.grid.start)
+        found = _mistakes(replace(phase, model=first.model), make_plan(phase), phases[:i])
+        mistakes += [Mistake(f"phase[{i}].{mistake.key}", mistake.message) for mistake in found]
+    if mistakes:
+        raise ConfigError(mistakes, first.origin)
+
+
+def _mistakes(settings: Settings, plan: list[PlannedStage], earlier: Sequence[Settings] = ()) -> list[Mistake]:
+    """What takes the loaded model to see.
+
+    Args:
+        settings: with the model.
+        plan: their stages.
+        earlier: the phases before, if they are a chain's.
+    """
     path, evaluation = settings.model.path, settings.evaluation
     wanted = [("schedule", planned.stage.steps) for planned in plan]
     wanted += [("evaluation.steps", steps) for steps in evaluation.steps]
@@ -135,16 +160,19 @@ def _check(settings: Settings, plan: list[PlannedStage]) -> None:
             f'is "{evaluation.sampler}", which the exported pipeline of {settings.model.label} could not do; expected '
             f"{' or '.join(settings.model.samplers)}",
         )
-    for mistake in [*_check_guidance(settings), *_check_adapter(settings)]:
+    taught = any(phase.teacher is not None and phase.teacher.mixes_guidance for phase in earlier)
+    # What an earlier phase leaves is no new network.
+    for mistake in [*_check_guidance(settings, taught), *([] if earlier else _check_adapter(settings))]:
         mistakes[mistake.key] = mistake
-    if mistakes:
-        raise ConfigError(mistakes.values(), settings.origin)
+    return [*mistakes.values()]
 
 
-def _check_guidance(settings: Settings) -> Iterator[Mistake]:
+def _check_guidance(settings: Settings, taught: bool) -> Iterator[Mistake]:
     """Scales that the model can do, and a teacher for what its network does not know yet."""
     model, teacher = settings.model, settings.teacher
     told = model.guidance_input
+    if told is not None and taught:
+        told = replace(told, new=False)
     asked = {"source.guidance": settings.source.options.guidance, "evaluation.guidance": settings.evaluation.guidance}
     for key, guidance in asked.items():
         scales = guidance if isinstance(guidance, tuple) else (guidance,)

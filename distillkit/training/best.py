@@ -64,6 +64,11 @@ class Best:
         save_file(weights, aside, metadata=said)
         os.replace(aside, self._path)
 
+    def forget_after(self, update: int) -> None:
+        """Drop the weights if they are of a later update: the run went back."""
+        if (found := self.found) is not None and found.update > update:
+            self._path.unlink()
+
     def restore(self) -> Found | None:
         """Give the averaged network the best weights. For the end of a run: nothing can be trained after it."""
         found = self.found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -15,6 +16,7 @@ from distillkit.config import Chain, Settings, make_plan, read_component, table_
 from distillkit.errors import RunInterrupted
 from distillkit.evaluation import tables
 from distillkit.interfaces import RunInfo
+from distillkit.training.assemble import check_phases
 from distillkit.training.folder import RunFolder
 from distillkit.training.run import run
 
@@ -42,6 +44,7 @@ def run_chain(chain: Chain, folder: Path, resume: bool = False) -> list[dict[str
         place.open(chain.tables)
     else:
         place.check_free()
+        check_phases(chain.phases)
         place.create(chain.tables)
     tracker = chain.tracker
     try:
@@ -55,7 +58,8 @@ def run_chain(chain: Chain, folder: Path, resume: bool = False) -> list[dict[str
             here = folder / "phases" / str(i)
             if not (here / "pipeline").is_dir():
                 began = (here / "config.toml").is_file()
-                run(from_result(phase, folder, i), here, resume=began, parent=folder)
+                # A copy, so that what it loads is gone when it is over.
+                run(copy.deepcopy(from_result(phase, folder, i)), here, resume=began, parent=folder)
         rows = _gather(chain, place)
         tracker.log_scores(rows)
         for file in (place.config, place.scores, place.journal):
@@ -94,9 +98,14 @@ def _gather(chain: Chain, place: RunFolder) -> list[dict[str, Any]]:
                 file.write(json.dumps({"phase": i, **json.loads(line)}) + "\n")
     first, last = (json.loads(phase.scores.read_text(encoding="utf-8")) for phase in (phases[0], phases[-1]))
     rows = [row for row in first if row["model"] == "teacher"] + [row for row in last if row["model"] == "student"]
-    shutil.copytree(phases[-1].samples, place.samples, dirs_exist_ok=True)
-    shutil.copytree(phases[-1].pipeline, place.pipeline, dirs_exist_ok=True)
     place.write_scores(rows)
+    shutil.copytree(phases[-1].samples, place.samples, dirs_exist_ok=True)
+    # Last and at once: where it is, the chain is done.
+    aside = place.pipeline.with_name(f".{place.pipeline.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(phases[-1].pipeline, aside)
+    shutil.rmtree(place.pipeline, ignore_errors=True)
+    aside.rename(place.pipeline)
     return rows
 
 

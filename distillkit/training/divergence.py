@@ -45,7 +45,7 @@ class Watch:
             first = self._first[key]
             if len(first) < FIRST:
                 first.append(line[key])
-            elif line[key] > limit * max(first):
+            elif line[key] > limit * max(*first, FLOORS[key]):
                 raise Diverged(
                     f"{where}: {NAMES[key]} is {line[key]:.3g}, more than {limit:g} times what it was in the first "
                     f"{FIRST} updates ({max(first):.3g} at most): {advice}, or raise run.{LIMITS[key]}"
@@ -53,4 +53,6 @@ class Watch:
 
 
 NAMES = {"loss": "the loss", "x0_rms": "the root mean square of x̂"}
+FLOORS = {"loss": 0.0, "x0_rms": 1.0}
+"""At the noisy end x̂ is small, and a walk's first updates may see no other: data are of about unit size."""
 LIMITS = {"loss": "loss_limit", "x0_rms": "x0_limit"}

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,12 @@ class RunFolder:
         """Undo `create`, for a run that could not begin."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def open(self, tables: dict[str, Any]) -> list[dict[str, Any]]:
+    def open(self, tables: dict[str, Any], ignore: Collection[str] = ()) -> list[dict[str, Any]]:
         """Go on with the run that is here.
+
+        Args:
+            tables: the resolved config.
+            ignore: tables that may differ.
 
         Returns:
             the teacher's scores, if they were written.
@@ -79,7 +83,8 @@ class RunFolder:
         if not self.config.is_file():
             raise DistillkitError(f"{self.path}: holds no run to resume (no config.toml)")
         before = tomllib.loads(self.config.read_text(encoding="utf-8"))
-        if changed := sorted(_differences(before, tables)):
+        changed = sorted(key for key in _differences(before, tables) if key.split(".")[0] not in ignore)
+        if changed:
             raise DistillkitError(
                 f"{self.path}: the config has changed since the run began, in {', '.join(changed)}; "
                 f"resume with the run's own: distillkit run {self.config} --output {self.path} --resume"
@@ -97,6 +102,9 @@ def _differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         for name in before.keys() | now.keys():
             yield from _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for i, (one, other) in enumerate(zip(before, now, strict=True)):
+            yield from _differences(one, other, f"{key}[{i}]")
     elif before != now:
         yield key
 

@@ -21,7 +21,7 @@ from distillkit.training.best import Best
 from distillkit.training.curves import Curves
 from distillkit.training.divergence import ROLLBACKS, Diverged, Watch
 from distillkit.training.folder import RunFolder
-from distillkit.training.interrupt import deferred
+from distillkit.training.interrupt import StopRequest, deferred
 from distillkit.training.journal import Journal
 from distillkit.training.loop import Hooks, Position, train
 from distillkit.training.progress import Reporter
@@ -46,7 +46,8 @@ def run(settings: Settings, folder: Path, resume: bool = False, parent: Path | N
     """
     reporter = Reporter(Console())
     place = RunFolder(folder)
-    known = place.open(settings.tables) if resume else None
+    # A phase's model is the result of the one before, wherever the chain's folder lies by now; the chain has compared.
+    known = place.open(settings.tables, ignore=() if parent is None else ("model",)) if resume else None
     if not resume:
         place.check_free()
     parts = load(settings)
@@ -165,9 +166,13 @@ def _train(
     goes_back = settings.run.on_divergence == "rollback"
     if goes_back and not checkpoint.complete(place.checkpoints):
         save(position)
+    stop = StopRequest()
     while True:
         journal = Journal(place.journal, Watch(settings.run), position.update)
         curves = Curves(place.curves, position.evaluated)
+        # Asked before the run went back.
+        if stop.asked:
+            break
         try:
             with reporter.task("updates", parts.updates, position.update), deferred(asked) as stop:
                 hooks = Hooks(log, save, evaluate, stop)
@@ -180,6 +185,8 @@ def _train(
             # In place, for who holds it; and saved, so that a run that is resumed knows of it.
             vars(position).update(vars(checkpoint.restore(place.checkpoints, parts)) | {"rollbacks": rollbacks})
             save(position)
+            if best is not None:
+                best.forget_after(position.update)
             reporter.say(
                 f"{error}; going back to update {position.update}, "
                 f"at {0.5**rollbacks:g} of the learning rate (rollback {rollbacks} of {ROLLBACKS})"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -16,6 +16,20 @@ from distillkit.errors import DistillkitError
 from distillkit_cache.origin import differences
 
 MANIFEST = "manifest.json"
+
+
+class Known(BaseModel):
+    """What the manifest says of a shard."""
+
+    trajectories: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """manifest.json."""
+
+    origin: dict[str, Any]
+    shards: dict[str, Known]
 
 
 class Store:
@@ -32,24 +46,28 @@ class Store:
     def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
         self.folder = folder
         self._origin = origin
-        self._shards: dict[str, dict[str, Any]] = {}
         self._open: dict[int, dict[str, Tensor]] = {}
-        manifest = folder / MANIFEST
+        self._shards = self._known()
+
+    def _known(self) -> dict[str, Known]:
+        """The shards by name, as the manifest has them now."""
+        manifest = self.folder / MANIFEST
         if not manifest.exists():
-            return
+            return {}
         try:
-            found = json.loads(manifest.read_text(encoding="utf-8"))
-            before, self._shards = found["origin"], found["shards"]
-        except (OSError, ValueError, LookupError, TypeError) as error:
+            found = Manifest.model_validate_json(manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            what = "it is no such thing" if isinstance(error, ValidationError) else error
             raise DistillkitError(
-                f"{manifest}: cannot be read as a manifest of trajectories ({error}); delete {folder}, and they are "
-                "made anew"
+                f"{manifest}: cannot be read as a manifest of trajectories ({what}); delete {self.folder}, and they "
+                "are made anew"
             ) from None
-        if differing := differences(before, origin):
+        if differing := differences(found.origin, self._origin):
             raise DistillkitError(
-                f"{folder}: holds other trajectories than this run's, with {'; '.join(differing)}: name another folder "
-                "in source.folder, or delete this one"
+                f"{self.folder}: holds other trajectories than this run's, with {'; '.join(differing)}: name another "
+                "folder in source.folder, or delete this one"
             )
+        return found.shards
 
     def has(self, shard: int, count: int) -> bool:
         """Whether a shard is there, whole, with at least `count` trajectories.
@@ -59,17 +77,18 @@ class Store:
         """
         file = self._file(shard)
         known = self._shards.get(file.name)
-        if known is None or known["trajectories"] < count or not file.is_file():
+        if known is None or known.trajectories < count or not file.is_file():
             return False
         with file.open("rb") as content:
-            if hashlib.file_digest(content, "sha256").hexdigest() != known["sha256"]:
+            if hashlib.file_digest(content, "sha256").hexdigest() != known.sha256:
                 raise DistillkitError(
                     f"{file}: is damaged (its sha256 is not the one in {MANIFEST}); delete it, and it is made again"
                 )
         return True
 
     def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
-        """Add a shard: tensors by name, each [trajectories, ...], on the CPU.
+        """Add a shard: tensors by name, each [trajectories, ...], on the CPU. One that another run has added
+        meanwhile stays.
 
         Raises:
             DistillkitError: the folder cannot be written.
@@ -77,13 +96,16 @@ class Store:
         content = save({key: value.contiguous() for key, value in tensors.items()})
         file = self._file(shard)
         count = len(next(iter(tensors.values())))
-        self._shards[file.name] = {"trajectories": count, "sha256": hashlib.sha256(content).hexdigest()}
-        manifest = {"origin": self._origin, "shards": dict(sorted(self._shards.items()))}
+        self._shards = self._known()
+        if self.has(shard, count):
+            return
+        self._shards[file.name] = Known(trajectories=count, sha256=hashlib.sha256(content).hexdigest())
+        manifest = Manifest(origin={**self._origin}, shards=dict(sorted(self._shards.items())))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _replace(file, content)
             # After the shard: one that the manifest does not know is made again.
-            _replace(self.folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+            _replace(self.folder / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
         except OSError as error:
             raise DistillkitError(f"{self.folder}: cannot be written ({error.strerror})") from None
 

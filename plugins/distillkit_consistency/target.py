@@ -74,7 +74,7 @@ class Consistency(Target):
         """The student's prediction with f in the place of x̂."""
         from distillkit.sampling import consistency_of
 
-        return replace(student, x0=consistency_of(student, step.times[0]))
+        return replace(student, x0=consistency_of(student, step.times[0].clamp(min=0)))
 
     def after_update(self, student: Predictor) -> None:
         """Move the average towards the student."""

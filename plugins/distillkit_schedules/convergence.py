@@ -27,7 +27,7 @@ class Convergence(Halving):
             metric: the score that is watched: "fd-fashion/steps-4", or "steps-4" for the first metric at 4 steps. Left
                 out: the first metric at the steps in which the stage's own student samples.
             patience: a stage is over when so many evaluations in a row were no better than the best before them.
-            minimum: updates that a stage gets at least.
+            minimum: updates that a stage gets at least, out of its share.
             maximum: updates that a stage gets at most; left out: an equal share of `run.updates`, which is the bound
                 in any case.
         """
