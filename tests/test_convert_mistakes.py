@@ -76,6 +76,7 @@ def test_an_output_that_is_there() -> None:
 
 def test_an_output_that_cannot_be_written() -> None:
     assert refused("--output", "model.ckpt/out") == "model.ckpt/out: cannot be written (Not a directory)"
+    assert refused("--output", "deep/out").startswith("model.ckpt: is not a CompVis checkpoint")
 
 
 def test_an_unknown_format() -> None:
@@ -153,12 +154,9 @@ def test_configs_that_are_none(text: str, message: str) -> None:
             True,
             f"{UNET}.use_linear_in_transformer: is not known: the network would not be diffusers'",
         ),
-        (
-            False,
-            f"{UNET}.num_heads",
-            8,
-            f"{UNET}: give either num_heads or num_head_channels",
-        ),
+        (False, f"{UNET}.model_channels", 40, f"{UNET}.model_channels: must be a multiple of 32 (got 40)"),
+        (False, f"{UNET}.num_heads", 0, f"{UNET}.num_heads: must be greater than 0 (got 0)"),
+        (False, f"{UNET}.num_heads", 8, f"{UNET}: give either num_heads or num_head_channels"),
         (
             True,
             f"{UNET}.use_spatial_transformer",
@@ -204,13 +202,22 @@ def test_configs_of_other_networks(classes: bool, key: str, value: Any, message:
     assert refused() == f"config.yaml: 1 error\n  {message}"
 
 
-def test_heads_that_diffusers_cannot_have() -> None:
-    content = changed(config(classes=False, small=True), **{f"{UNET}.num_head_channels": ..., f"{UNET}.num_heads": 8})
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_head_channels": -1}, "give either num_heads or num_head_channels"),
+        ({"num_head_channels": 24}, "num_heads or num_head_channels, 24, must divide the width of every level"),
+        (
+            {"num_head_channels": ..., "num_heads": 8},
+            "num_heads must be 1 without use_spatial_transformer, or num_head_channels be given: diffusers' "
+            "UNet2DModel has heads of one width",
+        ),
+    ],
+)
+def test_heads_that_cannot_be(values: dict[str, Any], message: str) -> None:
+    content = changed(config(classes=False, small=True), **{f"{UNET}.{key}": value for key, value in values.items()})
     Path("config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    assert refused() == (
-        f"config.yaml: 1 error\n  {UNET}: num_heads must be 1 without use_spatial_transformer, or num_head_channels be "
-        "given: diffusers' UNet2DModel has heads of one width"
-    )
+    assert refused() == f"config.yaml: 1 error\n  {UNET}: {message}"
 
 
 # --- configs of other checkpoints ------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def command(checkpoint: Path, config: Path, output: Path, no_ema: bool, kind: st
     Only this command opens a pickled model: with torch's restricted loading, which makes tensors and runs nothing. A
     file that asks for more is refused.
     """
-    import shutil
+    from tempfile import TemporaryDirectory
 
     from distillkit.config import read_component
 
@@ -31,15 +31,15 @@ def command(checkpoint: Path, config: Path, output: Path, no_ema: bool, kind: st
     if output.exists():
         raise DistillkitError(f"{output}: exists already; nothing was overwritten. Give a new folder with --output")
     converter = read_component("converter", {"type": kind}, "--format")
-    # Aside first: a folder is whole or not there.
-    aside = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
+    # Aside first, on the same disk: a folder is whole or not there.
+    there = next(folder for folder in output.absolute().parents if folder.exists())
     try:
-        aside.mkdir(parents=True)
-        made = converter.convert(checkpoint, config, not no_ema, aside)
-        aside.rename(output)
+        with TemporaryDirectory(prefix=f".{output.name}.", dir=there) as aside:
+            folder = Path(aside) / output.name
+            folder.mkdir()
+            made = converter.convert(checkpoint, config, not no_ema, folder)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(output)
     except OSError as error:
         raise DistillkitError(f"{output}: cannot be written ({error.strerror})") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     click.echo(f"{output}: {made}")

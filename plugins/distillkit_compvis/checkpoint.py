@@ -42,7 +42,8 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals([(Nothing, name) for name in HARMLESS]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles of another protocol, which are refused or read like any
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error)):
             raise DistillkitError(
@@ -52,7 +53,9 @@ def read(path: Path) -> dict[str, Tensor]:
         raise _unreadable(path, "its pickle holds something else than tensors") from None
     except RuntimeError as error:
         raise _unreadable(path, str(error).partition(". ")[0]) from None
-    except (EOFError, OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
+    except OSError as error:
+        raise _unreadable(path, str(error.strerror)) from None
+    except (EOFError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
         raise _unreadable(path, "it is no pickle of tensors") from None
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):

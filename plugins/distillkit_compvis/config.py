@@ -6,14 +6,22 @@ diffusers' have to keep their defaults.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
-
-from distillkit.errors import ConfigError, DistillkitError, Mistake
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 UNCONDITIONAL = "__is_unconditional__"
+
+
+def _none_if(absent: Any) -> BeforeValidator:
+    """CompVis' word for a value that is not there."""
+    return BeforeValidator(lambda value: None if value == absent else value)
+
+
+Width = Annotated[int, Field(ge=32, multiple_of=32)]
+"""Channels that a group norm of 32 groups can take."""
+Heads = Annotated[PositiveInt | None, _none_if(-1)]
+Levels = Annotated[list[PositiveInt], Field(min_length=1)]
 
 
 class Part(BaseModel):
@@ -34,12 +42,12 @@ class Unet(Network):
     image_size: PositiveInt
     in_channels: PositiveInt
     out_channels: PositiveInt
-    model_channels: PositiveInt
+    model_channels: Width
     attention_resolutions: list[int]
     num_res_blocks: PositiveInt
-    channel_mult: list[PositiveInt]
-    num_heads: int = -1
-    num_head_channels: int = -1
+    channel_mult: Levels
+    num_heads: Heads = None
+    num_head_channels: Heads = None
     use_spatial_transformer: bool = False
     transformer_depth: PositiveInt = 1
     context_dim: PositiveInt | None = None
@@ -56,9 +64,12 @@ class Unet(Network):
 
     @model_validator(mode="after")
     def _check_heads(self) -> Unet:
-        if (self.num_heads == -1) == (self.num_head_channels == -1):
+        divisor = self.num_heads or self.num_head_channels
+        if divisor is None or (self.num_heads and self.num_head_channels):
             raise ValueError("give either num_heads or num_head_channels")
-        if not self.use_spatial_transformer and self.num_heads > 1:
+        if any(factor * self.model_channels % divisor for factor in self.channel_mult):
+            raise ValueError(f"num_heads or num_head_channels, {divisor}, must divide the width of every level")
+        if not self.use_spatial_transformer and self.num_heads is not None and self.num_heads > 1:
             raise ValueError(
                 "num_heads must be 1 without use_spatial_transformer, or num_head_channels be given: diffusers' "
                 "UNet2DModel has heads of one width"
@@ -73,8 +84,8 @@ class Autoencoder(Network):
     resolution: PositiveInt
     in_channels: PositiveInt
     out_ch: PositiveInt
-    ch: PositiveInt
-    ch_mult: list[PositiveInt]
+    ch: Width
+    ch_mult: Levels
     num_res_blocks: PositiveInt
     dropout: float = 0.0
     attn_resolutions: Annotated[list[int], Field(max_length=0)]
@@ -112,16 +123,12 @@ class CondStageConfig(Part):
     params: ClassEmbedder
 
 
-def _none_if_unconditional(value: Any) -> Any:
-    return None if value == UNCONDITIONAL else value
-
-
 class Diffusion(Part):
     """`LatentDiffusion`: β linear in the square root from `linear_start` to `linear_end`."""
 
     unet_config: UnetConfig
     first_stage_config: FirstStageConfig
-    cond_stage_config: Annotated[CondStageConfig | None, BeforeValidator(_none_if_unconditional)]
+    cond_stage_config: Annotated[CondStageConfig | None, _none_if(UNCONDITIONAL)]
     timesteps: PositiveInt = 1000
     linear_start: float = 1e-4
     linear_end: float = 2e-2
@@ -156,40 +163,3 @@ class Model(Part):
 
 class Config(Part):
     model: Model
-
-
-def read(path: Path) -> Diffusion:
-    """Read a config.
-
-    Raises:
-        ConfigError: what cannot be converted, each with its key.
-        DistillkitError: the file cannot be read.
-    """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DistillkitError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise DistillkitError(f"{path}: must be the config of a CompVis latent diffusion, with `model` at its top")
-    try:
-        return Config.model_validate(content).model.params
-    except ValidationError as error:
-        raise ConfigError([_mistake(fault) for fault in error.errors()], str(path)) from None
-
-
-def _mistake(fault: Any) -> Mistake:
-    """One of pydantic's errors in our words."""
-    key, got = ".".join(map(str, fault["loc"])), fault["input"]
-    if fault["type"] == "missing":
-        return Mistake(key, "is required")
-    if fault["type"] == "extra_forbidden":
-        return Mistake(key, "is not known: the network would not be diffusers'")
-    if fault["type"] == "value_error":
-        return Mistake(key, str(fault["ctx"]["error"]))
-    if fault["type"] == "model_type":
-        return Mistake(key, f"must be a mapping with target and params (got {got!r})")
-    if fault["type"] == "too_long":
-        return Mistake(key, f"must be empty (got {got})")
-    return Mistake(key, f"{fault['msg'].replace('Input should', 'must')} (got {got!r})")

@@ -14,7 +14,7 @@ class CompVis(Converter):
 
     def convert(self, checkpoint: Path, config: Path, ema: bool, folder: Path) -> str:
         """Read the config, as it is small, then the checkpoint; see that they fit; write."""
-        from distillkit_compvis.config import read
+        from distillkit_compvis.reading import read
 
         params = read(config)
 

@@ -16,7 +16,8 @@ from torch import nn
 
 from distillkit_compvis import autoencoder, unet
 from distillkit_compvis.config import Diffusion
-from distillkit_compvis.weights import UNET, Origin, Weights
+from distillkit_compvis.naming import Origin
+from distillkit_compvis.weights import UNET, Weights
 
 IMAGENET = 1000
 """The classes of CompVis' `ClassEmbedder`, if its config does not say."""

@@ -36,7 +36,7 @@ def build(params: Unet) -> nn.Module:
     }
     with torch.device("meta"):
         if not params.use_spatial_transformer:
-            made: nn.Module = UNet2DModel(**common, attention_head_dim=_head_width(params))
+            made: nn.Module = UNet2DModel(**common, attention_head_dim=params.num_head_channels)
         else:
             # Whatever its name says, the argument is the number of heads here (diffusers #2011).
             made = UNet2DConditionModel(
@@ -76,16 +76,11 @@ def naming(params: Unet) -> Naming:
         blocks[f"up_blocks.{level}.upsamplers.0.conv."] = f"output_blocks.{number}.{place}.conv."
     if params.use_spatial_transformer:
         return Naming(blocks, RESIDUAL_BLOCK)  # a spatial transformer's own names are the same in both
-    return Naming(blocks, RESIDUAL_BLOCK | ATTENTION_BLOCK, joined="qkv.", head=_head_width(params))
+    return Naming(blocks, RESIDUAL_BLOCK | ATTENTION_BLOCK, joined="qkv.", head=params.num_head_channels)
 
 
-def _head_width(params: Unet) -> int | None:
-    """The width of an attention block's head; None for one head as wide as the block."""
-    return None if params.num_head_channels == -1 else params.num_head_channels
-
-
-def _heads(params: Unet) -> int | list[int]:
+def _heads(params: Unet) -> int | list[int] | None:
     """A spatial transformer's heads, at each level."""
-    if params.num_head_channels == -1:
+    if params.num_head_channels is None:
         return params.num_heads
     return [factor * params.model_channels // params.num_head_channels for factor in params.channel_mult]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.errors import DistillkitError
+from distillkit_compvis.naming import Origin, without_ones
 
 UNET = "model.diffusion_model."
 AVERAGE = "model_ema."
@@ -18,32 +19,6 @@ TRAINING = (
     "lvlb_weights", "first_stage_model.loss.", AVERAGE,
 )  # fmt: skip
 """How what is in a checkpoint besides its networks begins: the noise schedule, a discriminator, and the average."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the checkpoint has one of diffusers' weights.
-
-    Attributes:
-        name: its name in CompVis' network.
-        third: which third of it, where queries (0), keys (1) and values (2) are one tensor.
-        head: the width of an attention head in such a tensor; None if there is one head.
-    """
-
-    name: str
-    third: int | None = None
-    head: int | None = None
-
-    def size(self, shape: torch.Size) -> list[int]:
-        """How large its tensor is. A convolution of size 1 and a matrix are told apart by ones at the end: left out."""
-        return _without_ones([shape[0] if self.third is None else 3 * shape[0], *shape[1:]])
-
-    def take(self, tensor: Tensor, shape: torch.Size) -> Tensor:
-        """The weight in float32 and in diffusers' shape, of a tensor of that size."""
-        if self.third is not None:
-            # The rows go head by head, each with its queries, keys and values.
-            tensor = tensor.reshape(-1, 3, self.head or shape[0], *tensor.shape[1:])[:, self.third]
-        return tensor.reshape(shape).float().clone()
 
 
 @dataclass
@@ -88,7 +63,7 @@ class Weights:
             tensor = self.state.get(key)
             if tensor is None:
                 self.missing.append(key)
-            elif (found := _without_ones(tensor.shape)) != (wanted := where.size(weight.shape)):
+            elif (found := without_ones(tensor.shape)) != (wanted := where.size(weight.shape)):
                 self.misshapen.append(f"{key} is {found}, not {wanted}")
             else:
                 weights[name] = where.take(tensor, weight.shape)
@@ -113,20 +88,13 @@ class Weights:
             faults.append(f"it has {_some(left)}, which the config has no place for")
         if self.misshapen:
             faults.append(f"sizes are others than the config's: {_some(self.misshapen)}")
-        theirs = self.state.get("betas", betas)
+        theirs = self.state.get("betas", betas).reshape(-1)
         if theirs.shape != betas.shape or not torch.allclose(theirs.float(), betas, rtol=1e-3):
             faults.append(f"its noise schedule is {_schedule(theirs)}, the config's {_schedule(betas)}")
         if faults:
             raise DistillkitError(
                 f"{checkpoint} was not made with {config}: {'; '.join(faults)}. Give the config that came with it"
             )
-
-
-def _without_ones(shape: Iterable[int]) -> list[int]:
-    sizes = [*shape]
-    while sizes and sizes[-1] == 1:
-        sizes.pop()
-    return sizes
 
 
 def _some(names: Iterable[str]) -> str:
