@@ -10,10 +10,15 @@ import torch
 from conftest import SMALL
 from diffusers import UNet2DModel
 from digits import MODEL, PLAIN, SCORED, TEACHER, Run, settings
+from distillkit_cache.origin import teacher_of
+from pipelines import alone, assert_same_weights, own
+from pipelines import distil as distil_folder
+from pipelines import load as load_folder
 from safetensors.torch import load_file, save_file
 from snippets import ROOT, blocks
 from test_evaluation import TinyModel
-from test_export import alone
+from test_latent import NOISE
+from test_latent import pipeline as latent_pipeline
 from torch import Tensor, nn
 
 from distillkit.errors import DistillkitError
@@ -243,6 +248,10 @@ pipe = DiffusionPipeline.from_pretrained("runs/mine/pipeline", trust_remote_code
 SCRIPTS = {"fused": FUSED, "docs": blocks(ROOT / "docs/lora.md", "python")[0]}
 SETUP = """
 from diffusers.utils import logging
+from distillkit_cache.origin import teacher_of
+from pipelines import alone, assert_same_weights, own
+from pipelines import distil as distil_folder
+from pipelines import load as load_folder
 from safetensors.torch import load_file, save_file
 logging.disable_progress_bar()
 noise = load_file("noise.safetensors")["noise"]
@@ -279,6 +288,31 @@ def test_a_fused_network_has_the_teacher_s_names(trained: tuple[Run, Parts]) -> 
 def test_the_card_tells(trained: tuple[Run, Parts]) -> None:
     card = (trained[0].folder / "pipeline/README.md").read_text(encoding="utf-8").splitlines()
     assert "- Trained: a LoRA of rank 16, which is part of the weights here" in card
+
+
+def test_a_latent_model_s_student(tmp_path: Path) -> None:
+    """The autoencoder has no part in it."""
+    teacher = latent_pipeline(tmp_path / "teacher", prediction_type="v_prediction")
+    rates = ("optimizer.learning_rate=1e-2", "optimizer.final_learning_rate=1e-2", "ema.decay=0.5")
+    run, made = distil_folder(tmp_path, teacher, "dsdi", *LORA, *rates)
+    weights = load_file(run.folder / "lora/pytorch_lora_weights.safetensors")
+    assert {key.split(".")[0] for key in weights} == {"unet"}
+    assert_same_weights(teacher / "vqvae", run.folder / "pipeline/vqvae")
+    images = own(load_folder(run.folder / "pipeline"), NOISE, 2)
+    with made.engine.averaged():
+        torch.testing.assert_close(images, own(made.model, NOISE, 2), rtol=0, atol=1e-5)
+    assert (images - own(load_folder(teacher), NOISE, 2)).abs().max() > 1e-3
+
+
+def test_kept_trajectories_know_the_network_beneath(tmp_path: Path) -> None:
+    parts = loaded(tmp_path)
+    teacher = parts.settings.teacher
+    assert teacher is not None
+    prepare(parts)
+    before = teacher_of(parts.student, teacher)
+    with torch.no_grad():
+        parts.student.network.conv_in.base_layer.weight += 1  # type: ignore[union-attr, operator]
+    assert teacher_of(parts.student, teacher) != before
 
 
 # --- mistakes -------------------------------------------------------------------------------------------------------
