@@ -12,8 +12,7 @@ from conftest import ConfigFile
 from diffusers import DiffusionPipeline
 from digits import MODEL, PLAIN, distil, settings
 from distillkit_diffusers import schedulers
-from distillkit_diffusers.local import DiffusersUnet
-from distillkit_diffusers.unet import Unet
+from distillkit_diffusers.model import DiffusersModel
 
 from distillkit.config import read_config
 from distillkit.errors import ConfigError, DistillkitError, GridError
@@ -188,7 +187,7 @@ def test_every_source_and_target_takes_it(tmp_path: Path, preset: str) -> None:
 # --- diffusers -------------------------------------------------------------------------------------------------------
 
 
-def model(times: int, spacing: Spacing = "trailing", start: int | None = None) -> Unet:
+def model(times: int, spacing: Spacing = "trailing", start: int | None = None) -> DiffusersModel:
     """A new network with random weights on the path."""
     options = {
         "cosine": (LOW, HIGH),
@@ -205,7 +204,7 @@ def model(times: int, spacing: Spacing = "trailing", start: int | None = None) -
             "num_class_embeds": 5,
         },
     }
-    made = DiffusersUnet(DiffusersUnet.Options.model_validate(options))
+    made = DiffusersModel(DiffusersModel.Options.model_validate(options))
     torch.manual_seed(1)
     made.load()
     made.network.eval()
@@ -213,7 +212,7 @@ def model(times: int, spacing: Spacing = "trailing", start: int | None = None) -
     return made
 
 
-def exported(made: Unet, folder: Path, steps: int) -> torch.Tensor:
+def exported(made: DiffusersModel, folder: Path, steps: int) -> torch.Tensor:
     """What stock diffusers samples from the exported pipeline, in [0, 1]."""
     report = Export(steps, [steps], 1.0, "training", "a new network", [], {"run": {"name": "tiny", "updates": 3}})
     made.export(made.network, folder, report)
@@ -223,7 +222,7 @@ def exported(made: Unet, folder: Path, steps: int) -> torch.Tensor:
     return pipe(class_labels=[0, 1, 2, 3], num_inference_steps=steps, latents=noise, output_type="pt").images
 
 
-def own(made: Unet, steps: int) -> torch.Tensor:
+def own(made: DiffusersModel, steps: int) -> torch.Tensor:
     """What distillkit samples."""
     predictor = Predictor(made.network, made.path, made.prediction, made.forward)
     images = sample(predictor, noise_for(0, range(4), (1, 8, 8)), made.condition(torch.arange(4), 4), steps)
@@ -262,8 +261,8 @@ def test_an_exported_pipeline_goes_on_where_it_was(tmp_path: Path) -> None:
     """Loaded anew it is a table; with `cosine`, the path again, in the pipeline's own times."""
     first = model(1024)
     exported(first, tmp_path / "pipeline", 4)
-    table = DiffusersUnet(DiffusersUnet.Options(path=tmp_path / "pipeline"))
-    again = DiffusersUnet(DiffusersUnet.Options(path=tmp_path / "pipeline", cosine=(LOW, HIGH)))
+    table = DiffusersModel(DiffusersModel.Options(path=tmp_path / "pipeline"))
+    again = DiffusersModel(DiffusersModel.Options(path=tmp_path / "pipeline", cosine=(LOW, HIGH)))
     for loaded in (table, again):
         loaded.load()
         loaded.set_grid("trailing", "auto")

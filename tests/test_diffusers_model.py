@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from click.testing import CliRunner
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, PNDMScheduler, UNet2DModel
 from digits import MODEL, PLAIN, TEACHER, distil, settings
-from distillkit_diffusers.local import DiffusersUnet
+from distillkit_diffusers.families.pixel import Pixel
+from distillkit_diffusers.folder import PipelineFolder
+from distillkit_diffusers.model import DiffusersModel
 
 from distillkit.cli.group import cli
 from distillkit.errors import ConfigError, DistillkitError
@@ -40,8 +42,8 @@ def tables(path: Path, more: str = "") -> str:
     return f'[model]\ntype = "diffusers"\npath = "{path}"\n{more}\n{PLAIN}'
 
 
-def load(path: Path, **options: Any) -> DiffusersUnet:
-    model = DiffusersUnet(DiffusersUnet.Options(path=path, **options))
+def load(path: Path, **options: Any) -> DiffusersModel:
+    model = DiffusersModel(DiffusersModel.Options(path=path, **options))
     model.load()
     return model
 
@@ -153,7 +155,10 @@ def test_no_folder(tmp_path: Path) -> None:
 
 def test_no_pipeline(tmp_path: Path) -> None:
     (tmp_path / "teacher").mkdir()
-    expected = f"{tmp_path}/teacher is not a diffusers pipeline: no unet/config.json, and no config.json of its own"
+    expected = (
+        f"{tmp_path}/teacher is not a diffusers pipeline: no model_index.json, no unet/config.json, and no config.json "
+        "of its own"
+    )
     assert mistakes(tmp_path, tables(tmp_path / "teacher")) == f"model.path: {expected}"
 
 
@@ -177,8 +182,53 @@ def test_config_that_is_no_json(tmp_path: Path) -> None:
 
 def test_no_safetensors(tmp_path: Path) -> None:
     DDPMPipeline(network(), DDPMScheduler()).save_pretrained(tmp_path / "teacher", safe_serialization=False)
-    expected = f"{tmp_path}/teacher/unet has no weights in safetensors format (diffusion_pytorch_model.safetensors)"
+    unet = tmp_path / "teacher/unet"
+    assert mistakes(tmp_path, tables(tmp_path / "teacher")) == (
+        f"model.path: {unet} has its weights as a pickle (diffusion_pytorch_model.bin), which may run code when it is "
+        "opened; expected safetensors: save the pipeline anew, with diffusers' save_pretrained"
+    )
+    (unet / "diffusion_pytorch_model.bin").unlink()
+    expected = f"{unet} has no weights in safetensors format (diffusion_pytorch_model.safetensors)"
     assert mistakes(tmp_path, tables(tmp_path / "teacher")) == f"model.path: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("../../secret.safetensors", "which is not a file of its own folder"), ("no.safetensors", "which is not there")],
+)
+def test_index_of_shards_that_names_other_files(tmp_path: Path, name: str, what: str) -> None:
+    sharded(tmp_path / "teacher")
+    index = tmp_path / "teacher/unet/diffusion_pytorch_model.safetensors.index.json"
+    content = json.loads(index.read_text(encoding="utf-8"))
+    content["weight_map"]["conv_in.weight"] = name
+    index.write_text(json.dumps(content), encoding="utf-8")
+    assert mistakes(tmp_path, tables(tmp_path / "teacher")) == f"model.path: {index}: names '{name}', {what}"
+
+
+def test_pipeline_of_another_class(tmp_path: Path) -> None:
+    ddpm_pipeline(tmp_path / "teacher")
+    index = tmp_path / "teacher/model_index.json"
+    content = json.loads(index.read_text(encoding="utf-8")) | {"_class_name": "MusicLDMPipeline"}
+    index.write_text(json.dumps(content), encoding="utf-8")
+    found = mistakes(tmp_path, tables(tmp_path / "teacher"))
+    assert found.startswith(
+        f"model.path: {index}: the pipeline is a MusicLDMPipeline; supported: DDPMPipeline, DDIMPipeline, "
+    )
+    content["_class_name"] = "DDIMPipeline"
+    index.write_text(json.dumps(content), encoding="utf-8")
+    assert mistakes(tmp_path, tables(tmp_path / "teacher", "network = { sample_size = 8 }")).startswith(
+        "model.path: name"
+    )
+
+
+def test_options_of_another_family() -> None:
+    class Plain(Pixel):
+        takes: ClassVar[frozenset[str]] = frozenset()
+
+    family = Plain(DiffusersModel.Options(path=TEACHER, null_class=10), PipelineFolder(TEACHER))
+    assert [str(mistake) for mistake in family.check()] == [
+        "null_class: means nothing to a ClassConditionalPipeline; leave it out"
+    ]
 
 
 def test_weights_cut_short(tmp_path: Path) -> None:

@@ -14,9 +14,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler, UNet2DModel
 from digits import MODEL, PLAIN, SCORED, TEACHER, distil
-from distillkit_diffusers.class_conditional import ClassConditionalPipeline
-from distillkit_diffusers.local import DiffusersUnet
-from distillkit_diffusers.unet import Unet
+from distillkit_diffusers.model import DiffusersModel
+from distillkit_diffusers.pipelines.class_conditional import ClassConditionalPipeline
 from safetensors.torch import load_file, save_file
 
 from distillkit.errors import DistillkitError
@@ -53,10 +52,10 @@ def alone(script: str, folder: Path) -> str:
     return done.stderr
 
 
-def model(kind: str, conditional: bool, **scheduler: Any) -> Unet:
+def model(kind: str, conditional: bool, **scheduler: Any) -> DiffusersModel:
     """A model with a tiny network of random weights whose outputs are not small."""
-    made = DiffusersUnet(
-        DiffusersUnet.Options(
+    made = DiffusersModel(
+        DiffusersModel.Options(
             network={
                 "sample_size": 8,
                 "in_channels": 1,
@@ -80,12 +79,14 @@ def model(kind: str, conditional: bool, **scheduler: Any) -> Unet:
     return made
 
 
-def write(made: Unet, folder: Path, steps: int, guidance: float = 1.0, sampler: Sampler = "ddim") -> None:
+def write(made: DiffusersModel, folder: Path, steps: int, guidance: float = 1.0, sampler: Sampler = "ddim") -> None:
     settings = {"run": {"name": "tiny", "updates": 3}}
     made.export(made.network, folder, Export(steps, [steps], guidance, "dsdi", "a teacher", [], settings, sampler))
 
 
-def draw(made: Unet, noises: torch.Tensor, conditional: bool, guidance: float, sampler: Sampler) -> torch.Tensor:
+def draw(
+    made: DiffusersModel, noises: torch.Tensor, conditional: bool, guidance: float, sampler: Sampler
+) -> torch.Tensor:
     """Our pictures, from the noises [steps, 4, C, H, W] that the sampler uses one after another (DDIM: the first)."""
     predictor = Predictor(made.network, made.path, made.prediction, made.forward)
     condition = made.condition(
@@ -222,7 +223,7 @@ def test_an_export_is_a_model(exported: tuple[dict[str, Path], str], name: str) 
     """Read by the type "diffusers", whatever its scheduler, it samples the same again."""
     options, spacing, _, _, guidance = CASES[name]
     folder = exported[0][name]
-    made = DiffusersUnet(DiffusersUnet.Options(path=folder / "pipeline"))
+    made = DiffusersModel(DiffusersModel.Options(path=folder / "pipeline"))
     made.load()
     made.set_grid(spacing, None)
     assert made.sampler == SAMPLERS[name]

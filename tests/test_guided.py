@@ -12,8 +12,8 @@ import torch
 from click.testing import CliRunner
 from diffusers import UNet2DModel
 from digits import MODEL, PLAIN, SCORED, TEACHER, Run, distil, settings
-from distillkit_diffusers.guided_unet import GuidedUNet2DModel
-from distillkit_diffusers.local import DiffusersUnet
+from distillkit_diffusers.model import DiffusersModel
+from distillkit_diffusers.pipelines.guided_unet import GuidedUNet2DModel
 from distillkit_dsd.merged_steps import MergedSteps
 from distillkit_guided.guided_teacher import GuidedTeacher
 from safetensors.torch import load_file, save_file
@@ -42,8 +42,8 @@ STAGE_1 = (
 )
 
 
-def load(folder: Path, scales: tuple[float, float] | None = None) -> tuple[DiffusersUnet, Predictor]:
-    model = DiffusersUnet(DiffusersUnet.Options(path=folder, guidance_input=scales))
+def load(folder: Path, scales: tuple[float, float] | None = None) -> tuple[DiffusersModel, Predictor]:
+    model = DiffusersModel(DiffusersModel.Options(path=folder, guidance_input=scales))
     model.load()
     model.set_grid("trailing", "auto")
     return model, Predictor(model.network, model.path, model.prediction, model.forward).eval()
@@ -382,8 +382,8 @@ def test_no_null_class(tmp_path: Path) -> None:
     )
     network = {"sample_size": 8, "block_out_channels": [32, 32], "down_block_types": ["DownBlock2D"] * 2}
     network |= {"up_block_types": ["UpBlock2D"] * 2}
-    model = DiffusersUnet(
-        DiffusersUnet.Options(network=network, scheduler={"prediction_type": "sample"}, guidance_input=(1.0, 3.0))
+    model = DiffusersModel(
+        DiffusersModel.Options(network=network, scheduler={"prediction_type": "sample"}, guidance_input=(1.0, 3.0))
     )
     with pytest.raises(DistillkitError, match=r"^model.guidance_input: the network has no classes; "):
         model.load()

@@ -13,7 +13,7 @@ import torch
 from conftest import SMALL
 from diffusers import UNet2DModel
 from digits import MODEL, PLAIN, SCORED, TEACHER, Run, distil, settings
-from distillkit_diffusers.local import DiffusersUnet
+from distillkit_diffusers.model import DiffusersModel
 
 from distillkit.config import make_plan
 from distillkit.noise import Predictor
@@ -110,15 +110,15 @@ def test_one_jump_gets_closer_to_two_steps_of_the_teacher(runs: dict[str, Run], 
     assert error(student, teacher) < 0.85 * error(teacher, teacher)
 
 
-def load(folder: Path) -> tuple[DiffusersUnet, Predictor]:
-    model = DiffusersUnet(DiffusersUnet.Options(path=folder))
+def load(folder: Path) -> tuple[DiffusersModel, Predictor]:
+    model = DiffusersModel(DiffusersModel.Options(path=folder))
     model.load()
     model.set_grid("trailing", "auto")
     return model, Predictor(model.network, model.path, model.prediction, model.forward).eval()
 
 
 @torch.no_grad()
-def error(student: tuple[DiffusersUnet, Predictor], teacher: tuple[DiffusersUnet, Predictor]) -> float:
+def error(student: tuple[DiffusersModel, Predictor], teacher: tuple[DiffusersModel, Predictor]) -> float:
     """x-mse with truncated SNR between jumps of two of four steps and what the teacher's steps would have needed."""
     (_, predict), (model, walk) = student, teacher
     path, count = model.path, 100

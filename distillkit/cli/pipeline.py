@@ -42,7 +42,9 @@ def grid_of(model: Model) -> dict[str, Any]:
     """The grid that a pipeline has, as the config's table."""
     from distillkit.noise import TablePath
 
-    return {"spacing": model.path.spacing, "start": model.path.start} if isinstance(model.path, TablePath) else {}
+    # Only tables let a grid begin elsewhere.
+    start = {"start": model.path.start} if isinstance(model.path, TablePath) else {}
+    return {"spacing": model.path.spacing} | start
 
 
 def make_predictor(model: Model, scoring: Scoring) -> tuple[Predictor, Scoring]:

@@ -137,6 +137,11 @@ class Model(Component):
         return "ddim"
 
     @property
+    def samplers(self) -> Sequence[Sampler]:
+        """How a student of it can be sampled by what `export` writes."""
+        return ("ddim", "consistency")
+
+    @property
     def untrained(self) -> bool:
         """Whether the network is a new one, which is no teacher to compare a student with."""
         return False

@@ -2,9 +2,22 @@
 
 from distillkit.noise.condition import GUIDANCE, Condition
 from distillkit.noise.cosine import CosinePath
+from distillkit.noise.edm import EdmPath
+from distillkit.noise.flow import FlowPath
 from distillkit.noise.path import NoisePath
 from distillkit.noise.prediction import Prediction, PredictionType
 from distillkit.noise.predictor import Predictor
 from distillkit.noise.table import TablePath
 
-__all__ = ["GUIDANCE", "Condition", "CosinePath", "NoisePath", "Prediction", "PredictionType", "Predictor", "TablePath"]
+__all__ = [
+    "GUIDANCE",
+    "Condition",
+    "CosinePath",
+    "EdmPath",
+    "FlowPath",
+    "NoisePath",
+    "Prediction",
+    "PredictionType",
+    "Predictor",
+    "TablePath",
+]

@@ -21,6 +21,15 @@ class NoisePath(ABC):
     """The time of clean data, where α = 1 and σ = 0: the end of every grid."""
     start: float
     """The noisiest time at which a grid may begin."""
+    spacing: str = "trailing"
+    """How its grids lie between the two, as `grid.spacing` names it."""
+    variance_preserving: ClassVar[bool] = False
+    """Whether α² + σ² = 1 at every time, without which v = αε − σx says nothing about x."""
+
+    @property
+    def initial_scale(self) -> float:
+        """What N(0, I) is multiplied by, to be z where a grid begins: about σ there."""
+        return 1.0
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:

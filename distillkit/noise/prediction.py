@@ -1,4 +1,4 @@
-"""What a network's output says about a noisy sample, whichever of ε, v and x it predicts."""
+"""What a network's output says about a noisy sample, whichever of ε, v, u and x it predicts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Literal
 
 from torch import Tensor
 
-PredictionType = Literal["epsilon", "v_prediction", "sample"]
-"""What the network's output is: ε, v = αε − σx, or x itself (diffusers' names)."""
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
+"""What the network's output is: ε, v = αε − σx, x itself (diffusers' names), or flow matching's velocity u = ε − x."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The denoised sample x̂ that a network sees in z = αx + σε, and the same seen as ε̂ and v̂.
+    """The denoised sample x̂ that a network sees in z = αx + σε, and the same seen as ε̂, v̂ and û.
 
     Attributes:
         z: the noisy samples, [B, C, H, W].
@@ -28,14 +28,16 @@ class Prediction:
 
     @classmethod
     def from_output(cls, kind: PredictionType, output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        """Read a network's raw output (Salimans & Ho 2022, section 4 and appendix D).
+        """Read a network's raw output (Salimans & Ho 2022, section 4 and appendix D; for u: Esser et al. 2024).
 
-        For v the path must be variance-preserving (α² + σ² = 1).
+        For v the path must be variance-preserving (α² + σ² = 1). As z = αx + σ(u + x), x̂ = (z − σu)/(α + σ).
         """
         if kind == "epsilon":
             x0 = (z - sigma * output) / alpha
         elif kind == "v_prediction":
             x0 = alpha * z - sigma * output
+        elif kind == "flow":
+            x0 = (z - sigma * output) / (alpha + sigma)
         else:
             x0 = output
         return cls(z, x0, alpha, sigma)
@@ -50,6 +52,11 @@ class Prediction:
         """v̂ = αε̂ − σx̂, [B, C, H, W]. Not defined at the clean time, where σ = 0."""
         return self.v_of(self.x0)
 
+    @property
+    def u(self) -> Tensor:
+        """û = ε̂ − x̂, [B, C, H, W]: the velocity of flow matching. Not defined at the clean time, where σ = 0."""
+        return self.u_of(self.x0)
+
     def eps_of(self, x0: Tensor) -> Tensor:
         """The ε that goes with another x̂ [B, C, H, W] at the same z and time."""
         return (self.z - self.alpha * x0) / self.sigma
@@ -57,6 +64,10 @@ class Prediction:
     def v_of(self, x0: Tensor) -> Tensor:
         """The v that goes with another x̂ [B, C, H, W] at the same z and time."""
         return self.alpha * self.eps_of(x0) - self.sigma * x0
+
+    def u_of(self, x0: Tensor) -> Tensor:
+        """The u that goes with another x̂ [B, C, H, W] at the same z and time."""
+        return self.eps_of(x0) - x0
 
     def detach(self) -> Prediction:
         """The same values without their gradient."""

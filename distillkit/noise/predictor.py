@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from distillkit.errors import DistillkitError
 from distillkit.noise.condition import Condition
 from distillkit.noise.path import NoisePath
 from distillkit.noise.prediction import Prediction, PredictionType
@@ -32,10 +33,18 @@ class Predictor(nn.Module):
         path: its noise path.
         kind: what its output means.
         forward_network: how to call it.
+
+    Raises:
+        DistillkitError: it predicts v, and the path does not preserve the variance.
     """
 
     def __init__(self, network: nn.Module, path: NoisePath, kind: PredictionType, forward_network: Forward) -> None:
         super().__init__()
+        if kind == "v_prediction" and not path.variance_preserving:
+            raise DistillkitError(
+                "the network predicts v = αε − σx, from which x can be read only where α² + σ² = 1, and its noise path "
+                f"({type(path).__name__}) is not of that kind; give it a variance-preserving one"
+            )
         self.network = network
         self.path = path
         self.kind: PredictionType = kind

@@ -36,6 +36,7 @@ class TablePath(NoisePath):
 
     clean = -1.0
     start: int
+    variance_preserving = True
 
     def __init__(self, alphas_cumprod: Tensor, spacing: Spacing = "trailing", start: int | None = None) -> None:
         self.alphas_cumprod = alphas_cumprod.to(torch.float64).cpu()

@@ -50,8 +50,8 @@ def sample_consistency(
 
     Args:
         predictor: the student.
-        noise: step -> N(0, I) for it, [B, C, H, W], on the network's device: where it starts (0), and what is added
-            before each later step.
+        noise: step -> N(0, I) for it, [B, C, H, W], on the network's device: where it starts (0), scaled here to what
+            the path begins with, and what is added before each later step.
         condition: the samples' conditions, on the network's device.
         steps: how many jumps.
 
@@ -60,7 +60,7 @@ def sample_consistency(
     """
     path = predictor.path
     times = path.consistency_times(steps)
-    z = noise(0)
+    z = noise(0) * path.initial_scale
     for step, t in enumerate(times.to(z.device).unsqueeze(1).expand(-1, len(z))):
         if step > 0:
             z = path.noised(z, noise(step), t)

@@ -112,6 +112,12 @@ def _check(settings: Settings, plan: list[PlannedStage]) -> None:
             path.grid(steps)
         except GridError as error:
             mistakes[key] = Mistake(key, str(error))
+    if evaluation.sampler not in settings.model.samplers:
+        mistakes["evaluation.sampler"] = Mistake(
+            "evaluation.sampler",
+            f'is "{evaluation.sampler}", which the exported pipeline of {settings.model.label} could not do; expected '
+            f"{' or '.join(settings.model.samplers)}",
+        )
     for mistake in _check_guidance(settings):
         mistakes[mistake.key] = mistake
     if mistakes:

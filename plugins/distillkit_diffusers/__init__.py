@@ -1,4 +1,4 @@
-"""Models in diffusers' format: pixel-space U-Nets, unconditional or class-conditional."""
+"""Models in diffusers' format: an adapter for each family of pipelines."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ if TYPE_CHECKING:
 
 @hookimpl
 def distillkit_models() -> list[type[Model]]:
-    from distillkit_diffusers.local import DiffusersUnet
+    from distillkit_diffusers.model import DiffusersModel
 
-    return [DiffusersUnet]
+    return [DiffusersModel]

@@ -3,45 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from distillkit.interfaces import Export
 
-CONDITIONAL = """from diffusers import DiffusionPipeline
+CLASS_CONDITIONAL = """from diffusers import DiffusionPipeline
 
-# trust_remote_code: diffusers has no pipeline for class-conditional models in pixel space, so the folder brings its
-# own, in class_conditional.py.
+# trust_remote_code: diffusers has no pipeline for such class-conditional models, so the folder brings its own, in
+# {file}.
 pipe = DiffusionPipeline.from_pretrained("path/to/this/folder", trust_remote_code=True)
 images = pipe(class_labels=[0, 1, 2, 3], num_inference_steps={steps}).images"""
+"""How to use a pipeline that comes in a file of its own and takes classes."""
 
 UNCONDITIONAL = """from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
 images = pipe(batch_size=4, num_inference_steps={steps}).images"""
+"""How to use one of diffusers' unconditional pipelines."""
+
+
+class Sampling(NamedTuple):
+    """How the pipeline samples.
+
+    Attributes:
+        sampler: by what rule.
+        fit: where the scheduler's times are those of the training; goes on from "…, ".
+    """
+
+    sampler: str
+    fit: str
 
 
 def model_card(
-    export: Export, pipeline_class: str, conditional: bool, exact: bool, taken: Sequence[float] | None
+    export: Export,
+    pipeline: Any,
+    snippet: str,
+    sampling: Sampling,
+    taken: Sequence[float] | None = None,
+    task: str = "unconditional-image-generation",
 ) -> str:
     """Markdown with the metadata that model hubs read.
 
     Args:
         export: what to say.
-        pipeline_class: the name of the pipeline's class.
-        conditional: whether it takes class labels.
-        exact: whether diffusers' times are those of the training at `export.steps`.
+        pipeline: what is saved.
+        snippet: Python that uses it; {steps} in it is the number of steps, {file} the file that its class is in.
+        sampling: how it samples.
         taken: the lowest and the highest guidance scale that the network takes as an input; None if it takes none.
+        task: the hubs' word for what it does.
     """
-    snippet = (CONDITIONAL if conditional else UNCONDITIONAL).format(steps=export.steps)
     guidance = "none (scale 1)" if export.guidance == 1 else f"scale {export.guidance:g}"
     if taken is not None:
         guidance += f"; the network takes any scale from {taken[0]:g} to {taken[1]:g} as an input, in one evaluation"
-    sampler = "deterministic (DDIM)"
-    fits = f"exact at\n  {export.steps} steps (at other numbers diffusers may round times differently)"
-    if export.sampler == "consistency":
-        sampler = "multistep consistency (LCMScheduler): every step jumps to clean data; all but the last add noise"
-        fits = "\n  exact at every number of steps"
-    elif not exact:
-        fits = f"but at\n  {export.steps} steps that has times between whole numbers, which diffusers rounds"
+    file = f"{type(pipeline).__module__.rpartition('.')[2]}.py"
     rows = "\n".join(
         f"| {row['model']} | {row['steps']} | {row['metric']} | {row['value']:.4g} | {row['samples']} |"
         for row in export.scores
@@ -55,7 +69,7 @@ def model_card(
     )
     return f"""---
 library_name: diffusers
-pipeline_tag: unconditional-image-generation
+pipeline_tag: {task}
 tags: [diffusion, distillation, distillkit]
 ---
 
@@ -67,11 +81,11 @@ A diffusion model that samples in **{export.steps} steps**, made with distillkit
 - Made from: {export.teacher}
 - Sampling steps: {export.steps} (scored at {", ".join(map(str, export.served)) or "none"})
 - Guidance: {guidance}
-- Sampler: {sampler}
-- Pipeline: `{pipeline_class}`; the scheduler's config is the one it was trained for, {fits}
+- Sampler: {sampling.sampler}
+- Pipeline: `{type(pipeline).__name__}`; the scheduler's config is the one it was trained for, {sampling.fit}
 
 ```python
-{snippet}
+{snippet.format(steps=export.steps, file=file)}
 ```
 
 {scores}"""

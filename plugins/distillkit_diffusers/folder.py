@@ -3,53 +3,80 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distillkit.errors import DistillkitError, Mistake
 
-NETWORKS = ("UNet2DModel", "GuidedUNet2DModel")
 WEIGHTS = "diffusion_pytorch_model"
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
 class PipelineFolder:
-    """A pipeline's folder (unet/, scheduler/), or a bare network's."""
+    """A pipeline's folder (model_index.json, and a folder for each part), or a bare network's."""
 
     path: Path
 
+    def part(self, name: str) -> Path:
+        """Where a part is; the folder itself, if it is a bare network's."""
+        return self.path / name if (self.path / name).is_dir() else self.path
+
     @property
-    def network(self) -> Path:
-        """Where the network's config.json is."""
-        return self.path / "unet" if (self.path / "unet").is_dir() else self.path
+    def index(self) -> dict[str, Any]:
+        """model_index.json; empty if there is none."""
+        file = self.path / "model_index.json"
+        return read_json(file) if file.is_file() else {}
 
-    def check(self, has_scheduler: bool) -> Iterator[Mistake]:
-        """What keeps the folder from being loaded.
+    @property
+    def pipeline_class(self) -> str | None:
+        """The pipeline's class; None where there are only parts."""
+        found = self.index.get("_class_name")
+        # With a file of its own, it is [file, class].
+        return found[-1] if isinstance(found, list) else found
 
-        Args:
-            has_scheduler: whether the config brings the noise schedule.
+    @property
+    def network_class(self) -> str | None:
+        """The class of the U-Net, or of the bare network."""
+        return read_json(self.part("unet") / "config.json").get("_class_name")
+
+    def check_there(self) -> None:
+        """Whether there is something that diffusers saved.
+
+        Raises:
+            DistillkitError: there is not.
         """
         if not self.path.is_dir():
-            yield Mistake("path", f"there is no folder {self.path}; give a local folder that diffusers saved")
-            return
-        config = self.network / "config.json"
-        if not config.is_file():
-            yield Mistake(
-                "path", f"{self.path} is not a diffusers pipeline: no unet/config.json, and no config.json of its own"
+            raise DistillkitError(f"there is no folder {self.path}; give a local folder that diffusers saved")
+        if not any((self.path / file).is_file() for file in ("model_index.json", "unet/config.json", "config.json")):
+            raise DistillkitError(
+                f"{self.path} is not a diffusers pipeline: no model_index.json, no unet/config.json, and no "
+                "config.json of its own"
             )
+
+    def check_network(self, part: str, classes: Sequence[str]) -> Iterator[Mistake]:
+        """What keeps a part with weights from being loaded.
+
+        Args:
+            part: its folder's name.
+            classes: what it may be.
+        """
+        folder = self.part(part)
+        config = folder / "config.json"
+        if not config.is_file():
+            yield Mistake("path", f"{self.path} has no {part}/config.json, and a {self.pipeline_class} needs one")
             return
-        try:
-            found = _read(config).get("_class_name")
-        except DistillkitError as error:
-            yield Mistake("path", str(error))
-            return
-        if found not in NETWORKS:
-            yield Mistake("path", f"{config}: the network is a {found}; supported: {', '.join(NETWORKS)}")
-        elif not any(self.network.glob(f"{WEIGHTS}*.safetensors")):
-            yield Mistake("path", f"{self.network} has no weights in safetensors format ({WEIGHTS}.safetensors)")
-        if not has_scheduler and self._scheduler_file() is None:
+        found = read_json(config).get("_class_name")
+        if found not in classes:
+            yield Mistake("path", f"{config}: the network is a {found}; supported: {', '.join(classes)}")
+        else:
+            yield from _check_weights(folder)
+
+    def check_scheduler(self, given: bool) -> Iterator[Mistake]:
+        """Whether there is a noise schedule: `given` by the config, or the folder's own."""
+        if not given and self._scheduler_file() is None:
             yield Mistake(
                 "path",
                 f"{self.path} has no scheduler/scheduler_config.json; give the noise schedule in [model.scheduler]",
@@ -58,12 +85,11 @@ class PipelineFolder:
     def scheduler_config(self) -> dict[str, Any]:
         """The noise schedule's config; empty if the folder has none."""
         file = self._scheduler_file()
-        return {} if file is None else _read(file)
+        return {} if file is None else read_json(file)
 
     def null_class(self) -> int | None:
         """The null class that an exported pipeline was saved with."""
-        index = self.path / "model_index.json"
-        null_class = _read(index).get("null_class") if index.is_file() else None
+        null_class = self.index.get("null_class")
         return null_class if isinstance(null_class, int) else None
 
     def _scheduler_file(self) -> Path | None:
@@ -71,7 +97,33 @@ class PipelineFolder:
         return next((file for file in candidates if file.is_file()), None)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _check_weights(folder: Path) -> Iterator[Mistake]:
+    """Weights must be safetensors, and an index of shards must name files of its own folder."""
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
+        yield Mistake(
+            "path",
+            f"{folder} has its weights as a pickle ({pickles[0]}), which may run code when it is opened; expected "
+            f"safetensors: save the pipeline anew, with diffusers' save_pretrained"
+            if pickles
+            else f"{folder} has no weights in safetensors format ({WEIGHTS}.safetensors)",
+        )
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        weight_map = read_json(index).get("weight_map")
+        names = weight_map.values() if isinstance(weight_map, dict) else [weight_map]
+        for name in sorted({str(name) for name in names}):
+            if Path(name).name != name:
+                yield Mistake("path", f"{index}: names '{name}', which is not a file of its own folder")
+            elif not (folder / name).is_file():
+                yield Mistake("path", f"{index}: names '{name}', which is not there")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        DistillkitError: it is none, or cannot be read.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

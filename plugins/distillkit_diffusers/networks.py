@@ -1,4 +1,4 @@
-"""Loading and building diffusers' U-Nets. Imported only when a network is needed: it imports torch and diffusers."""
+"""Loading and building diffusers' networks. Imported only when a network is needed: it imports torch and diffusers."""
 
 from __future__ import annotations
 
@@ -10,26 +10,40 @@ from diffusers import UNet2DModel
 from torch import nn
 
 from distillkit.errors import DistillkitError
-from distillkit_diffusers.guided_unet import GuidedUNet2DModel
+from distillkit_diffusers.pipelines.guided_unet import GuidedUNet2DModel
 
 
-def load(folder: Path) -> nn.Module:
-    """The network of a folder, float32, on the CPU. Reads safetensors only.
+def load(folder: Path, network_class: Any) -> nn.Module:
+    """A part with weights of a pipeline's folder, float32, on the CPU. Reads safetensors only.
+
+    Args:
+        folder: the part's own.
+        network_class: one of diffusers'.
 
     Raises:
         DistillkitError: diffusers cannot load it.
     """
     weights = list(folder.glob("*.safetensors"))
     variant = "fp16" if weights and all(".fp16" in file.name for file in weights) else None
-    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    guided = written.get("_class_name") == GuidedUNet2DModel.__name__
     try:
-        network: nn.Module = (GuidedUNet2DModel if guided else UNet2DModel).from_pretrained(
+        network: nn.Module = network_class.from_pretrained(
             folder, variant=variant, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
         )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise DistillkitError(f"model.path: diffusers cannot load the network in {folder}: {error}") from error
     return network.float()
+
+
+def load_frozen(folder: Path, network_class: Any) -> nn.Module:
+    """The same for a part that is not trained: in evaluation mode, without gradients."""
+    return load(folder, network_class).requires_grad_(False).eval()
+
+
+def load_unet(folder: Path) -> nn.Module:
+    """The `UNet2DModel` of a folder, with an input for the guidance scale, if it has one."""
+    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    guided = written.get("_class_name") == GuidedUNet2DModel.__name__
+    return load(folder, GuidedUNet2DModel if guided else UNet2DModel)
 
 
 def build(arguments: dict[str, Any]) -> nn.Module:

@@ -13,6 +13,7 @@ from distillkit.interfaces import Sampler
 from distillkit.noise import CosinePath, PredictionType, TablePath
 from distillkit.noise.table import Spacing
 from distillkit.sampling.consistency import TIMESTEP_SCALING
+from distillkit_diffusers.card import Sampling
 
 KINDS = ("epsilon", "v_prediction", "sample")
 
@@ -102,8 +103,8 @@ def write(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: 
 
     For consistency sampling LCMScheduler, which then has the path's `consistency_times` at every number of steps. Else
     DDIM where its rule, previous time = t − ⌊T/S⌋, finds the path's times; else DPM-Solver++ of order 1, which is the
-    same deterministic step with explicit times (diffusers #9261, #11347). Where the path's times are not whole
-    (`is_exact`), the scheduler's are the nearest.
+    same deterministic step with explicit times (diffusers #9261, #11347). Where the path's times are not
+    whole, the scheduler's are the nearest.
     """
     common = _table(path, config) | {"prediction_type": kind, "timestep_spacing": path.spacing}
     if sampler == "consistency":
@@ -117,10 +118,17 @@ def write(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: 
     return DPMSolverMultistepScheduler(**common, **solver)
 
 
-def is_exact(path: TablePath, steps: int) -> bool:
-    """Whether diffusers' whole times can say the path's grid of `steps` steps."""
+def describe(path: TablePath, steps: int, sampler: Sampler) -> Sampling:
+    """What a model card says of `write`'s scheduler."""
+    if sampler == "consistency":
+        rule = "multistep consistency (LCMScheduler): every step jumps to clean data; all but the last add noise"
+        return Sampling(rule, "\n  exact at every number of steps")
     grid = path.grid(steps)
-    return torch.equal(grid, grid.round())
+    if torch.equal(grid, grid.round()):
+        fit = f"exact at\n  {steps} steps (at other numbers diffusers may round times differently)"
+    else:
+        fit = f"but at\n  {steps} steps that has times between whole numbers, which diffusers rounds"
+    return Sampling("deterministic (DDIM)", fit)
 
 
 def _table(path: TablePath, config: dict[str, Any]) -> dict[str, Any]:

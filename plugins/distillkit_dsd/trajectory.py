@@ -52,6 +52,7 @@ class Trajectory(Source):
 
         batch = self.options.batch
         jumps = stage.steps // stride
+        self._initial_scale = path.initial_scale
         # [jumps, stride + 1]: each jump's times, its landing being the next one's start.
         self._times = path.grid(stage.steps).unfold(0, stride + 1, stride)
         self._position = torch.zeros(batch, dtype=torch.long)
@@ -80,7 +81,7 @@ class Trajectory(Source):
         import torch
 
         batch = self.options.batch
-        noise = torch.randn(batch, *self._model.sample_shape, generator=generator)
+        noise = torch.randn(batch, *self._model.sample_shape, generator=generator) * self._initial_scale
         condition = self._model.draw_condition(batch, self.draw_guidance(batch, generator), generator)
         if self._step is None:
             self._step = Step(noise, self._position, condition)

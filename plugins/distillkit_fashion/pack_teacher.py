@@ -28,7 +28,7 @@ def pack(run: Path, commit: str, folder: Path = FOLDER) -> None:
     """Pack a run's pipeline into a folder."""
     pipeline = run / "pipeline"
     shutil.rmtree(folder, ignore_errors=True)
-    network = networks.load(pipeline / "unet").half()
+    network = networks.load_unet(pipeline / "unet").half()
     network.register_to_config(_name_or_path="")  # type: ignore[operator]
     network.save_pretrained(folder / "unet", variant="fp16")  # type: ignore[operator]
     shutil.copytree(pipeline / "scheduler", folder / "scheduler")

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from distillkit_diffusers.families.pixel import Pixel
 from distillkit_diffusers.folder import PipelineFolder
-from distillkit_diffusers.unet import Unet
+from distillkit_diffusers.model import DiffusersModel, FamilyModel
 
 FOLDER = Path(__file__).parent / "teacher"
 
 
-class FashionTeacher(Unet):
+class FashionTeacher(FamilyModel):
     """A v-prediction U-Net for 32×32 clothes in ten classes, with a null class; trained by fashion_teacher.toml."""
 
     name = "fashion"
 
-    def load(self) -> None:
-        """Load the bundled weights."""
-        from distillkit_diffusers import networks
-
-        folder = PipelineFolder(FOLDER)
-        self.use(networks.load(folder.network), folder.scheduler_config(), folder.null_class())
+    def find_family(self) -> Pixel:
+        """The bundled weights'."""
+        given = self.options.model_dump(exclude_unset=True)
+        return Pixel(DiffusersModel.Options(path=FOLDER, **given), PipelineFolder(FOLDER))
 
     @property
     def label(self) -> str:

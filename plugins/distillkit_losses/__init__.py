@@ -1,4 +1,4 @@
-"""Built-in losses: errors of x̂, v̂ and ε̂, each with a weighting by the noise."""
+"""Built-in losses: errors of x̂, v̂, û and ε̂, each with a weighting by the noise."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 def distillkit_losses() -> list[type[Loss]]:
     from distillkit_losses.absolute import XL1
     from distillkit_losses.huber import XHuber
-    from distillkit_losses.squared import EpsMse, VMse, XMse
+    from distillkit_losses.squared import EpsMse, FlowMse, VMse, XMse
 
-    return [EpsMse, VMse, XHuber, XL1, XMse]
+    return [EpsMse, FlowMse, VMse, XHuber, XL1, XMse]

@@ -1,17 +1,18 @@
-"""Squared errors of x̂, v̂ and ε̂, averaged over a sample's elements."""
+"""Squared errors of x̂, v̂, û and ε̂, averaged over a sample's elements."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
+from distillkit.errors import DistillkitError
 from distillkit.interfaces import Step, TargetBatch
 from distillkit_losses.weighted import WeightedLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distillkit.noise import Prediction
+    from distillkit.noise import NoisePath, Prediction
 
 
 class SquaredError(WeightedLoss):
@@ -38,13 +39,32 @@ class XMse(SquaredError):
 
 
 class VMse(SquaredError):
-    """‖v̂ − v‖², which is (SNR + 1)·‖x̂ − x‖² on a variance-preserving path (equation 1's data term)."""
+    """‖v̂ − v‖², which is (SNR + 1)·‖x̂ − x‖² (equation 1's data term), on variance-preserving noise paths."""
 
     name = "v-mse"
+
+    def setup(self, path: NoisePath) -> None:
+        """Elsewhere v is no velocity of the path."""
+        super().setup(path)
+        if not path.variance_preserving:
+            raise DistillkitError(
+                f"loss.type: 'v-mse' is for variance-preserving noise paths, and the model's ({type(path).__name__}) is "
+                "none; use 'flow-mse', or 'x-mse' with a weighting"
+            )
 
     def error(self, student: Prediction, goal: Tensor) -> Tensor:
         """v̂ − v."""
         return student.v - student.v_of(goal)
+
+
+class FlowMse(SquaredError):
+    """‖û − u‖² of the velocity u = ε − x, which is ‖x̂ − x‖²/σ² on a flow-matching path (Liu et al. 2023)."""
+
+    name = "flow-mse"
+
+    def error(self, student: Prediction, goal: Tensor) -> Tensor:
+        """û − u."""
+        return student.u - student.u_of(goal)
 
 
 class EpsMse(SquaredError):

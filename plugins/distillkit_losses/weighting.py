@@ -15,9 +15,9 @@ Weighting = Literal["none", "truncated-snr", "snr-plus-one", "snr", "log-truncat
 def weight(weighting: Weighting, alpha: Tensor, sigma: Tensor, gamma: float) -> Tensor:
     """w for each sample, of α and σ of any one shape; for all weightings but "landing".
 
-    On an x̂-error: "truncated-snr" max(SNR, 1) (Salimans & Ho 2022, equation 9); "snr-plus-one" SNR + 1, which makes
-    it the v-error (equation 10); "snr" the ε-error; "log-truncated" max(log SNR, 1) (the authors' DSD code);
-    "min-snr" min(SNR, γ) (Hang et al. 2023); "none" 1.
+    On an x̂-error: "truncated-snr" max(SNR, 1), the larger of the errors of x̂ and ε̂ (Salimans & Ho 2022, equation 9);
+    "snr-plus-one" SNR + 1, which makes it the v-error of a variance-preserving path (equation 10); "snr" the ε-error;
+    "log-truncated" max(log SNR, 1) (the authors' DSD code); "min-snr" min(SNR, γ) (Hang et al. 2023); "none" 1.
     """
     snr = (alpha / sigma).square()
     if weighting == "truncated-snr":

@@ -57,10 +57,12 @@ class ClassConditionalPipeline(DiffusionPipeline):
         shape = (len(labels), self.unet.config.in_channels, *([size, size] if isinstance(size, int) else size))
         z = randn_tensor(shape, generator, device, self.unet.dtype) if latents is None else latents.to(device)
         self.scheduler.set_timesteps(steps, device=device)
+        z = z * self.scheduler.init_noise_sigma
         for t in self.progress_bar(self.scheduler.timesteps):
-            output = self.unet(z, t, labels, **told).sample
+            scaled = self.scheduler.scale_model_input(z, t)
+            output = self.unet(scaled, t, labels, **told).sample
             if scale != 1 and taken is None:
-                null = self.unet(z, t, torch.full_like(labels, self.config.null_class)).sample
+                null = self.unet(scaled, t, torch.full_like(labels, self.config.null_class)).sample
                 output = null + scale * (output - null)
             z = self.scheduler.step(output, t, z, generator=generator).prev_sample
         images = (z / 2 + 0.5).clamp(0, 1)

@@ -1,0 +1,79 @@
+"""The variance-exploding path of EDM: data at full size, and noise of every strength."""
+
+from __future__ import annotations
+
+from math import log
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from distillkit.errors import GridError
+from distillkit.noise.path import NoisePath
+
+EdmSpacing = Literal["trailing", "linspace"]
+
+
+class EdmPath(NoisePath):
+    """z_t = x + σε for every real time t in (−1, T]: σ_max at t = T, σ_min at t = 0; clean data is t = −1.
+
+    Between the two σ^(1/ρ) is linear in t (Karras et al. 2022, equation 5), or log σ, without ρ. Whole times are the
+    training schedule of diffusers' EDMEulerScheduler with T `num_train_timesteps`. As a table's, they begin at 0, from
+    where it is one more step to clean data, where σ is 0.
+
+    Args:
+        sigma_min, sigma_max: σ_min and σ_max.
+        rho: ρ; None for an exponential schedule.
+        times: T.
+        spacing: a grid of S steps visits t = T(1 − i/S) ("trailing"; every other time is the grid of S/2), or goes
+            evenly from T to 0, both among them ("linspace": EDMEulerScheduler.set_timesteps(S)); then −1.
+    """
+
+    clean = -1.0
+
+    def __init__(
+        self,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        rho: float | None = 7.0,
+        times: int = 1000,
+        spacing: EdmSpacing = "trailing",
+    ) -> None:
+        self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
+        self.times = times
+        self.start = float(times)
+        self.spacing = spacing
+
+    @property
+    def initial_scale(self) -> float:
+        """√(σ_max² + 1), what z has as its standard deviation where x has 1: EDMEulerScheduler's init_noise_sigma.
+
+        Karras et al. begin at σ_max itself, which is less by 0.008 % where σ_max = 80.
+        """
+        return float((self.sigma_max**2 + 1) ** 0.5)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1: [B] -> [B, 1, 1, 1]."""
+        return torch.ones(len(t), 1, 1, 1, device=t.device)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """σ at times t: [B] -> [B, 1, 1, 1]."""
+        ramp = 1 - t.double() / self.times
+        if self.rho is None:
+            sigma = (log(self.sigma_max) + ramp * log(self.sigma_min / self.sigma_max)).exp()
+        else:
+            low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+            sigma = (high + ramp * (low - high)) ** self.rho
+        return torch.where(t == self.clean, 0, sigma).float().view(-1, 1, 1, 1)
+
+    def grid(self, steps: int) -> Tensor:
+        """Times (float64) of a sampler of `steps` steps, [steps + 1], noise first, −1 last."""
+        if steps < 1:
+            raise GridError(f"a grid of {steps} steps needs at least 1")
+        last = 1 / steps if self.spacing == "trailing" else 0.0
+        places = torch.linspace(1, last, steps, dtype=torch.float64)
+        return torch.cat([places * self.times, torch.tensor([self.clean], dtype=torch.float64)])
+
+    def with_spacing(self, spacing: EdmSpacing) -> EdmPath:
+        """The same path with other grids."""
+        return EdmPath(self.sigma_min, self.sigma_max, self.rho, self.times, spacing)

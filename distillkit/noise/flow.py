@@ -1,0 +1,77 @@
+"""The straight path of flow matching, as rectified flows and diffusers' flow-matching schedulers have it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from distillkit.errors import GridError
+from distillkit.noise.path import NoisePath
+
+FlowSpacing = Literal["trailing", "linspace"]
+
+
+class FlowPath(NoisePath):
+    """z_t = (1 − σ)x + σε with σ = t/T, for every real time t in (0, T]; clean data is t = 0.
+
+    T is what the network counts (1000 in diffusers). Only grids know of the shift (Esser et al. 2024, equation 23): of
+    the even places p in (0, 1] they visit σ = s·p/(1 + (s − 1)p), so that a shift s > 1 spends more steps on noise.
+
+    Args:
+        times: T.
+        shift: s.
+        spacing: the places of a grid of S steps: "trailing" 1 − i/S, of which every other is the grid of S/2 (Flux's
+            pipeline hands its scheduler these); "linspace" evenly from 1 to `cleanest`, both among them, which is what
+            FlowMatchEulerDiscreteScheduler.set_timesteps(S) does.
+        cleanest: the last place of a "linspace" grid: that scheduler's `sigma_min`.
+        terminal: the σ to which a "linspace" grid is stretched, its `shift_terminal`; None: it is not.
+
+    Source: Liu et al. 2023, "Flow Straight and Fast"; Esser et al. 2024.
+    """
+
+    clean = 0.0
+
+    def __init__(
+        self,
+        times: int = 1000,
+        shift: float = 1.0,
+        spacing: FlowSpacing = "trailing",
+        cleanest: float = 0.001,
+        terminal: float | None = None,
+    ) -> None:
+        self.times = times
+        self.start = float(times)
+        self.shift = shift
+        self.spacing = spacing
+        self.cleanest = cleanest
+        self.terminal = terminal
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1 − σ at times t: [B] -> [B, 1, 1, 1]."""
+        return (1 - t.double() / self.times).float().view(-1, 1, 1, 1)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """t/T at times t: [B] -> [B, 1, 1, 1]."""
+        return (t.double() / self.times).float().view(-1, 1, 1, 1)
+
+    def grid(self, steps: int) -> Tensor:
+        """Times (float64) of a sampler of `steps` steps, [steps + 1], noise first, 0 last."""
+        if steps < 1:
+            raise GridError(f"a grid of {steps} steps needs at least 1")
+        if self.spacing == "trailing":
+            sigma = self.shifted(torch.arange(steps, 0, -1, dtype=torch.float64) / steps)
+        else:
+            sigma = self.shifted(torch.linspace(1, self.cleanest, steps, dtype=torch.float64))
+            if self.terminal is not None and steps > 1:
+                sigma = 1 - (1 - sigma) * (1 - self.terminal) / (1 - sigma[-1])
+        return torch.cat([sigma * self.times, torch.zeros(1, dtype=torch.float64)])
+
+    def shifted(self, place: Tensor) -> Tensor:
+        """σ at places in (0, 1], of any shape."""
+        return self.shift * place / (1 + (self.shift - 1) * place)
+
+    def with_spacing(self, spacing: FlowSpacing) -> FlowPath:
+        """The same path with other grids."""
+        return FlowPath(self.times, self.shift, spacing, self.cleanest, self.terminal)

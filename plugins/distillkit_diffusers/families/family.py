@@ -1,0 +1,138 @@
+"""What every family of pipelines gives to the model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+from distillkit.errors import DistillkitError, Mistake
+from distillkit.interfaces import Export, GuidanceInput, Sampler
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from distillkit.noise import Condition, NoisePath, PredictionType
+    from distillkit_diffusers.folder import PipelineFolder
+    from distillkit_diffusers.model import DiffusersModel
+
+
+class Family(ABC):
+    """How the parts of one kind of pipeline become a model's: the surface of `distillkit.interfaces.Model`.
+
+    A module that holds a family imports neither torch nor diffusers at its top: it is asked for `check` before anything
+    is loaded. After `load` the attributes below are set. Parts that are not trained (an autoencoder, text encoders) are
+    loaded frozen, in evaluation mode, and exported as they came.
+
+    Args:
+        options: the model's.
+        folder: where the pipeline is; None for a new network.
+    """
+
+    parts: ClassVar[Mapping[str, tuple[str, ...]]]
+    """The parts with weights that must be there: their folders' names, and the classes that each may be of."""
+    takes: ClassVar[frozenset[str]] = frozenset()
+    """The model's options that mean something to this family, besides `path` and `scheduler`."""
+
+    network: nn.Module
+    """The network that is distilled, float32, on the CPU."""
+    scheduler: dict[str, Any]
+    """The config of its scheduler, with the model's option of that name laid over it."""
+    path: NoisePath
+    prediction: PredictionType
+    sample_shape: tuple[int, int, int]
+    classes: int | None = None
+
+    def __init__(self, options: DiffusersModel.Options, folder: PipelineFolder | None) -> None:
+        self.options = options
+        self.folder = folder
+
+    def check(self) -> Iterator[Mistake]:
+        """What keeps the folder from being loaded, or does not go with it. Keys are the model's options."""
+        for name in sorted(self.options.model_fields_set - self.takes - {"path", "scheduler"}):
+            if getattr(self.options, name) is not None:
+                yield Mistake(name, f"means nothing to {self.what}; leave it out")
+        if self.folder is not None:
+            for part, classes in self.parts.items():
+                yield from self.folder.check_network(part, classes)
+            yield from self.folder.check_scheduler(bool(self.options.scheduler))
+
+    @property
+    def what(self) -> str:
+        """What it is, in a sentence."""
+        pipeline = self.folder and (self.folder.pipeline_class or self.folder.network_class)
+        return f"a {pipeline}" if pipeline else "a new network"
+
+    @abstractmethod
+    def load(self) -> None:
+        """Load or build everything. Called once.
+
+        Raises:
+            DistillkitError: it cannot be loaded, or the parts do not fit together.
+        """
+
+    @abstractmethod
+    def set_grid(self, spacing: str, start: int | str | None) -> None:
+        """Set the grids of `path`."""
+
+    def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Call the network: z [B, C, H, W], t [B] -> output [B, C, H, W]."""
+        output: Tensor = network(z, t, **inputs, return_dict=False)[0]
+        return output
+
+    def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
+        """As `Model.condition`; by default nothing, for an unconditional network."""
+        from distillkit.noise import Condition
+
+        if guidance is not None:
+            raise DistillkitError("guidance: the model is unconditional; set guidance to 1")
+        return Condition()
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images in [−1, 1] -> samples [B, C, H, W]."""
+        return images
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """Samples [B, C, H, W] -> images in about [−1, 1], on the samples' device."""
+        return samples
+
+    @property
+    def supports_guidance(self) -> bool:
+        """Whether there is a null condition."""
+        return False
+
+    @property
+    def guidance_input(self) -> GuidanceInput | None:
+        """As `Model.guidance_input`."""
+        return None
+
+    samplers: ClassVar[tuple[Sampler, ...]] = ("ddim", "consistency")
+    """How a student of it can be sampled by what is exported."""
+
+    @property
+    def sampler(self) -> Sampler:
+        """As `Model.sampler`."""
+        return "ddim"
+
+    @abstractmethod
+    def export(self, network: nn.Module, folder: Path, export: Export) -> None:
+        """Write a pipeline that diffusers loads without distillkit; `network` is float32, on the CPU."""
+
+
+def from_the_noise(spacing: str, start: int | str | None) -> Literal["trailing", "linspace"]:
+    """`[grid]` for paths whose grids all begin at the noisiest time, where N(0, I), scaled, is just what z looks like.
+
+    Raises:
+        DistillkitError: it asks for something else.
+    """
+    if spacing not in ("trailing", "linspace"):
+        raise DistillkitError(
+            f'grid.spacing: is "{spacing}", and the model\'s noise path has grids that begin at the noise; expected '
+            '"trailing" or "linspace"'
+        )
+    if start not in ("auto", None):
+        raise DistillkitError(
+            f"grid.start: is {start}, and the grids of the model's noise path begin at its noisiest time; leave it out"
+        )
+    return cast(Literal["trailing", "linspace"], spacing)

@@ -1,0 +1,25 @@
+"""Pixel-space U-Nets on variance-preserving noise paths: DDPM, DDIM and the like."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from distillkit_diffusers.families.table import TableFamily
+from distillkit_diffusers.families.unet import Unet2D
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Pixel(TableFamily, Unet2D):
+    """A `UNet2DModel` of a pipeline, by itself, or a new one built from a config."""
+
+    takes = frozenset({"network", "cosine", "null_class", "guidance_input"})
+
+    def unconditional(self, network: nn.Module, scheduler: Any) -> Any:
+        """DDIMPipeline or DDPMPipeline."""
+        from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
+
+        # DDIMPipeline turns any scheduler into a DDIM one; DDPMPipeline takes them as they are.
+        stock = DDIMPipeline if isinstance(scheduler, DDIMScheduler) else DDPMPipeline
+        return stock(network, scheduler)

@@ -1,0 +1,133 @@
+"""What the families of diffusers' `UNet2DModel` have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from distillkit.errors import DistillkitError
+from distillkit.interfaces import Export, GuidanceInput
+from distillkit_diffusers.families.family import Family
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from distillkit.noise import Condition
+    from distillkit_diffusers.card import Sampling
+
+
+class Unet2D(Family):
+    """A `UNet2DModel`, unconditional or class-conditional; a subclass knows its noise path."""
+
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {"unet": ("UNet2DModel", "GuidedUNet2DModel")}
+
+    def load(self) -> None:
+        """Load or build the network, and derive everything else."""
+        from distillkit_diffusers import networks
+
+        options, folder = self.options, self.folder
+        if folder is None:
+            self.network, null_class = networks.build(options.network or {}), options.null_class
+            self.scheduler = options.scheduler
+        else:
+            self.network = networks.load_unet(folder.part("unet"))
+            null_class = folder.null_class() if options.null_class is None else options.null_class
+            self.scheduler = folder.scheduler_config() | options.scheduler
+        self._config = config = networks.config(self.network)
+        self.read_scheduler()
+        self.sample_shape = networks.sample_shape(config)
+        networks.check(config)
+        embeddings = config["num_class_embeds"]
+        if null_class is not None and (embeddings is None or null_class != embeddings - 1):
+            raise DistillkitError(
+                f"model.null_class: {null_class}; expected the network's last class, {embeddings - 1}"
+                if embeddings
+                else f"model.null_class: {null_class}; the network has no classes"
+            )
+        self._null_class = null_class
+        self._use_guidance_input(self.options.guidance_input)
+        self.classes = embeddings if null_class is None else null_class
+
+    @abstractmethod
+    def read_scheduler(self) -> None:
+        """Set the noise path of the config `scheduler`, and what the network predicts."""
+
+    def _use_guidance_input(self, wanted: tuple[float, float] | None) -> None:
+        """Read the network's input for the guidance scale, or give it the one that is wanted."""
+        from distillkit_diffusers import networks
+
+        found = self._config.get("guidance_range")
+        self._guidance_input = GuidanceInput(found[0], found[1], new=False) if found else None
+        if (wanted or found) and self._null_class is None:
+            has = "no classes" if self._config["num_class_embeds"] is None else "no null class (see model.null_class)"
+            raise DistillkitError(
+                f"model.guidance_input: the network has {has}; guidance compares a class with the null class"
+            )
+        if wanted and found and tuple(found) != wanted:
+            raise DistillkitError(
+                f"model.guidance_input: [{wanted[0]:g}, {wanted[1]:g}]; the network takes the scales "
+                f"[{found[0]:g}, {found[1]:g}] already: leave it out"
+            )
+        if wanted and not found:
+            self.network = networks.with_guidance_input(self.network, wanted)
+            self._guidance_input = GuidanceInput(wanted[0], wanted[1], new=True)
+
+    def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
+        """Class labels, −1 meaning the null class; nothing for an unconditional network. The scale, if it is told."""
+        import torch
+
+        from distillkit.noise import GUIDANCE, Condition
+        from distillkit_diffusers.families.labels import class_condition
+
+        if self.classes is None and guidance is None:
+            return Condition()
+        found = class_condition(labels, count, guidance, self._config["num_class_embeds"], self._null_class)
+        told = self._guidance_input
+        if told is None:
+            return found
+        scales = torch.ones(count) if guidance is None else guidance
+        low, high = scales.min().item(), scales.max().item()
+        if low < told.low or high > told.high:
+            raise DistillkitError(
+                f"guidance: the network takes the scales from {told.low:g} to {told.high:g} as an input (got "
+                f"{low if low < told.low else high:g}); ask for one of them"
+            )
+        return Condition({**found.inputs, GUIDANCE: scales}, {**(found.null or {}), GUIDANCE: scales})
+
+    @property
+    def supports_guidance(self) -> bool:
+        """Whether there is a null class."""
+        return self._null_class is not None
+
+    @property
+    def guidance_input(self) -> GuidanceInput | None:
+        """As the network's config says, or `model.guidance_input`."""
+        return self._guidance_input
+
+    def export(self, network: nn.Module, folder: Path, export: Export) -> None:
+        """Write a pipeline folder; for a class-conditional network with the classes that diffusers has not."""
+        from distillkit_diffusers import card, networks
+        from distillkit_diffusers.export import save
+        from distillkit_diffusers.pipelines import class_conditional, guided_unet
+
+        scheduler, sampling = self.write_scheduler(export)
+        if self.classes is None:
+            pipeline = self.unconditional(network, scheduler)
+            save(pipeline, folder, card.model_card(export, pipeline, card.UNCONDITIONAL, sampling))
+            return
+        taken = networks.config(network).get("guidance_range")
+        shipped = {"": class_conditional} | ({"unet": guided_unet} if taken else {})
+        pipeline = class_conditional.ClassConditionalPipeline(
+            network, scheduler, export.steps, export.guidance, self._null_class
+        )
+        save(pipeline, folder, card.model_card(export, pipeline, card.CLASS_CONDITIONAL, sampling, taken), shipped)
+
+    @abstractmethod
+    def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
+        """The scheduler that samples as `export` says, and what the card says of it."""
+
+    @abstractmethod
+    def unconditional(self, network: nn.Module, scheduler: Any) -> Any:
+        """One of diffusers' pipelines for an unconditional network."""

@@ -1,0 +1,124 @@
+"""FlowMatchEulerDiscreteScheduler's config: read as a noise path, and written for the grid that was trained.
+
+Imports torch.
+"""
+
+from __future__ import annotations
+
+from math import exp, sqrt
+from typing import Any
+
+from distillkit.errors import DistillkitError
+from distillkit.noise import FlowPath
+from distillkit.noise.flow import FlowSpacing
+from distillkit_diffusers.card import Sampling
+
+TRAINED = "_distillkit"
+"""A key of exported configs, which diffusers keeps and does not read: what the path was before it was written."""
+NOT_READ = (
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "invert_sigmas",
+    "stochastic_sampling",
+)
+
+
+def read(config: dict[str, Any], spacing: FlowSpacing, length: int | None = None) -> FlowPath:
+    """The noise path of a scheduler config.
+
+    Args:
+        config: as in scheduler_config.json.
+        spacing: the grids of the pipeline: "linspace" if it leaves them to the scheduler, "trailing" if it hands it
+            1 − i/S. An exported config knows its own.
+        length: how many tokens an image is, on which a dynamic shift depends.
+
+    Raises:
+        DistillkitError: it is not a flow-matching Euler scheduler's, or one whose grids are of another kind.
+    """
+    if (found := config.get("_class_name")) != "FlowMatchEulerDiscreteScheduler":
+        raise DistillkitError(f"scheduler: is a {found}; expected a FlowMatchEulerDiscreteScheduler")
+    for key in NOT_READ:
+        if config.get(key):
+            raise DistillkitError(f"scheduler: {key} is set, which flow-matching paths do not have here; leave it out")
+    times = config.get("num_train_timesteps", 1000)
+    if TRAINED in config:
+        return FlowPath(times, config[TRAINED]["shift"], "trailing")
+    if config.get("use_dynamic_shifting"):
+        shift, cleanest = dynamic_shift(config, length), 1 / times
+    else:
+        # diffusers shifts the range of its grids, and then the grid.
+        shift = config.get("shift", 1.0)
+        cleanest = shift / (times + shift - 1)
+    return FlowPath(times, shift, spacing, cleanest, config.get("shift_terminal"))
+
+
+def dynamic_shift(config: dict[str, Any], length: int | None) -> float:
+    """The shift for images of `length` tokens: e^μ ("exponential") or μ ("linear"), μ being linear in the length.
+
+    As diffusers' pipelines of Flux and Stable Diffusion 3 compute it.
+    """
+    if length is None:
+        raise DistillkitError("scheduler: use_dynamic_shifting is set, and the family has no images of tokens")
+    base, most = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    mu: float = low + (high - low) * (length - base) / (most - base)
+    return exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
+
+
+def write(path: FlowPath, config: dict[str, Any], steps: int, pipeline: FlowSpacing) -> Any:
+    """A FlowMatchEulerDiscreteScheduler whose grid of `steps` steps is the path's own.
+
+    Args:
+        path: what was trained.
+        config: as it was read.
+        steps: the number of steps.
+        pipeline: the grids that the pipeline asks for; see `read`.
+
+    Raises:
+        DistillkitError: the path has trailing grids and a shift too large for what diffusers' config can say.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    known = {key: value for key, value in config.items() if not key.startswith("_")}
+    if path.spacing == pipeline:
+        return FlowMatchEulerDiscreteScheduler(**known)
+    if path.spacing == "linspace":
+        raise DistillkitError(
+            'grid.spacing: is "linspace", and the exported pipeline has "trailing" grids; set it to that'
+        )
+    # At the images' size, on which it was to depend, the shift is one number.
+    static = known | {"use_dynamic_shifting": False} | _as_linspace(path, steps)
+    scheduler = FlowMatchEulerDiscreteScheduler(**static)
+    scheduler.register_to_config(**{TRAINED: {"shift": path.shift}})
+    return scheduler
+
+
+def _as_linspace(path: FlowPath, steps: int) -> dict[str, Any]:
+    """`shift` and `shift_terminal` with which the scheduler's own grid of S steps is the path's trailing one.
+
+    In v = 1 − p a trailing grid is 1 − σ = v/(s − (s − 1)v) for v = 0, 1/S, …, 1 − 1/S. The scheduler, shifting by s',
+    has κw/(s' − (s' − 1)w), with w evenly from 0 to 1 − s'/(T + s' − 1), and κ so that the last σ is
+    `shift_terminal`. They are the same where ((s' − 1)/s')(T − 1)/(T + s' − 1) = (1 − 1/S)(s − 1)/s, which is
+    quadratic in s'.
+    """
+    if steps == 1:
+        return {"shift_terminal": None}
+    rest = path.times - 1
+    c = (1 - 1 / steps) * (1 - 1 / path.shift)
+    discriminant = (rest * (1 - c)) ** 2 - 4 * c * rest
+    if discriminant < 0:
+        raise DistillkitError(
+            f"scheduler: diffusers' config cannot say a trailing grid of {steps} steps with a shift of {path.shift:g}; "
+            'set grid.spacing to "linspace", or scheduler.shift to a smaller number'
+        )
+    shift = 2 * rest / (rest * (1 - c) + sqrt(discriminant))
+    return {"shift": shift, "shift_terminal": path.grid(steps)[-2].item() / path.times}
+
+
+def describe(path: FlowPath, steps: int, pipeline: FlowSpacing) -> Sampling:
+    """What a model card says of `write`'s scheduler."""
+    if path.spacing == pipeline:
+        return Sampling("deterministic (Euler)", "\n  exact at every number of steps")
+    fit = f"exact at\n  {steps} steps (at other numbers diffusers spaces the noise levels differently)"
+    return Sampling("deterministic (Euler)", fit)
