@@ -12,6 +12,7 @@ DSD: dict[str, Any] = {
     # Table 3: CelebA-HQ and LSUN Bedroom.
     "optimizer": {"learning_rate": 1e-6, "final_learning_rate": 1e-7, "betas": [0.9, 0.98], "clip": 1.0},
     "ema": {"decay": 0.995},
+    "scale": {"parameters": 274_060_000, "updates": 4000},
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -27,6 +28,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": {"type": "halving", "start": 16, "stop": 4, "cycles": 8},
         "optimizer": DSD["optimizer"] | {"learning_rate": 1e-4, "final_learning_rate": 1e-5},
         "ema": {"decay": 0.95},
+        # The bundled teacher's.
+        "scale": {"parameters": 1_220_000, "updates": 240},
     },
     # Equation 1 and section 5.2: α = 0.85, β = 0.15. Learning rate: CelebA's (LSUN: 4e-4); batch and warm-up: those of
     # the authors' configs. How long a step is, the paper does not say: N as elsewhere. EMA: the preset training's.

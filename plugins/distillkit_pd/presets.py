@@ -24,5 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "target": {"type": "merged-steps", "stride": "all"},
         "schedule": {"type": "constant", "steps": 16},
         "source": {"type": "trajectory"},
+        # docs/study.md: the bundled teacher.
+        "scale": {"parameters": 1_220_000, "updates": 240},
     },
 }

@@ -18,6 +18,7 @@ PIPELINES = {
     "ClassConditionalPipeline": "pixel.Pixel",
     "ConsistencyModelPipeline": "edm.Edm",
     "LDMPipeline": "latent.Latent",
+    "DiTPipeline": "dit.Dit",
 }
 """A pipeline's class, as model_index.json names it -> its family's module and class in this package."""
 
