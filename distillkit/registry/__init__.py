@@ -3,6 +3,6 @@
 from distillkit.registry.entry_points import BrokenPlugin, Plugin
 from distillkit.registry.kinds import KINDS, Kind
 from distillkit.registry.load import load_registry
-from distillkit.registry.lookup import Registered, Registry, UnknownNameError
+from distillkit.registry.lookup import Registered, Registry, Scale, UnknownNameError
 
-__all__ = ["KINDS", "BrokenPlugin", "Kind", "Plugin", "Registered", "Registry", "UnknownNameError", "load_registry"]
+__all__ = ["KINDS", "BrokenPlugin", "Kind", "Plugin", "Registered", "Registry", "Scale", "UnknownNameError", "load_registry"]

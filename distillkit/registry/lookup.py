@@ -44,14 +44,14 @@ class Registry:
     Attributes:
         components: kind -> name -> everyone who claims it (more than one is a conflict, told when it is asked for).
         presets: name -> everyone who claims it, with the tables.
-        scales: preset's name -> what its numbers are for, where it says so.
         broken: what does not work.
+        scales: preset's name -> what its numbers are for, where it says so.
     """
 
     components: dict[str, dict[str, list[Registered]]] = field(default_factory=dict)
     presets: dict[str, list[tuple[Plugin, dict[str, Any]]]] = field(default_factory=dict)
-    scales: dict[str, Scale] = field(default_factory=dict)
     broken: list[BrokenPlugin] = field(default_factory=list)
+    scales: dict[str, Scale] = field(default_factory=dict)
 
     def find(self, kind: str, name: str) -> type[Component]:
         """The class of a kind called `name`.
