@@ -157,7 +157,8 @@ def test_sample_refuses_classes_that_are_not_there(run: Path, labels: str, messa
 def test_pipeline_that_is_not_there(tmp_path: Path, command: str) -> None:
     result = call(command, tmp_path / "no")
     assert result.exit_code == 2
-    assert result.stderr == f"{tmp_path}/no: there is no such folder; give a diffusers pipeline's, or a run's\n"
+    told = f"model.path: there is no folder {tmp_path}/no; give a local folder that diffusers saved"
+    assert result.stderr == f"{tmp_path}/no: 1 error\n  {told}\n"
 
 
 @pytest.mark.parametrize("command", ["sample", "evaluate"])

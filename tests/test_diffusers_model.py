@@ -227,7 +227,7 @@ def test_options_of_another_family() -> None:
 
     family = Plain(DiffusersModel.Options(path=TEACHER, null_class=10), PipelineFolder(TEACHER))
     assert [str(mistake) for mistake in family.check()] == [
-        "null_class: means nothing to a ClassConditionalPipeline; leave it out"
+        "null_class: means nothing to ClassConditionalPipeline; leave it out"
     ]
 
 

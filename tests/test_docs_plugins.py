@@ -65,6 +65,27 @@ def test_a_stopped_run_of_it_goes_on_to_the_same_weights(environment: Environmen
     assert (part / weights).read_bytes() == (whole / weights).read_bytes()
 
 
+def test_its_model_takes_weights_of_its_own(environment: Environment) -> None:
+    """A third party's trained network is distilled; the page needs less than 60 lines for it."""
+    [model] = [block for block in blocks("python") if block.startswith("# my-parts/my_parts/model.py")]
+    assert len(model.splitlines()) < 60
+    assert environment.distillkit("run", "my.toml", "--output", "first").returncode == 0
+    given = ["--set", "model.weights=first/pipeline/tiny.safetensors"]
+    done = environment.distillkit("run", "my.toml", *given, "--output", "second")
+    assert done.returncode == 0, done.stderr
+    student, teacher = (
+        {
+            (row["metric"], row["steps"]): row["value"]
+            for row in json.loads((environment.folder / run / "scores.json").read_text(encoding="utf-8"))
+            if row["model"] == which
+        }
+        for run, which in (("first", "student"), ("second", "teacher"))
+    )
+    both = student.keys() & teacher.keys()
+    assert both
+    assert {key: teacher[key] for key in both} == pytest.approx({key: student[key] for key in both})
+
+
 def test_rule_1_holds_for_it(environment: Environment) -> None:
     code = (
         "import sys; from distillkit.cli.group import cli; cli(['check', 'my.toml'], standalone_mode=False)\n"

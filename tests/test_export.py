@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from diffusers import DDIMScheduler, LCMScheduler, UNet2DModel
 from digits import MODEL, PLAIN, SCORED, TEACHER, distil
 from distillkit_diffusers.model import DiffusersModel
 from distillkit_diffusers.pipelines.class_conditional import ClassConditionalPipeline
+from pipelines import alone
 from safetensors.torch import load_file, save_file
 
 from distillkit.errors import DistillkitError
@@ -25,31 +23,6 @@ from distillkit.sampling import noise_for, sample, sample_consistency
 
 # diffusers' DPM-Solver has not kept up with numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-ALONE = """
-import sys, warnings
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0].startswith("distillkit"):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Absent())
-"""
-"""Put before a script: an environment in which there is no distillkit."""
-
-
-def alone(script: str, folder: Path) -> str:
-    """Run a script in a process without distillkit; what it wrote to stderr."""
-    environment = os.environ | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", ALONE + script],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
 
 
 def model(kind: str, conditional: bool, **scheduler: Any) -> DiffusersModel:

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillkit.errors import DistillkitError
-
 if TYPE_CHECKING:
     from distillkit.config import Scoring
     from distillkit.interfaces import Model
@@ -31,8 +29,6 @@ def load_model(pipeline: Path) -> Model:
     """The pipeline's network, with the grids that its scheduler says."""
     from distillkit.config import read_component
 
-    if not pipeline.is_dir():
-        raise DistillkitError(f"{pipeline}: there is no such folder; give a diffusers pipeline's, or a run's")
     model: Model = read_component("model", {"type": "diffusers", "path": str(pipeline)}, str(pipeline))
     model.load()
     return model

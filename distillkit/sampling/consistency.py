@@ -19,7 +19,7 @@ TIMESTEP_SCALING = 10.0
 
 
 def boundary_scalings(t: Tensor) -> tuple[Tensor, Tensor]:
-    """c_skip and c_out at times t: [B] -> two of [B, 1, 1, 1].
+    """c_skip and c_out (float32) at times t: [B] -> two of [B, 1, 1, 1].
 
     c_skip = σ_d²/((st)² + σ_d²), c_out = st/√((st)² + σ_d²): c_skip = 1 and c_out = 0 at t = 0, and nearly the reverse
     at all others (Luo et al. 2023, "Latent Consistency Models", and diffusers' LCMScheduler). There is no σ_d in the
@@ -27,7 +27,7 @@ def boundary_scalings(t: Tensor) -> tuple[Tensor, Tensor]:
     """
     scaled = (TIMESTEP_SCALING * t).view(-1, 1, 1, 1)
     square = scaled.square() + SIGMA_DATA**2
-    return SIGMA_DATA**2 / square, scaled / square.sqrt()
+    return (SIGMA_DATA**2 / square).float(), (scaled / square.sqrt()).float()
 
 
 def consistency_of(prediction: Prediction, t: Tensor) -> Tensor:

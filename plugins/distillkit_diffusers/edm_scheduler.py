@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distillkit.errors import DistillkitError
 from distillkit.noise import EdmPath
+from distillkit_diffusers import schedulers
 from distillkit_diffusers.card import Sampling
 
 TRAINED = "_distillkit"
@@ -44,7 +45,7 @@ def write(path: EdmPath, config: dict[str, Any], steps: int) -> Any:
     """
     from diffusers import EDMEulerScheduler
 
-    known = {key: value for key, value in config.items() if not key.startswith("_")}
+    known = schedulers.known_to(EDMEulerScheduler, config)
     last = path.sigma(path.grid(steps)[-2:-1]).item()
     scheduler = EDMEulerScheduler(**known | {"sigma_min": last, "final_sigmas_type": "zero"})
     if path.spacing == "trailing":

@@ -11,6 +11,7 @@ from typing import Any
 from distillkit.errors import DistillkitError
 from distillkit.noise import FlowPath
 from distillkit.noise.flow import FlowSpacing
+from distillkit_diffusers import schedulers
 from distillkit_diffusers.card import Sampling
 
 TRAINED = "_distillkit"
@@ -80,7 +81,7 @@ def write(path: FlowPath, config: dict[str, Any], steps: int, pipeline: FlowSpac
     """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    known = {key: value for key, value in config.items() if not key.startswith("_")}
+    known = schedulers.known_to(FlowMatchEulerDiscreteScheduler, config)
     if path.spacing == pipeline:
         return FlowMatchEulerDiscreteScheduler(**known)
     if path.spacing == "linspace":

@@ -67,7 +67,7 @@ class PipelineFolder:
         folder = self.part(part)
         config = folder / "config.json"
         if not config.is_file():
-            yield Mistake("path", f"{self.path} has no {part}/config.json, and a {self.pipeline_class} needs one")
+            yield Mistake("path", f"{self.path} has no {part}/config.json, which {self.pipeline_class} needs")
             return
         found = read_json(config).get("_class_name")
         if found not in classes:

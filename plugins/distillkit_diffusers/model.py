@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from distillkit.errors import DistillkitError, Mistake
+from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.interfaces import Export, GuidanceInput, Inventory, Model, Sampler
-from distillkit_diffusers import families
+from distillkit_diffusers import families, hub
 from distillkit_diffusers.folder import PipelineFolder
 
 if TYPE_CHECKING:
@@ -68,6 +68,9 @@ class FamilyModel(Model):
     def load(self) -> None:
         """Load everything that the family needs."""
         self.family = self.find_family()
+        # Again, as it may have been fetched since.
+        if mistakes := [Mistake(f"model.{mistake.key}", mistake.message) for mistake in self.family.check()]:
+            raise ConfigError(mistakes, self.label)
         self.family.load()
         self.network = self.family.network
         self.path = self.family.path
@@ -129,7 +132,8 @@ class DiffusersModel(FamilyModel):
     class Options(FamilyModel.Options):
         """
         Attributes:
-            path: a folder that diffusers saved: a pipeline (`model_index.json`), or a bare network (`config.json`).
+            path: a folder that diffusers saved: a pipeline (`model_index.json`), or a bare network (`config.json`). Or
+                "owner/name" on the Hugging Face hub: its cache's copy, or what the run then fetches.
             network: instead of `path`, the arguments of `UNet2DModel` for a new network.
             scheduler: noise schedule, as in `scheduler_config.json` (`beta_schedule`, `beta_start`, `beta_end`,
                 `num_train_timesteps`, `prediction_type`, …), laid over what the folder says.
@@ -154,10 +158,10 @@ class DiffusersModel(FamilyModel):
         """There must be a pipeline that a family is for, with all that the family needs."""
         options = self.options
         if (options.path is None) == (options.network is None):
-            yield Mistake("path", "name either a local folder (path) or a new network's arguments (network)")
+            yield Mistake("path", "name either a folder (path) or a new network's arguments (network)")
         elif options.path is None and not options.scheduler:
             yield Mistake("scheduler", "is required for a new network: its noise schedule, as in scheduler_config.json")
-        else:
+        elif options.path is None or not hub.is_unknown(options.path):
             try:
                 yield from self.find_family().check()
             except DistillkitError as error:
@@ -168,7 +172,7 @@ class DiffusersModel(FamilyModel):
     def find_family(self) -> Family:
         """The family of the folder, or of new networks."""
         options = self.options
-        folder = None if options.path is None else PipelineFolder(options.path)
+        folder = None if options.path is None else PipelineFolder(hub.local_folder(options.path))
         scheduler = (folder.scheduler_config() if folder else {}) | options.scheduler
         return families.family_of(folder, scheduler)(options, folder)
 

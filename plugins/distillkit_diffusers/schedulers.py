@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -79,6 +81,11 @@ LCM_ONLY = ("original_inference_steps", "timestep_scaling")
 def sampler(config: dict[str, Any]) -> Sampler:
     """How a pipeline with this scheduler samples."""
     return "consistency" if config.get("_class_name") == "LCMScheduler" else "ddim"
+
+
+def known_to(scheduler: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config, which may be another scheduler's, a class of diffusers' schedulers takes."""
+    return {key: value for key, value in config.items() if key in signature(scheduler.__init__).parameters}
 
 
 def _read_by_diffusers(config: dict[str, Any]) -> Any:

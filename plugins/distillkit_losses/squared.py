@@ -48,7 +48,7 @@ class VMse(SquaredError):
         super().setup(path)
         if not path.variance_preserving:
             raise DistillkitError(
-                f"loss.type: 'v-mse' is for variance-preserving noise paths, and the model's ({type(path).__name__}) is "
+                f"loss.type: 'v-mse' is for variance-preserving noise paths, and {type(path).__name__} is "
                 "none; use 'flow-mse', or 'x-mse' with a weighting"
             )
 

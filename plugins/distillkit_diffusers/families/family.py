@@ -64,7 +64,7 @@ class Family(ABC):
     def what(self) -> str:
         """What it is, in a sentence."""
         pipeline = self.folder and (self.folder.pipeline_class or self.folder.network_class)
-        return f"a {pipeline}" if pipeline else "a new network"
+        return pipeline or "a new network"
 
     def inventory(self) -> Inventory | None:
         """As `Model.inventory`; a new network has no files."""

@@ -24,8 +24,8 @@ class Latent(Pixel):
 
         super().load()
         assert self.folder is not None  # a new network is in pixel space
-        self._autoencoder = Autoencoder.load(self.folder.part("vqvae"), self.options.scaling_factor)
-        if (channels := self._autoencoder.channels) != self.sample_shape[0]:
+        self.autoencoder = Autoencoder.load(self.folder.part("vqvae"), self.options.scaling_factor)
+        if (channels := self.autoencoder.channels) != self.sample_shape[0]:
             raise DistillkitError(
                 f"model.path: the autoencoder in {self.folder.part('vqvae')} makes latents of {channels} channels, and "
                 f"the U-Net takes {self.sample_shape[0]}"
@@ -38,14 +38,14 @@ class Latent(Pixel):
 
     def encode(self, images: Tensor) -> Tensor:
         """Images -> latents, not quantised."""
-        return self._autoencoder.encode(images)
+        return self.autoencoder.encode(images)
 
     def decode(self, samples: Tensor) -> Tensor:
         """Latents -> quantised, and decoded."""
-        return self._autoencoder.decode(samples)
+        return self.autoencoder.decode(samples)
 
     def unconditional(self, network: nn.Module, scheduler: Any) -> Any:
         """An LDMPipeline, with the autoencoder as it came, but for a scaling factor that its config lacked."""
         from diffusers import LDMPipeline
 
-        return LDMPipeline(self._autoencoder.network, network, scheduler)
+        return LDMPipeline(self.autoencoder.network, network, scheduler)

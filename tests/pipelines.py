@@ -1,0 +1,180 @@
+"""What the tests of every family of pipelines need: tiny networks, stock samples, samples without distillkit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from digits import PLAIN, Run, settings
+from distillkit_diffusers.model import DiffusersModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from distillkit.config import Settings
+from distillkit.noise import Predictor
+from distillkit.sampling import sample
+from distillkit.training.run import run
+
+LDM = {"beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195}
+"""The noise schedule of latent diffusion."""
+
+ALONE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0].startswith("distillkit"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+"""
+"""Put before a script: an environment in which there is no distillkit."""
+
+STOCK = '''
+def stock(pipe, noise, arguments):
+    """Images [B, C, H, W] in [0, 1] of a pipeline that begins with the noise [B, C, H, W]."""
+    import inspect, sys, torch
+    pipe.set_progress_bar_config(disable=True)
+    given = set(inspect.signature(pipe.__call__).parameters)
+    arguments = dict(arguments)
+    if "latents" in given:
+        arguments["latents"] = noise
+        images = pipe(output_type="pt", **arguments).images
+    else:  # hand it the noise where it would draw it
+        module = sys.modules[type(pipe).__module__]
+        drawn, module.randn_tensor = module.randn_tensor, lambda *_, **__: noise
+        try:
+            images = pipe(output_type="np", **arguments).images
+        finally:
+            module.randn_tensor = drawn
+        images = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return images.contiguous()
+'''
+"""The same, here and where there is no distillkit."""
+
+SAMPLE = """
+import json, pathlib
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
+from safetensors.torch import load_file, save_file
+logging.disable_progress_bar()
+case = json.loads(pathlib.Path("case.json").read_text())
+pipe = DiffusionPipeline.from_pretrained(case["folder"], **case["loading"])
+noise = load_file("noise.safetensors")["noise"]
+save_file({"images": stock(pipe, noise, case["arguments"])}, "images.safetensors")
+"""
+
+
+def alone(script: str, folder: Path) -> str:
+    """Run a script in a process without distillkit; what it wrote to stderr."""
+    environment = os.environ | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", ALONE + script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def unet(**options: Any) -> UNet2DModel:
+    """A tiny unconditional U-Net for samples of 3×8×8, always with the same random weights."""
+    arguments: dict[str, Any] = {
+        "sample_size": 8,
+        "in_channels": 3,
+        "out_channels": 3,
+        "block_out_channels": (8, 8),
+        "norm_num_groups": 4,
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+    }
+    torch.manual_seed(0)
+    return UNet2DModel(**(arguments | options))
+
+
+def load(folder: Path, **options: Any) -> DiffusersModel:
+    """The model of a folder, with the grids that its pipeline has, in evaluation mode."""
+    model = DiffusersModel(DiffusersModel.Options(path=folder, **options))
+    assert [str(mistake) for mistake in model.check()] == []
+    model.load()
+    model.network.eval()
+    return model
+
+
+def own(
+    model: DiffusersModel, noise: Tensor, steps: int, labels: list[int] | None = None, guidance: float = 1.0
+) -> Tensor:
+    """distillkit's images [B, C, H, W] in [0, 1] from noise N(0, I) [B, c, h, w]."""
+    predictor = Predictor(model.network, model.path, model.prediction, model.forward)
+    scales = None if guidance == 1 else torch.full((len(noise),), guidance)
+    condition = model.condition(None if labels is None else torch.tensor(labels), len(noise), scales)
+    return (model.decode(sample(predictor, noise, condition, steps)) / 2 + 0.5).clamp(0, 1)
+
+
+def stock(pipe: Any, noise: Tensor, **arguments: Any) -> Tensor:
+    """A stock pipeline's images [B, C, H, W] in [0, 1] from noise [B, c, h, w]; `arguments` are its call's."""
+    scope: dict[str, Any] = {}
+    exec(STOCK, scope)
+    images: Tensor = scope["stock"](pipe, noise, arguments)
+    return images
+
+
+def stock_alone(folder: Path, noise: Tensor, scratch: Path, trusted: bool = False, **arguments: Any) -> Tensor:
+    """The same by a process in which there is no distillkit, from a folder; it must not complain.
+
+    `trusted`: whether the folder brings its pipeline's class.
+    """
+    scratch.mkdir()
+    loading = {"trust_remote_code": True} if trusted else {}
+    case = {"folder": str(folder), "loading": loading, "arguments": arguments}
+    (scratch / "case.json").write_text(json.dumps(case), encoding="utf-8")
+    save_file({"noise": noise.contiguous()}, scratch / "noise.safetensors")
+    assert alone(STOCK + SAMPLE, scratch) == ""
+    return load_file(scratch / "images.safetensors")["images"]
+
+
+def distil(folder: Path, teacher: Path, preset: str, *assignments: str, model: str = "") -> tuple[Run, Settings]:
+    """A short run from a teacher's folder in folder/run, with data for no one; `model` are lines of its table."""
+    few = ("run.updates=3", "schedule.start=4", "source.batch=2", "evaluation.steps=[2]")
+    tables = f'[model]\\ntype = "diffusers"\\npath = "{teacher}"\\n{model}\\n{PLAIN}'
+    folder.mkdir(exist_ok=True)
+    made = settings(folder, preset, *few, *assignments, tables=tables)
+    run(made, folder / "run")
+    return Run(folder / "run"), made
+
+
+def assert_trained_alone(found: Run, made: Settings, frozen: Iterable[nn.Module]) -> None:
+    """Only the distilled network's weights have a gradient, optimiser state and an average; `frozen` has none."""
+    names = {name for name, _ in made.model.network.named_parameters()}
+    [checkpoint] = (found.folder / "checkpoints").iterdir()
+    kept = load_file(checkpoint / "state.safetensors")
+    prefixes = (
+        "engine/network.",
+        "engine/average.",
+        *(f"engine/optimizer.{key}." for key in ("exp_avg", "exp_avg_sq")),
+    )
+    for prefix in prefixes:
+        assert {key.removeprefix(prefix) for key in kept if key.startswith(prefix)} == names
+    trained = {id(weight) for weight in made.model.network.parameters()}
+    for module in frozen:
+        assert not module.training
+        for weight in module.parameters():
+            assert (weight.requires_grad, weight.grad, id(weight) in trained) == (False, None, False)
+
+
+def assert_same_weights(teacher: Path, exported: Path) -> None:
+    """A part's weights, as bytes, are what they were."""
+    files = sorted(file.name for file in teacher.glob("*.safetensors"))
+    assert files
+    assert files == sorted(file.name for file in exported.glob("*.safetensors"))
+    for file in files:
+        assert (teacher / file).read_bytes() == (exported / file).read_bytes()
