@@ -75,9 +75,9 @@ def write_blocks(page: Path, name: str, blocks: Mapping[str, str]) -> None:
     page.write_text(text, encoding="utf-8")
 
 
-def arguments(description: str | None, folder: str) -> argparse.Namespace:
+def arguments(description: str | None, folder: str) -> argparse.ArgumentParser:
     """The options that both have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, one thread each")
     parser.add_argument("--folder", type=Path, default=Path(folder), help="where the runs lie")
-    return parser.parse_args()
+    return parser

@@ -1,6 +1,7 @@
 """Runs the study of docs/study.md and writes its tables, plot and sample grids: `python docs/study.py [--jobs 2]`.
 
 Every run is one of configs/study/*.toml with a few keys set otherwise; those whose folder exists are not run again.
+`--parts` carries out some of it, and leaves the rest of the page as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, geometric_mean, stdev
 
 from experiments import Experiment, arguments, distillkit, side_by_side, slug, write_blocks
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 DOCS = Path(__file__).parent
@@ -66,14 +68,19 @@ ABLATIONS: dict[str, tuple[str, Variants]] = {
             "weighting snr": ["loss[0].weighting=snr"],
             "weighting min-snr": ["loss[0].weighting=min-snr"],
             "weighting log-truncated": ["loss[0].weighting=log-truncated"],
-            "weighting landing": ["loss[0].weighting=landing"],
             "spacing leading": ["grid.spacing=leading"],
             "spacing linspace": ["grid.spacing=linspace"],
             "staggered": ["source.staggered=true"],
-            "batch 1, 16 times the updates": ["source.batch=1", "run.updates=3840", "optimizer.learning_rate=1e-5"],
+            "batch 1, 16 times the updates": [
+                "source.batch=1",
+                "run.updates=1920",
+                # A sixteenth of the rate, and averages that are as slow when samples are counted.
+                "optimizer.learning_rate=2e-5",
+                "optimizer.final_learning_rate=2e-6",
+                "teacher.decay=0.999875",
+                "ema.decay=0.9968",
+            ],
             "student's average 0": ["ema.decay=0"],
-            "student's average 0.99": ["ema.decay=0.99"],
-            "teacher's average 0.995": ["teacher.decay=0.995"],
             "teacher's average 0.999": ["teacher.decay=0.999"],
         },
     ),
@@ -83,9 +90,6 @@ ABLATIONS: dict[str, tuple[str, Variants]] = {
             "as it is": [],
             "form last": ["target.form=last"],
             "weighting none": ["loss[0].weighting=none"],
-            "weighting snr-plus-one": ["loss[0].weighting=snr-plus-one"],
-            "staggered": ["source.staggered=true"],
-            "student's average 0": ["ema.decay=0"],
         },
     ),
     "guidance": (
@@ -98,6 +102,10 @@ ABLATIONS: dict[str, tuple[str, Variants]] = {
     ),
 }
 """Table -> config, and its rows: what is set otherwise."""
+
+SHORT = ("run.updates=120", "evaluation.steps=[2, 4, 8]", "evaluation.samples=300", "evaluation.batch=100")
+SHORT_SEEDS = SEEDS[:2]
+"""Ablations are half as long as the study's other runs, scored with fewer samples, and run on fewer seeds."""
 
 
 @dataclass(frozen=True)
@@ -151,10 +159,10 @@ class Study:
             title: [
                 Experiment(
                     CONFIGS / f"{config}.toml",
-                    (f"run.seed={seed}", *settings),
+                    (f"run.seed={seed}", *SHORT, *settings),
                     self.top / table / f"{slug(title)}-{seed}",
                 )
-                for seed in SEEDS
+                for seed in SHORT_SEEDS
             ]
             for title, settings in rows.items()
         }
@@ -179,8 +187,20 @@ class Study:
         return sum(stage["evaluations"] for stage in self.plans[method])
 
     def seconds(self, method: str, factor: float = 1.0) -> float:
-        """What a method's updates took, from the journals: mean of the seeds."""
-        return fmean(spent(run) for run in self.runs(method, factor))
+        """What a method's updates take, by `distillkit plan --measure`."""
+        return factor * float(self.timing(method).read_text(encoding="utf-8"))
+
+    def timing(self, method: str) -> Path:
+        """The file with the seconds that the updates of a method's config take."""
+        return self.top / "seconds" / method
+
+    def measure(self, method: str) -> None:
+        """Find them out, unless that was done. Nothing else should be at work meanwhile."""
+        file = self.timing(method)
+        if not file.is_file():
+            found = json.loads(distillkit(["plan", str(CONFIGS / f"{method}.toml"), "--measure", "--json"]))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(str(found["measured"]["update_seconds"]), encoding="utf-8")
 
     def factors(self, budget: str) -> dict[str, float]:
         """Method -> by how much its updates are to be multiplied, to cost what the reference costs."""
@@ -188,16 +208,8 @@ class Study:
             return dict.fromkeys(METHODS, 1.0)
         cost = self.evaluations if budget == "evaluations" else self.seconds
         factors = {method: cost(REFERENCE) / cost(method) for method in METHODS}
-        # What differs by less than the timings do is the same.
-        return {method: 1.0 if abs(factor - 1) < 0.05 else factor for method, factor in factors.items()}
-
-
-def spent(run: Experiment) -> float:
-    """Seconds in updates; a chain's clock begins anew in each phase."""
-    ends: dict[int, float] = {}
-    for line in run.journal():
-        ends[line.get("phase", 1)] = line["seconds"]
-    return sum(ends.values())
+        # What differs by less than timings do is the same.
+        return {method: 1.0 if abs(factor - 1) < 0.1 else factor for method, factor in factors.items()}
 
 
 BUDGETS = ("updates", "evaluations", "seconds")
@@ -238,9 +250,9 @@ def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def cells(found: Sequence[dict[int, float]]) -> list[str]:
+def cells(found: Sequence[dict[int, float]], at: Sequence[int] = STEPS) -> list[str]:
     """Mean and spread at each number of steps."""
-    return [spread([scores[steps] for scores in found]) for steps in STEPS]
+    return [spread([scores[steps] for scores in found]) for steps in at]
 
 
 HEAD = ["1 step", *(f"{steps} steps" for steps in STEPS[1:])]
@@ -300,13 +312,15 @@ def plot(study: Study, file: Path) -> None:
     """Scores over the steps, a panel for each budget."""
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     panels = figure.subplots(1, len(BUDGETS), sharey=True)
+    colours = dict(zip(METHODS, colormaps["turbo"].resampled(len(METHODS))(range(len(METHODS))), strict=True))
     for axes, budget in zip(panels, BUDGETS, strict=True):
         for spacing, style in (("leading", ":"), ("trailing", "--")):
             axes.plot(
                 STEPS, means(undistilled(study.top, spacing)), style, color="black", label=f"undistilled, {spacing}"
             )
         for method, factor in study.factors(budget).items():
-            axes.plot(STEPS, means([run.scores() for run in study.runs(method, factor)]), "o-", label=METHODS[method])
+            scores = means([run.scores() for run in study.runs(method, factor)])
+            axes.plot(STEPS, scores, "o-", color=colours[method], label=METHODS[method])
         axes.set(title=f"equal {budget}", xlabel="steps", xscale="log", yscale="log")
         axes.set_xticks(STEPS, map(str, STEPS))
         axes.minorticks_off()
@@ -340,33 +354,59 @@ def grids(study: Study, steps: int, file: Path) -> None:
     write_png(file, sheet([*rows.values()], [*rows]))
 
 
+PARTS = ("rates", "budgets", *ABLATIONS)
+
+
 def main() -> None:
     """Run what is missing, then write what was found."""
-    given = arguments(__doc__, "runs/study")
-    study = Study(given.folder)
+    parser = arguments(__doc__, "runs/study")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to carry out and write")
+    given = parser.parse_args()
+    study, blocks = Study(given.folder), {}
+    if "rates" in given.parts:
+        side_by_side([run.carry_out for method in METHODS for run in study.rates(method).values()], given.jobs)
+        blocks["rates"] = rates_table(study)
+    if "budgets" in given.parts:
+        carry_out_budgets(study, given.jobs)
+        blocks |= {budget: budget_table(study, budget) for budget in BUDGETS}
+        blocks["orderings"] = orderings_table(study)
+        write_blocks(DOCS / "methods.md", "study", {method: result(study, method) for method in METHODS})
+        plot(study, DOCS / "images" / "study.png")
+        for steps in (2, 4):
+            grids(study, steps, DOCS / "images" / f"study-steps-{steps:03d}.png")
+    for table in ABLATIONS:
+        if table in given.parts:
+            rows = study.variants(table)
+            side_by_side([run.carry_out for group in zip(*rows.values(), strict=True) for run in group], given.jobs)
+            blocks[table] = ablation_table(rows)
+    write_blocks(DOCS / "study.md", "study", blocks)
+
+
+def carry_out_budgets(study: Study, jobs: int) -> None:
+    """How long updates take, the teacher's scores, and every method at each budget."""
+    side_by_side([partial(study.measure, method) for method in METHODS], jobs)
     scored = [
-        partial(score_teacher, teacher(given.folder, spacing, seed), spacing, seed)
+        partial(score_teacher, teacher(study.top, spacing, seed), spacing, seed)
         for spacing in ("leading", "trailing")
         for seed in SEEDS
     ]
-    rates = [run.carry_out for method in METHODS for run in study.rates(method).values()]
-    side_by_side([*scored, *rates], given.jobs)
-    # What the other budgets are, the first one's clocks say.
+    side_by_side(scored, jobs)
     for budget in BUDGETS:
         groups = [study.runs(method, factor) for method, factor in study.factors(budget).items()]
-        side_by_side([run.carry_out for group in zip(*groups, strict=True) for run in group], given.jobs)
-    ablations = [[run for runs in study.variants(table).values() for run in runs] for table in ABLATIONS]
-    side_by_side([run.carry_out for runs in ablations for run in runs], given.jobs)
+        side_by_side([run.carry_out for group in zip(*groups, strict=True) for run in group], jobs)
 
-    blocks = {budget: budget_table(study, budget) for budget in BUDGETS}
-    blocks |= {"rates": rates_table(study), "orderings": orderings_table(study)}
-    for table in ABLATIONS:
-        found = {title: cells([run.scores() for run in runs]) for title, runs in study.variants(table).items()}
-        blocks[table] = markdown(["", *HEAD], [[title, *row] for title, row in found.items()])
-    write_blocks(DOCS / "study.md", "study", blocks)
-    plot(study, DOCS / "images" / "study.png")
-    for steps in (2, 4):
-        grids(study, steps, DOCS / "images" / f"study-steps-{steps:03d}.png")
+
+def result(study: Study, method: str) -> str:
+    """A method's scores at equal updates, for its own page."""
+    shown = ", ".join(cells([run.scores() for run in study.runs(method)]))
+    updates = " + ".join(map(str, study.updates(method)))
+    return f"*Result* ([study](study.md), {updates} updates, `fd-fashion` at 1, 2, 4 and 8 steps): {shown}."
+
+
+def ablation_table(rows: dict[str, list[Experiment]]) -> str:
+    """One row for what was set otherwise."""
+    found = {title: [run.scores() for run in runs] for title, runs in rows.items()}
+    return markdown(["", *HEAD[1:]], [[title, *cells(scores, STEPS[1:])] for title, scores in found.items()])
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def table(name: str, top: Path) -> str:
 
 def main() -> None:
     """Run what is missing, then write the tables."""
-    given = arguments(__doc__, "runs/sweep")
+    given = arguments(__doc__, "runs/sweep").parse_args()
     side_by_side([row.carry_out for name in TABLES for row in rows(name, given.folder).values()], given.jobs)
     write_blocks(DOCS / "methods.md", "sweep", {name: table(name, given.folder) for name in TABLES})
 

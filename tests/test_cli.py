@@ -86,6 +86,16 @@ def test_plan_as_table(config: ConfigFile) -> None:
     assert rows[2:5] == [["1", "4", "2", "4", "8"], ["2", "2", "1", "3", "6"], ["all", "7", "14"]]
 
 
+def test_plan_of_what_is_made_before_the_first_update(config: ConfigFile) -> None:
+    """130 trajectories in shards of 64, of 4 steps each."""
+    text = 'preset = "luhman-cached"\n[run]\nupdates = 7\n[schedule]\nsteps = 4\n[source]\ntrajectories = 130\n'
+    path = config.write(text)
+    rows = [line.split() for line in call("plan", path).output.splitlines()]
+    assert rows[2:] == [["before", "0", "12"], ["1", "4", "1", "7", "7"], ["all", "7", "19"]]
+    stages = [{"steps": 4, "updates": 7, "evaluations": 7}]
+    assert json.loads(call("plan", path, "--json").output) == {"updates": 7, "before": 12, "stages": stages}
+
+
 def test_plugins_as_json() -> None:
     found = json.loads(call("plugins", "--json").output)
     expected = {"kind": "schedule", "name": "linear", "package": "distillkit", "version": __version__}

@@ -47,7 +47,7 @@ MISTAKES = {
     "unknown preset": (
         'preset = "dsdx"\n[run]\nupdates = 7\n',
         "preset: no preset is called 'dsdx'; known: consistency, dsd-anchored, dsd-training, dsdgexp, dsdgl, dsdi,"
-        " dsdn, guided, luhman, matching, pd,"
+        " dsdn, guided, luhman, luhman-cached, matching, pd,"
         " training, tsd — did you mean 'dsdn'?",
     ),
     "preset is no name": (
@@ -189,6 +189,11 @@ MISTAKES = {
         'preset = "matching"\n[run]\nupdates = 7\n[source]\ntype = "noised-data"\n[data]\ntype = "digits"\n',
         "source.type: 'noised-data' hands out jumps that do not follow one another, and the target"
         " 'trajectory-matching' goes on from one to the next; use a source that walks, as 'trajectory' does",
+    ),
+    "a landing that the source does not know": (
+        'preset = "luhman-cached"\n[run]\nupdates = 7\n[source]\ntype = "trajectory"\n',
+        "source.type: 'trajectory' does not know where the teacher lands, which the target 'stored-landing' is made of;"
+        " use a source that does, as 'cached-trajectories', or another target",
     ),
     "odd N": (
         DSDI + "[schedule]\nstart = 9\n",

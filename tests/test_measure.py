@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from conftest import ConfigFile
 from test_chain import CHAIN, written
 
 from distillkit.cli.group import cli
+from distillkit.config import read_config
 from distillkit.noise import Predictor
+from distillkit.training.assemble import load, prepare
 
 SLEEP = 0.1
 
@@ -64,6 +67,41 @@ def test_scores_during_the_run_are_counted(tmp_path: Path) -> None:
     found = json.loads(call(written(tmp_path), "--measure", "--json", *sets))
     # 3 and 2 evaluations before the last update, of 50 pictures in batches of 5, in 2 steps.
     assert found["measured"]["scoring_seconds"] > 0.5 * SLEEP * 2 * 10 * 5
+
+
+CACHED = """
+preset = "luhman-cached"
+[run]
+updates = 5
+[schedule]
+steps = 4
+[source]
+batch = 2
+trajectories = 12
+shard = 4
+"""
+
+
+@pytest.mark.usefixtures("slow")
+def test_what_is_made_before_the_updates_is_timed_and_not_kept(
+    config: ConfigFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """3 batches of 4 steps each; none where a run has made them."""
+    monkeypatch.chdir(tmp_path)
+    path = config.write(CACHED)
+    found = json.loads(call(path, "--measure", "--json"))
+    assert [*tmp_path.iterdir()] == [path]
+    assert found["before"] == 12
+    assert found["measured"]["before_seconds"] >= 12 * SLEEP
+    assert found["stages"][0]["seconds"] >= 5 * SLEEP
+    last = call(path, "--measure").splitlines()
+    assert last[2].split()[:3] == ["before", "0", "12"]
+    assert " before the updates, " in last[-1]
+    parts = load(read_config(path))
+    for part in prepare(parts):
+        part()
+    found = json.loads(call(path, "--measure", "--json"))
+    assert (found["before"], found["measured"]["before_seconds"]) == (12, 0)
 
 
 def test_table_has_the_time_and_the_memory(tmp_path: Path) -> None:

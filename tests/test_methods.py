@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -56,10 +58,25 @@ METHODS = {
     "luhman": Method(
         40, 1, 5, 0.7, 2, (*ANCHORED, "source.batch=16", "optimizer.learning_rate=1e-3", "schedule.steps=4")
     ),
+    "luhman-cached": Method(
+        40,
+        1,
+        1,
+        0.7,
+        1,
+        (*ANCHORED, "source.batch=16", "optimizer.learning_rate=1e-3", "schedule.steps=4", "source.trajectories=640"),
+    ),
     "matching": Method(64, 2, 5, 0.5, 2, (*ANCHORED, "source.batch=32", "schedule.steps=8")),
 }
-SELF_TAUGHT = [name for name, method in METHODS.items() if method.networks == 1]
-ANCHORED_ONES = [name for name, method in METHODS.items() if method.networks == 2]
+SELF_TAUGHT = [name for name, method in METHODS.items() if 'teacher.type="self"' in method.options]
+ANCHORED_ONES = [name for name in METHODS if name not in SELF_TAUGHT]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trajectories that are kept are in the working directory."""
+    with contextlib.chdir(tmp_path_factory.mktemp("work")):
+        yield
 
 
 def assignments(method: Method) -> list[str]:
@@ -157,7 +174,8 @@ def test_networks_in_memory(tmp_path: Path, name: str, networks: int) -> None:
     before = living_networks()
     wanted = settings(tmp_path, name, *assignments(METHODS[name]))
     parts = assemble.load(wanted)
-    assemble.prepare(parts)
+    for part in assemble.prepare(parts):
+        part()
     planned = parts.plan[0]
     wanted.source.start_stage(planned.stage, planned.stride, wanted.model.path)
     assert wanted.target is not None

@@ -17,21 +17,29 @@ from distillkit.cli.options import config_argument, echo_json, echo_table, json_
 @json_option
 def command(config: Path, assignments: tuple[str, ...], measure: bool, as_json: bool) -> None:
     """Show the stages of CONFIG: the grid's steps N, the steps that the student learns to do with, parameter
-    updates and network evaluations."""
-    from distillkit.config import Chain, make_plan, read_chain
+    updates and network evaluations.
+
+    A row "before" has the evaluations that a source makes before the first update (of each phase), if no run has made
+    any of them yet.
+    """
+    from distillkit.config import Chain, evaluations_before, make_plan, read_chain
 
     settings = read_chain(config, assignments)
     chained = isinstance(settings, Chain)
     phases = settings.phases if isinstance(settings, Chain) else [settings]
+    plans = [make_plan(phase) for phase in phases]
     stages: list[dict[str, Any]] = [
         # A config without phases says nothing of them.
         ({"phase": number} if chained else {})
         | {"steps": part.stage.steps, "updates": part.stage.updates, "evaluations": part.evaluations}
-        for number, phase in enumerate(phases, 1)
-        for part in make_plan(phase)
+        for number, plan in enumerate(plans, 1)
+        for part in plan
     ]
-    jumps = [part.stage.steps // part.stride for phase in phases for part in make_plan(phase)]
+    jumps = [part.stage.steps // part.stride for plan in plans for part in plan]
+    before = sum(evaluations_before(phase, plan) for phase, plan in zip(phases, plans, strict=True))
     found: dict[str, Any] = {"updates": sum(stage["updates"] for stage in stages), "stages": stages}
+    if before:
+        found["before"] = before
     if measure:
         from distillkit.training.measure import measure as take
 
@@ -40,6 +48,7 @@ def command(config: Path, assignments: tuple[str, ...], measure: bool, as_json: 
             stage["seconds"] = round(seconds, 3)
         found["measured"] = {
             "device": device,
+            **({"before_seconds": round(sum(phase.before for phase in measured), 3)} if before else {}),
             "update_seconds": round(sum(stage["seconds"] for stage in stages), 3),
             "scoring_seconds": round(sum(phase.scoring for phase in measured), 3),
             "memory_bytes": memory,
@@ -50,20 +59,25 @@ def command(config: Path, assignments: tuple[str, ...], measure: bool, as_json: 
     from distillkit.training.progress import clock
 
     columns = [*(["phase"] if chained else []), "stage", "steps N", "student's steps", "updates", "evaluations"]
+    empty = [""] * (3 if chained else 2)
     rows = []
+    if before:
+        took = [clock(found["measured"]["before_seconds"])] if measure else []
+        rows.append(["before", *empty, "0", str(before), *took])
     for i, (stage, jump) in enumerate(zip(stages, jumps, strict=True), 1):
         numbers = [i, stage["steps"], jump, stage["updates"], stage["evaluations"]]
         phase, took = [stage["phase"]] if chained else [], [clock(stage["seconds"])] if measure else []
         rows.append([str(cell) for cell in (*phase, *numbers, *took)])
-    totals = [str(sum(stage[key] for stage in stages)) for key in ("updates", "evaluations")]
-    rows.append(["all", *([""] if chained else []), "", "", *totals])
+    evaluations = before + sum(stage["evaluations"] for stage in stages)
+    rows.append(["all", *empty, str(found["updates"]), str(evaluations)])
     if measure:
         columns.append("time")
-        rows[-1].append(clock(found["measured"]["update_seconds"]))
+        told = found["measured"]
+        rows[-1].append(clock(told.get("before_seconds", 0.0) + told["update_seconds"]))
     echo_table(columns, rows, numbers=True)
     if measure:
-        told = found["measured"]
+        made = f"{clock(told['before_seconds'])} before the updates, " if before else ""
         click.echo(
-            f"\nexpected on {told['device']}: {clock(told['update_seconds'])} in updates, "
+            f"\nexpected on {told['device']}: {made}{clock(told['update_seconds'])} in updates, "
             f"{clock(told['scoring_seconds'])} in scoring, {told['memory_bytes'] / 1e9:.1f} GB of memory"
         )

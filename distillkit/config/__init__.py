@@ -2,7 +2,7 @@
 
 from distillkit.config.chain import Chain, read_chain
 from distillkit.config.pieces import read_component, read_scoring
-from distillkit.config.plan import PlannedStage, make_plan
+from distillkit.config.plan import PlannedStage, evaluations_before, make_plan
 from distillkit.config.read import read_config
 from distillkit.config.settings import Scoring, Settings
 from distillkit.config.tables import (
@@ -24,6 +24,7 @@ __all__ = [
     "RunTable",
     "Scoring",
     "Settings",
+    "evaluations_before",
     "find_score",
     "make_plan",
     "read_chain",

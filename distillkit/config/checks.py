@@ -42,6 +42,12 @@ def _targets(settings: Settings) -> Iterator[Mistake]:
             f"'{settings.source.name}' hands out jumps that do not follow one another, and the target "
             f"'{settings.target.name}' goes on from one to the next; use a source that walks, as 'trajectory' does",
         )
+    if settings.target is not None and settings.target.needs_landing and not settings.source.knows_landing:
+        yield Mistake(
+            "source.type",
+            f"'{settings.source.name}' does not know where the teacher lands, which the target "
+            f"'{settings.target.name}' is made of; use a source that does, as 'cached-trajectories', or another target",
+        )
 
 
 def _stages(settings: Settings) -> Iterator[Mistake]:
@@ -60,7 +66,12 @@ def _stages(settings: Settings) -> Iterator[Mistake]:
         stage = Stage(steps, 0)
         every = stride(settings, stage)
         target, teacher = settings.target, settings.teacher
-        if target is not None and teacher is not None and not target.teacher_evaluations(stage, teacher):
+        if (
+            target is not None
+            and teacher is not None
+            and not target.needs_landing
+            and not target.teacher_evaluations(stage, teacher)
+        ):
             yield Mistake(
                 "target",
                 f"'{target.name}' in jumps of one step asks the teacher '{teacher.name}' for nothing but the student's "

@@ -16,7 +16,8 @@ class PlannedStage:
     Attributes:
         stage: steps and updates.
         stride: fine steps per jump; the student serves `stage.steps // stride` sampling steps.
-        evaluations: network evaluations of the whole stage (guidance doubles a batch, not the count).
+        evaluations: network evaluations of the stage's updates, as the journal counts them (guidance doubles a batch,
+            not the count). What a source does before the first update is not among them: see `evaluations_before`.
     """
 
     stage: Stage
@@ -39,6 +40,11 @@ def make_plan(settings: Settings) -> list[PlannedStage]:
         PlannedStage(stage, stride(settings, stage), stage.updates * accumulate * _evaluations(settings, stage))
         for stage in stages
     ]
+
+
+def evaluations_before(settings: Settings, plan: list[PlannedStage]) -> int:
+    """Evaluations before the first update, if no run has done any of the source's work before."""
+    return settings.source.evaluations_before([(planned.stage, planned.stride) for planned in plan])
 
 
 def stride(settings: Settings, stage: Stage) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
@@ -12,12 +13,13 @@ from distillkit.component import Component
 from distillkit.interfaces.data import Data
 from distillkit.interfaces.model import Model
 from distillkit.interfaces.steps import Stage, Step
+from distillkit.interfaces.teacher import Teacher
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distillkit.noise import NoisePath
+    from distillkit.noise import NoisePath, Predictor
 
 
 Scale = Annotated[float, Field(ge=0)]
@@ -48,6 +50,9 @@ class Source(Component):
     walks: bool = False
     """Whether a sample's jumps follow one another from noise to data, each beginning where `advance` said."""
 
+    knows_landing: bool = False
+    """Whether every step says where the teacher lands (`Step.landing`)."""
+
     @property
     def sequential(self) -> bool:
         """Whether all samples of a batch walk one trajectory in step, so that stages should be whole trajectories."""
@@ -69,6 +74,37 @@ class Source(Component):
     @abstractmethod
     def setup(self, model: Model, data: Data | None) -> None:
         """Called once, before the first stage, with the loaded model and the data (None if the config has none)."""
+
+    def evaluations_before(self, stages: Sequence[tuple[Stage, int]]) -> int:
+        """Evaluations that the work of `prepare` takes, if no run has done any of it before.
+
+        Args:
+            stages: the plan's, each with the stride of its jumps.
+        """
+        return 0
+
+    def prepare(
+        self, stages: Sequence[tuple[Stage, int]], student: Predictor, teacher: Teacher | None
+    ) -> Sequence[Callable[[], None]]:
+        """The work that is to be done before the first update, in parts that are done one after the other.
+
+        Called once, after `setup` and before anything of the run is written; like the parts, without gradient and in
+        the engine's precision. The networks are as they are when the run begins, also when it is resumed.
+
+        Args:
+            stages: the plan's, each with the stride of its jumps.
+            student: the network that is trained, on the engine's device.
+            teacher: ready to predict; None in plain training.
+
+        Raises:
+            DistillkitError: the work cannot be done.
+        """
+        return ()
+
+    def trial(self, folder: Path) -> Source:
+        """One like it, not set up, to be timed: its work before the first update is little, and what it writes goes to
+        `folder`."""
+        return self
 
     @abstractmethod
     def start_stage(self, stage: Stage, stride: int, path: NoisePath) -> None:

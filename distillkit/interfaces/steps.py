@@ -37,6 +37,7 @@ class Step:
         times: [S + 1, B], from the jump's start through the fine steps to its landing.
         condition: the samples' conditions.
         data, noise: the clean samples and the noise that z was made from, [B, C, H, W]; None on trajectories.
+        landing: where the teacher lands at times[-1], [B, C, H, W]; None where the source does not know it.
         update: the number of the update that it is for, from 0; set by the loop.
     """
 
@@ -45,6 +46,7 @@ class Step:
     condition: Condition
     data: Tensor | None = None
     noise: Tensor | None = None
+    landing: Tensor | None = None
     update: int = 0
 
     def to(self, device: torch.device) -> Step:
@@ -56,6 +58,7 @@ class Step:
             condition=self.condition.map(lambda tensor: tensor.to(device)),
             data=None if self.data is None else self.data.to(device),
             noise=None if self.noise is None else self.noise.to(device),
+            landing=None if self.landing is None else self.landing.to(device),
         )
 
 

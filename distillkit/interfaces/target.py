@@ -25,6 +25,8 @@ class Target(Component):
     """Whether it keeps something of a sample from one jump to the next, so that the source must walk trajectories."""
     needs_data: ClassVar[bool] = False
     """Whether it uses `step.data`, so that the source must draw from a data set."""
+    needs_landing: ClassVar[bool] = False
+    """Whether it uses `step.landing` and asks no teacher, so that the source must know where the teacher lands."""
 
     @abstractmethod
     def stride(self, stage: Stage) -> int:

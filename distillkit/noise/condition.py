@@ -34,6 +34,21 @@ class Condition:
             None if self.guidance is None else change(self.guidance),
         )
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name, each [B, ...], to be stored: "inputs.…", "null.…" and "guidance"."""
+        found = {f"inputs.{key}": value for key, value in self.inputs.items()}
+        found |= {f"null.{key}": value for key, value in (self.null or {}).items()}
+        return found if self.guidance is None else found | {"guidance": self.guidance}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Condition:
+        """From `tensors`; other names are left alone."""
+        inputs, null = (
+            {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
+            for part in ("inputs.", "null.")
+        )
+        return cls(inputs, null or None, tensors.get("guidance"))
+
     def mixed(self) -> Condition:
         """The same for a network that does not know yet what the scale that it is told means: guidance by mixing."""
         return replace(self, guidance=self.inputs[GUIDANCE])

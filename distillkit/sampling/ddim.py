@@ -5,26 +5,50 @@ Shapes: B batch, C H W sample.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from distillkit.noise import Condition, Predictor
+from distillkit.noise import Condition, NoisePath, Prediction, Predictor
 
 
 @torch.no_grad()
-def sample(predictor: Predictor, noise: Tensor, condition: Condition, steps: int) -> Tensor:
-    """Walk from noise [B, C, H, W] to clean samples [B, C, H, W] in `steps` DDIM steps (Song et al. 2021), no gradient.
+def walk(
+    predict: Callable[[Tensor, Tensor, Condition], Prediction],
+    path: NoisePath,
+    noise: Tensor,
+    condition: Condition,
+    steps: int,
+) -> Iterator[Tensor]:
+    """The states on the way from noise to clean samples in `steps` DDIM steps (Song et al. 2021), no gradient.
 
-    Noise is N(0, I), and is scaled here to what the path begins with. It and the condition must be on the network's
-    device. The result is not clamped.
+    Yields the noise, scaled to what the path begins with, and where each step lands: `steps` + 1 states
+    [B, C, H, W]. The last is not clamped.
+
+    Args:
+        predict: (z, t [B], condition) -> the prediction that the next step uses.
+        path: the noise path, whose grid of `steps` steps is walked.
+        noise: N(0, I), [B, C, H, W], on the network's device, as is the condition.
 
     Raises:
         GridError: the path has no grid of so many steps.
     """
-    grid = predictor.path.grid(steps).to(noise.device)
-    z = noise * predictor.path.initial_scale
+    grid = path.grid(steps).to(noise.device)
+    z = noise * path.initial_scale
+    yield z
     for t, s in pairwise(grid.unsqueeze(1).expand(-1, len(z))):
-        z = predictor.path.ddim(z, predictor(z, t, condition).x0, t, s)
-    return z
+        z = path.ddim(z, predict(z, t, condition).x0, t, s)
+        yield z
+
+
+def sample(predictor: Predictor, noise: Tensor, condition: Condition, steps: int) -> Tensor:
+    """The clean samples [B, C, H, W] at the end of a `walk` from noise [B, C, H, W]. Not clamped, no gradient.
+
+    Raises:
+        GridError: the path has no grid of so many steps.
+    """
+    [end] = deque(walk(predictor, predictor.path, noise, condition, steps), maxlen=1)
+    return end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,11 +58,14 @@ def load(settings: Settings) -> Parts:
     return Parts(settings, student, plan)
 
 
-def prepare(parts: Parts) -> None:
+def prepare(parts: Parts) -> Sequence[Callable[[], None]]:
     """Open the data, and give source, teacher, target and engine what they need.
 
+    Returns:
+        what the source has to do before the first update, and before a checkpoint is restored.
+
     Raises:
-        DistillkitError: the data cannot be read, or are not what the model takes.
+        DistillkitError: the data cannot be read, or are not what the model takes; or the source's work cannot be done.
     """
     settings = parts.settings
     if settings.data is not None:
@@ -70,17 +73,28 @@ def prepare(parts: Parts) -> None:
     if settings.source.needs_data and settings.data is not None:
         settings.data.check_shape(settings.model)
         _check_labels(settings.data, settings.model)
-    settings.source.setup(settings.model, settings.data)
     if settings.teacher is not None:
         settings.teacher.setup(parts.student, parts.student.copy, settings.engine.place_frozen)
     if settings.target is not None:
         settings.target.setup(parts.student, parts.student.copy, settings.engine.place_frozen)
     for loss in settings.losses:
         loss.setup(settings.model.path)
+    # Before the engine takes the network, with which it may do as it likes.
+    work = prepare_source(parts)
     step = DistillStep(
         parts.student, settings.teacher, settings.target, settings.losses, settings.model.path, parts.updates
     )
     settings.engine.prepare(step, parts.student.network, settings.optimizer, settings.ema)
+    return work
+
+
+def prepare_source(parts: Parts) -> Sequence[Callable[[], None]]:
+    """Give the source what it needs; what it has to do before the first update."""
+    settings = parts.settings
+    settings.source.setup(settings.model, settings.data)
+    stages = [(planned.stage, planned.stride) for planned in parts.plan]
+    with torch.no_grad(), settings.engine.autocast():
+        return settings.source.prepare(stages, parts.student, settings.teacher)
 
 
 def _check_labels(data: Data, model: Model) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 from distillkit.config import Settings
 from distillkit.evaluation import Pictures
 from distillkit.interfaces import Stage
-from distillkit.training.assemble import Parts, load, prepare
+from distillkit.training.assemble import Parts, load, prepare, prepare_source
 from distillkit.training.chain import from_result
 from distillkit.training.divergence import Watch
 from distillkit.training.folder import RunFolder
@@ -38,10 +38,12 @@ class Measured:
     """What to expect of one phase.
 
     Attributes:
+        before: seconds in what the source has yet to do before the first update.
         stages: seconds in each stage's updates.
         scoring: seconds in sampling and feature extraction, all evaluations together.
     """
 
+    before: float
     stages: list[float]
     scoring: float
 
@@ -66,7 +68,10 @@ def measure(phases: Sequence[Settings]) -> tuple[list[Measured], int, str]:
 
 def _phase(settings: Settings, place: RunFolder, number: int, reporter: Reporter) -> Measured:
     parts = load(settings)
-    prepare(parts)
+    before = 0.0
+    if missing := prepare(parts):
+        parts, part = _try_source(parts, place.path / "source")
+        before = len(missing) * part
     # Stages whose updates cost as many evaluations take as long.
     kinds: dict[int, float] = {}
     stages = []
@@ -82,7 +87,20 @@ def _phase(settings: Settings, place: RunFolder, number: int, reporter: Reporter
     scoring = _scoring(parts)
     # What the next phase begins with.
     export(parts, place.path / "phases" / str(number) / "pipeline", [])
-    return Measured(stages, scoring)
+    return Measured(before, stages, scoring)
+
+
+def _try_source(parts: Parts, folder: Path) -> tuple[Parts, float]:
+    """The parts with a source that has done a little of its work, and the seconds that a part of the work took."""
+    settings = parts.settings
+    parts = replace(parts, settings=replace(settings, source=settings.source.trial(folder)))
+    work = prepare_source(parts)
+    began = time.perf_counter()
+    with torch.no_grad(), settings.engine.autocast():
+        for part in work:
+            part()
+    _finish(settings.engine.device)
+    return parts, (time.perf_counter() - began) / len(work)
 
 
 def _update(parts: Parts, journal: Path, reporter: Reporter) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from distillkit.config import Settings
@@ -48,7 +50,7 @@ def run(settings: Settings, folder: Path, resume: bool = False, parent: Path | N
     if not resume:
         place.check_free()
     parts = load(settings)
-    prepare(parts)
+    work = prepare(parts)
     # Reads the reference, so that all that may be missing is missed before anything is written.
     scores = RunScores(parts, place, reporter)
     if not resume:
@@ -64,7 +66,7 @@ def run(settings: Settings, folder: Path, resume: bool = False, parent: Path | N
     try:
         if stop.asked:
             raise KeyboardInterrupt
-        rows = _carry_out(parts, place, reporter, scores, known)
+        rows = _carry_out(parts, place, reporter, scores, known, work)
     except (KeyboardInterrupt, RunInterrupted):
         settings.tracker.finish("killed")
         raise
@@ -85,12 +87,24 @@ def _info(parts: Parts, folder: Path, resumed: bool, parent: Path | None) -> Run
 
 
 def _carry_out(
-    parts: Parts, place: RunFolder, reporter: Reporter, scores: RunScores, known: list[dict[str, Any]] | None
+    parts: Parts,
+    place: RunFolder,
+    reporter: Reporter,
+    scores: RunScores,
+    known: list[dict[str, Any]] | None,
+    work: Sequence[Callable[[], None]],
 ) -> list[dict[str, Any]]:
-    """Everything between the tracker's start and finish. `known`: the teacher's rows of the run that is resumed."""
+    """Everything between the tracker's start and finish.
+
+    Args:
+        known: the teacher's rows of the run that is resumed.
+        work: the source's, before the updates.
+    """
     settings = parts.settings
     if settings.evaluation.teacher and settings.teacher is not None and not settings.model.untrained:
         scores.teacher(known or [])
+    if work:
+        _do(work, parts, reporter)
     position = Position() if known is None else checkpoint.restore(place.checkpoints, parts)
     best = None if settings.evaluation.best is None else Best(place.best, parts)
     _train(parts, position, place, reporter, scores, best)
@@ -103,6 +117,17 @@ def _carry_out(
     for file in (place.config, place.scores, place.journal):
         settings.tracker.log_file(file)
     return scores.rows
+
+
+def _do(work: Sequence[Callable[[], None]], parts: Parts, reporter: Reporter) -> None:
+    """What the source has to do, with the network as it is when the run begins."""
+    source, engine, counted = parts.settings.source, parts.settings.engine, parts.student.evaluations
+    before = counted.count
+    with reporter.task(source.name, len(work)), torch.no_grad(), engine.autocast():
+        for part in work:
+            part()
+            reporter.advance(1)
+    reporter.say(f"{source.name}: {counted.count - before} evaluations before the first update")
 
 
 def _train(

@@ -101,11 +101,8 @@ class Trajectory(Source):
         """Where every sample stands."""
         if self._step is None:
             return {}
-        condition = self._step.condition
         state = {"position": self._position, "left": self._left, "length": self._length, "z": self._step.z}
-        state |= {f"inputs.{key}": value for key, value in condition.inputs.items()}
-        state |= {f"null.{key}": value for key, value in (condition.null or {}).items()}
-        return state if condition.guidance is None else state | {"guidance": condition.guidance}
+        return state | self._step.condition.tensors()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from there."""
@@ -114,12 +111,7 @@ class Trajectory(Source):
         from distillkit.noise import Condition
 
         self._position, self._left, self._length = state["position"], state["left"], state["length"]
-        parts = {
-            part: {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
-            for part in ("inputs", "null")
-        }
-        condition = Condition(parts["inputs"], parts["null"] or None, state.get("guidance"))
-        self._step = Step(state["z"], self._position, condition)
+        self._step = Step(state["z"], self._position, Condition.from_tensors(state))
 
 
 def _mix(mask: Tensor, new: Step, old: Step) -> Step:

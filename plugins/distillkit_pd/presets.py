@@ -27,4 +27,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         # docs/study.md: the bundled teacher.
         "scale": {"parameters": 1_220_000, "updates": 240},
     },
+    # The teacher is asked before the first update alone, when the network itself is still it.
+    "luhman-cached": COMMON
+    | {
+        "teacher": {"type": "self"},
+        "target": {"type": "stored-landing"},
+        "schedule": {"type": "constant", "steps": 16},
+        "source": {"type": "cached-trajectories"},
+    },
 }

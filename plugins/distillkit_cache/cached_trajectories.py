@@ -1,0 +1,148 @@
+"""Jumps along trajectories that the teacher made before the run's first update, kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from distillkit.errors import DistillkitError, Mistake
+from distillkit.interfaces import Data, Model, Source, Stage, Step, Teacher
+
+if TYPE_CHECKING:
+    import torch
+
+    from distillkit.noise import NoisePath, Predictor
+    from distillkit_cache.store import Store
+
+
+class CachedTrajectories(Source):
+    """Random jumps of trajectories that the undistilled teacher walked from noise to data once (Luhman & Luhman 2021).
+
+    They are made before the first update, as many steps long as each stage's grid, and later runs of the same teacher
+    find them there. Trajectory i's noise, class and guidance scale depend on (`seed`, i) alone. So a run that was
+    stopped while it made them goes on where it stood, to the same ones.
+    """
+
+    name = "cached-trajectories"
+    needs_data = False
+    knows_landing = True
+
+    class Options(Source.Options):
+        """
+        Attributes:
+            trajectories: how many, for each number of steps N of the schedule.
+            folder: where they are kept, relative to the working directory; runs of the same teacher share it.
+            max_gigabytes: how much room they may take (10⁹ bytes).
+            shard: trajectories per file, which are made together, in N evaluations of a batch of so many.
+            seed: of their noise. It is not the run's, so that runs with other seeds find them there.
+        """
+
+        trajectories: int = Field(10_000, ge=1)
+        folder: Path = Path("trajectories")
+        max_gigabytes: float = Field(10.0, gt=0)
+        shard: int = Field(64, ge=1)
+        seed: int = Field(0, ge=0)
+
+    options: Options
+
+    def check(self) -> Iterator[Mistake]:
+        """What is called a folder must be one, or not be there yet."""
+        folder = self.options.folder
+        if folder.exists() and not folder.is_dir():
+            yield Mistake("folder", f"{folder} is a file; name a folder, which need not be there yet")
+
+    def evaluations_before(self, stages: Sequence[tuple[Stage, int]]) -> int:
+        """N for each shard."""
+        return sum(steps * self._shards for steps, _ in _grids(stages))
+
+    def setup(self, model: Model, data: Data | None) -> None:
+        """Remember the model whose noise and conditions are drawn."""
+        self._model = model
+        self._stores: dict[tuple[int, int], Store] = {}
+
+    def prepare(
+        self, stages: Sequence[tuple[Stage, int]], student: Predictor, teacher: Teacher | None
+    ) -> Sequence[Callable[[], None]]:
+        """Make the shards that are not there.
+
+        Raises:
+            DistillkitError: what is there is another teacher's, or damaged; or it would take too much room.
+        """
+        from distillkit_cache import making
+        from distillkit_cache.origin import grid_of, teacher_of
+        from distillkit_cache.store import Store
+
+        assert teacher is not None  # the config's checks see to it
+        options, model = self.options, self._model
+        begin = partial(making.begin, model, self.draw_guidance, options.seed)
+        self._check_room({grid: making.size(begin(0), grid[0] // grid[1]) for grid in _grids(stages)})
+
+        def fill(store: Store, shard: int, grid: tuple[int, int]) -> None:
+            store.write(shard, making.make([begin(i) for i in self._indices(shard)], student, teacher, *grid))
+
+        work, made_by = [], teacher_of(student, teacher) | self._conditions()
+        for steps, stride in _grids(stages):
+            origin = made_by | grid_of(student.path, steps) | {"stride": stride}
+            store = Store(options.folder / f"steps-{steps}-stride-{stride}", origin)
+            self._stores[steps, stride] = store
+            missing = [shard for shard in range(self._shards) if not store.has(shard, len(self._indices(shard)))]
+            work += [partial(fill, store, shard, (steps, stride)) for shard in missing]
+        return work
+
+    def trial(self, folder: Path) -> CachedTrajectories:
+        """With one shard of trajectories."""
+        few = min(self.options.trajectories, self.options.shard)
+        return CachedTrajectories(self.options.model_copy(update={"folder": folder, "trajectories": few}))
+
+    def _conditions(self) -> dict[str, Any]:
+        """What makes the trajectories, besides the teacher."""
+        drawn = self.options.model_dump(mode="json", include={"guidance", "seed", "shard"})
+        return {"shape": list(self._model.sample_shape), "classes": self._model.classes} | drawn
+
+    @property
+    def _shards(self) -> int:
+        return ceil(self.options.trajectories / self.options.shard)
+
+    def _indices(self, shard: int) -> range:
+        """The trajectories of a shard."""
+        first = shard * self.options.shard
+        return range(first, min(first + self.options.shard, self.options.trajectories))
+
+    def _check_room(self, sizes: dict[tuple[int, int], int]) -> None:
+        options = self.options
+        one, room = sum(sizes.values()), options.max_gigabytes * 1e9
+        if options.trajectories * one > room:
+            raise DistillkitError(
+                f"source.trajectories: {options.trajectories} take {options.trajectories * one / 1e9:.3g} GB, and "
+                f"source.max_gigabytes is {options.max_gigabytes:g}: {int(room // one)} fit; ask for so many, or allow "
+                "more room"
+            )
+
+    def start_stage(self, stage: Stage, stride: int, path: NoisePath) -> None:
+        """Turn to the trajectories over the stage's grid."""
+        self._store = self._stores[stage.steps, stride]
+        # [jumps, stride + 1]: each jump's times.
+        self._times = path.grid(stage.steps).unfold(0, stride + 1, stride)
+
+    def draw(self, generator: torch.Generator) -> Step:
+        """Random jumps of random trajectories."""
+        import torch
+
+        from distillkit_cache import making
+
+        batch = self.options.batch
+        places = torch.randint(self.options.trajectories, (batch,), generator=generator).tolist()
+        jumps = torch.randint(len(self._times), (batch,), generator=generator)
+        shards, rows = zip(*(divmod(place, self.options.shard) for place in places), strict=True)
+        (z, landing), condition = making.pick([self._store.read(shard) for shard in shards], rows, jumps.tolist())
+        return Step(z, self._times[jumps].T.contiguous(), condition, landing=landing)
+
+
+def _grids(stages: Sequence[tuple[Stage, int]]) -> list[tuple[int, int]]:
+    """The different grids of a plan: steps, and how many of them a jump has."""
+    return list(dict.fromkeys((stage.steps, stride) for stage, stride in stages))

@@ -1,0 +1,107 @@
+"""Shards of trajectories in a folder: safetensors files, and a manifest with what made them and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from distillkit.errors import DistillkitError
+from distillkit_cache.origin import differences
+
+MANIFEST = "manifest.json"
+
+
+class Store:
+    """One teacher's trajectories over one grid. Everything is written aside, then renamed.
+
+    Args:
+        folder: where they are, or will be; nothing is written yet.
+        origin: what makes them.
+
+    Raises:
+        DistillkitError: those that are there were made by something else, or the manifest cannot be read.
+    """
+
+    def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._origin = origin
+        self._shards: dict[str, dict[str, Any]] = {}
+        self._open: dict[int, dict[str, Tensor]] = {}
+        manifest = folder / MANIFEST
+        if not manifest.exists():
+            return
+        try:
+            found = json.loads(manifest.read_text(encoding="utf-8"))
+            before, self._shards = found["origin"], found["shards"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise DistillkitError(
+                f"{manifest}: cannot be read as a manifest of trajectories ({error}); delete {folder}, and they are "
+                "made anew"
+            ) from None
+        if differing := differences(before, origin):
+            raise DistillkitError(
+                f"{folder}: holds other trajectories than this run's, with {'; '.join(differing)}: name another folder "
+                "in source.folder, or delete this one"
+            )
+
+    def has(self, shard: int, count: int) -> bool:
+        """Whether a shard is there, whole, with at least `count` trajectories.
+
+        Raises:
+            DistillkitError: it is there, but damaged.
+        """
+        file = self._file(shard)
+        known = self._shards.get(file.name)
+        if known is None or known["trajectories"] < count or not file.is_file():
+            return False
+        with file.open("rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() != known["sha256"]:
+                raise DistillkitError(
+                    f"{file}: is damaged (its sha256 is not the one in {MANIFEST}); delete it, and it is made again"
+                )
+        return True
+
+    def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
+        """Add a shard: tensors by name, each [trajectories, ...], on the CPU.
+
+        Raises:
+            DistillkitError: the folder cannot be written.
+        """
+        content = save({key: value.contiguous() for key, value in tensors.items()})
+        file = self._file(shard)
+        count = len(next(iter(tensors.values())))
+        self._shards[file.name] = {"trajectories": count, "sha256": hashlib.sha256(content).hexdigest()}
+        manifest = {"origin": self._origin, "shards": dict(sorted(self._shards.items()))}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _replace(file, content)
+            # After the shard: one that the manifest does not know is made again.
+            _replace(self.folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        except OSError as error:
+            raise DistillkitError(f"{self.folder}: cannot be written ({error.strerror})") from None
+
+    def read(self, shard: int) -> Mapping[str, Tensor]:
+        """A shard's tensors, mapped from disk: what is not looked at is not read."""
+        if shard not in self._open:
+            self._open[shard] = load_file(self._file(shard))
+        return self._open[shard]
+
+    def _file(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:05d}.safetensors"
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all. The name aside is this process's own: two runs may make the same shard."""
+    aside = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, file)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,388 @@
+"""Trajectories made once and kept on disk: against those made on the fly, interrupted, shared, and refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from digits import MODEL, PLAIN, TEACHER, Run, distil, settings
+from distillkit_dsd.merged_steps import MergedSteps
+from distillkit_pd.frozen_teacher import FrozenTeacher
+from safetensors.torch import load_file
+from torch import Tensor
+
+from distillkit.config import Settings, evaluations_before, make_plan
+from distillkit.errors import DistillkitError
+from distillkit.interfaces import Stage, Step
+from distillkit.sampling import noise_for
+from distillkit.training import assemble
+from distillkit.training.assemble import Parts
+
+COUNT, SHARD, STEPS = 20, 8, 4
+SMALL = (f"source.trajectories={COUNT}", f"source.shard={SHARD}", f"schedule.steps={STEPS}", "source.batch=32")
+FOLDER = f"trajectories/steps-{STEPS}-stride-{STEPS}"
+SHARDS = [f"shard-0000{i}.safetensors" for i in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default folder is in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+@dataclass
+class Begun:
+    """A run that is about to make its updates."""
+
+    parts: Parts
+    work: Sequence[Callable[[], None]]
+
+    def do(self) -> Parts:
+        """Make what is missing."""
+        for part in self.work:
+            part()
+        return self.parts
+
+    def draw(self, seed: int = 0, stride: int = STEPS) -> Step:
+        """A batch of the first stage."""
+        source, path = self.parts.settings.source, self.parts.settings.model.path
+        source.start_stage(Stage(STEPS, 1), stride, path)
+        return source.draw(torch.Generator().manual_seed(seed))
+
+
+def wanted(*options: str) -> Settings:
+    return settings(Path(), "luhman-cached", *SMALL, "run.updates=3", *options)
+
+
+def begin(*options: str) -> Begun:
+    parts = assemble.load(wanted(*options))
+    return Begun(parts, assemble.prepare(parts))
+
+
+def files(folder: str = FOLDER) -> dict[str, bytes]:
+    """What lies in a folder of trajectories."""
+    return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+
+
+def made(*options: str, folder: str = "trajectories") -> dict[str, bytes]:
+    """The files of a whole cache."""
+    begin(*options, f"source.folder='{folder}'").do()
+    return files(f"{folder}/steps-{STEPS}-stride-{STEPS}")
+
+
+# --- what is handed out ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [4, 2])
+@pytest.mark.parametrize("guidance", ["1.0", "[1.0, 3.0]"])
+def test_targets_are_those_made_on_the_fly(stride: int, guidance: str) -> None:
+    """From the same noise, classes and scales: Luhman & Luhman's, and those of jumps in the middle of the walk."""
+    begun = begin(f"source.guidance={guidance}", f"target.stride={stride}", "evaluation.steps=[1]")
+    parts = begun.do()
+    step, student, path = begun.draw(0, stride), parts.student, parts.settings.model.path
+    assert {tuple(times) for times in step.times.T.tolist()} == (
+        {(999, 749, 499, 249, -1)} if stride == 4 else {(999, 749, 499), (499, 249, -1)}
+    )
+    assert (step.condition.guidance is None) == (guidance == "1.0")
+    with torch.no_grad():
+        prediction = student(step.z, step.times[0], step.condition)
+    frozen = FrozenTeacher(FrozenTeacher.Options(renew="never"))
+    frozen.setup(student, student.copy, lambda module: None)
+    target, teacher = parts.settings.target, parts.settings.teacher
+    assert target is not None
+    assert teacher is not None
+    with torch.no_grad():
+        expected = MergedSteps(MergedSteps.Options(stride=stride)).compute(step, prediction, frozen, path)
+        count = student.evaluations.count
+        found = target.compute(step, prediction, teacher, path)
+    assert student.evaluations.count == count
+    # The batch is not the one that they were made in; guidance and the inverse step enlarge what rounding leaves.
+    close = 1e-6 if guidance == "1.0" else 3e-6
+    torch.testing.assert_close(found.z_next, expected.z_next, rtol=0, atol=close)
+    torch.testing.assert_close(found.x0, expected.x0, rtol=0, atol=close if stride == 4 else 4 * close)
+
+
+def test_a_trajectory_depends_on_seed_and_number_alone() -> None:
+    """Whatever the shard; and it has not the noise of a picture that is scored."""
+    begin("source.guidance=[1.0, 3.0]").do()
+    begin("source.guidance=[1.0, 3.0]", "source.shard=5", "source.folder='fives'").do()
+    begin("source.guidance=[1.0, 3.0]", "source.seed=1", "source.folder='other'").do()
+    eights, fives, other = (
+        [load_file(file) for file in sorted(Path(top).glob("*/*.safetensors"))]
+        for top in ("trajectories", "fives", "other")
+    )
+    assert [len(shard["states"]) for shard in eights] == [8, 8, 4]
+    assert [len(shard["states"]) for shard in fives] == [5, 5, 5, 5]
+
+    def all_of(shards: list[dict[str, Tensor]], key: str) -> Tensor:
+        return torch.cat([shard[key] for shard in shards])
+
+    for key in ("inputs.class_labels", "null.class_labels", "guidance"):
+        assert torch.equal(all_of(eights, key), all_of(fives, key))
+    noise = all_of(eights, "states")[:, 0]
+    assert torch.equal(noise, all_of(fives, "states")[:, 0])
+    assert not torch.isin(noise, all_of(other, "states")[:, 0]).any()
+    assert not torch.isin(noise, noise_for(0, range(COUNT), (1, 8, 8))).any()
+    assert noise.std() == pytest.approx(1, abs=0.1)
+    scales = all_of(eights, "guidance")
+    assert len(scales.unique()) == COUNT
+    assert 1 <= scales.min() < 1.5
+    assert 2.5 < scales.max() <= 3
+
+
+def test_batches_are_of_all_trajectories_and_of_no_others() -> None:
+    begin().do()
+    # A folder may hold more than a run asks for.
+    begun = begin("source.trajectories=10")
+    assert not begun.work
+    known = torch.cat([load_file(Path(FOLDER, name))["states"] for name in SHARDS])[:10]
+    drawn = torch.cat([begun.draw(seed).z for seed in range(5)])
+    places = [(known[:, 0] == z).flatten(1).all(1).nonzero().item() for z in drawn]
+    assert set(places) == set(range(10))
+    landing, first = begun.draw(0).landing, known[places[:32], 1]
+    assert landing is not None
+    assert torch.equal(landing, first)
+
+
+def test_global_random_state_stays() -> None:
+    begun = begin("source.guidance=[1.0, 3.0]")
+    before = torch.get_rng_state()
+    begun.do()
+    begun.draw()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- made once -------------------------------------------------------------------------------------------------------
+
+
+def test_interrupted_then_resumed_gives_the_same_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of writing the second shard."""
+    whole = made(folder="whole")
+    begun = begin()
+    begun.work[0]()
+    first = Path(FOLDER, SHARDS[0]).stat()
+    write = Path.write_bytes
+
+    def interrupted(self: Path, content: bytes) -> int:
+        write(self, content[:100])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            begun.work[1]()
+    assert sorted(files()) == ["manifest.json", SHARDS[0]]
+    resumed = begin()
+    assert len(resumed.work) == 2
+    resumed.do()
+    assert files() == whole
+    assert Path(FOLDER, SHARDS[0]).stat() == first
+
+
+def test_killed_then_resumed_gives_the_same_files() -> None:
+    """A process that cannot say goodbye, while it makes what would take it very long."""
+    options = ["source.trajectories=20000", "source.shard=4"]
+    wanted(*options)
+    command = [sys.executable, "-m", "distillkit", "run", "mine.toml"]
+    for assignment in (*SMALL, "run.updates=3", *options, "evaluation.teacher=false"):
+        command += ["--set", assignment]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not Path(FOLDER, SHARDS[1]).exists():
+                assert process.poll() is None, process.communicate()[1]
+                time.sleep(0.01)
+        finally:
+            process.kill()
+    options[0] = f"source.trajectories={4 * (len(list(Path(FOLDER).glob('*.safetensors'))) + 3)}"
+    begun = begin(*options)
+    # The manifest may not have come to know the last shard.
+    assert len(begun.work) in (3, 4)
+    begun.do()
+    found = {name: content for name, content in files().items() if not name.endswith(".partial")}
+    assert found == made(*options, folder="whole")
+
+
+def test_a_second_run_makes_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor does it write; also with another seed, and fewer trajectories. More trajectories are added."""
+    distil(Path("first"), "luhman-cached", *SMALL, "run.updates=3", "source.folder='kept'")
+    before = files(f"kept/{Path(FOLDER).name}")
+    told = "cached-trajectories: 12 evaluations before the first update"
+    assert told in capsys.readouterr().out
+    other = ("run.seed=1", "source.trajectories=11", "source.folder='kept'")
+    second = distil(Path("second"), "luhman-cached", *SMALL, "run.updates=3", *other)
+    assert [line["evaluations"] for line in second.journal] == [1, 1, 1]
+    assert "evaluations before" not in capsys.readouterr().out
+    assert files(f"kept/{Path(FOLDER).name}") == before
+    begun = begin("source.folder='kept'", "source.trajectories=30")
+    # The last shard was not full.
+    assert len(begun.work) == 2
+    begun.do()
+    after = files(f"kept/{Path(FOLDER).name}")
+    assert [after[name] == before[name] for name in SHARDS] == [True, True, False]
+    assert after == made("source.trajectories=30", folder="whole")
+
+
+def test_plan_counts_what_a_new_cache_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    """For each of the schedule's grids, once."""
+    falling = ('schedule.type="halving"', "schedule.start=4", "schedule.cycles=2", "evaluation.steps=[1]")
+    options = [option for option in SMALL if not option.startswith("schedule")]
+    options += ["run.updates=8", "optimizer.accumulate=2", *falling]
+    plan = make_plan(settings(Path(), "luhman-cached", *options))
+    assert [(planned.stage.steps, planned.evaluations) for planned in plan] == [(4, 4), (2, 4)] * 2
+    assert evaluations_before(settings(Path(), "luhman-cached", *options), plan) == 3 * (4 + 2)
+    run = distil(Path("run"), "luhman-cached", *options)
+    assert "18 evaluations before the first update" in capsys.readouterr().out
+    assert [line["evaluations"] for line in run.journal] == [2] * 8
+    assert sorted(folder.name for folder in Path("trajectories").iterdir()) == ["steps-2-stride-2", "steps-4-stride-4"]
+
+
+def timeless(run: Run) -> list[dict[str, object]]:
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in run.journal]
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["the cache is there", "the cache is gone"])
+def test_a_resumed_run_is_the_same_run(kept: bool) -> None:
+    """Also where it has to make the undistilled teacher's trajectories anew, with a network that was trained."""
+    options = (*SMALL, "run.updates=6", "run.checkpoint_every=1", "run.keep=9", "source.guidance=[1.0, 3.0]")
+    options += ('schedule.type="halving"', "schedule.start=4", "optimizer.learning_rate=1e-3", "evaluation.steps=[1]")
+    options = tuple(option for option in options if option != f"schedule.steps={STEPS}")
+    whole = distil(Path("whole"), "luhman-cached", *options)
+    before = files()
+    shutil.copytree(whole.folder, "part/run")
+    for later in (5, 6):
+        shutil.rmtree(f"part/run/checkpoints/update-00000{later}")
+    shutil.rmtree("part/run/pipeline")
+    if not kept:
+        shutil.rmtree("trajectories")
+    part = distil(Path("part"), "luhman-cached", *options, resume=True)
+    assert files() == before
+    assert timeless(part) == timeless(whole)
+    expected = whole.weights()
+    assert all(torch.equal(weight, expected[key]) for key, weight in part.weights().items())
+
+
+# --- refused ---------------------------------------------------------------------------------------------------------
+
+
+def hash_there() -> str:
+    origin = json.loads(Path(FOLDER, "manifest.json").read_text(encoding="utf-8"))["origin"]
+    return str(origin["weights"])
+
+
+def test_another_teacher_is_refused() -> None:
+    before = made()
+    distil(Path("first"), "luhman-cached", *SMALL, "run.updates=1", "optimizer.learning_rate=1e-3")
+    another = MODEL.replace(str(TEACHER), "first/run/pipeline") + PLAIN
+    there = hash_there()
+    with pytest.raises(DistillkitError) as caught:
+        distil(Path("second"), "luhman-cached", *SMALL, "run.updates=1", tables=another)
+    here = re.sub(r".*there and (\w+) here.*", r"\1", str(caught.value))
+    assert here != there
+    assert str(caught.value) == (
+        f"{FOLDER}: holds other trajectories than this run's, with the teacher's weights (their hash) {there} there "
+        f"and {here} here: name another folder in source.folder, or delete this one"
+    )
+    assert not Path("second/run").exists()
+    assert files() == before
+    distil(Path("second"), "luhman-cached", *SMALL, "run.updates=1", "source.folder='other'", tables=another)
+
+
+@pytest.mark.parametrize(
+    ("option", "differing"),
+    [
+        ("source.seed=1", "seed 0 there and 1 here"),
+        ("source.guidance=[1.0, 3.0]", "guidance 1.0 there and [1.0, 3.0] here"),
+        ("source.shard=4", "shard 8 there and 4 here"),
+        ("engine.precision='bf16'", "precision float32 there and bfloat16 here"),
+        (
+            "grid.spacing='linspace'",
+            "the grid's times [999, 749, …, -1] there and [999, 749, …, -1] here; "
+            "the noise path's α [0.0119291, 0.0918957, …, 1] there and [0.0119291, 0.0918957, …, 1] here; "
+            "the noise path's σ [0.999929, 0.995769, …, 0] there and [0.999929, 0.995769, …, 0] here",
+        ),
+        (
+            "model.scheduler={prediction_type='sample'}",
+            "the network's prediction v_prediction there and sample here",
+        ),
+    ],
+)
+def test_what_makes_other_trajectories_is_named(option: str, differing: str) -> None:
+    made()
+    with pytest.raises(DistillkitError) as caught:
+        begin(option)
+    assert str(caught.value) == (
+        f"{FOLDER}: holds other trajectories than this run's, with {differing}: name another folder in source.folder, "
+        "or delete this one"
+    )
+
+
+@pytest.mark.parametrize("teacher", ["teacher.type='frozen'", "teacher.type='ema'"])
+def test_another_kind_of_teacher_may_make_others(teacher: str) -> None:
+    made()
+    with pytest.raises(DistillkitError, match=r"; the teacher self there and (frozen, renew = stage|ema, decay)"):
+        begin(teacher)
+
+
+def test_another_processors_last_digit_is_no_other_path() -> None:
+    made()
+    manifest = Path(FOLDER, "manifest.json")
+    there = json.loads(manifest.read_text(encoding="utf-8"))
+    there["origin"]["alpha"][1] += 1e-6
+    manifest.write_text(json.dumps(there), encoding="utf-8")
+    assert not begin().work
+
+
+def test_room() -> None:
+    """20 trajectories of two states of 64 float32 and two classes of int64 take 10 560 bytes."""
+    with pytest.raises(DistillkitError) as caught:
+        begin("source.max_gigabytes=1.0559e-5")
+    assert str(caught.value) == (
+        "source.trajectories: 20 take 1.06e-05 GB, and source.max_gigabytes is 1.0559e-05: 19 fit; ask for so many, or "
+        "allow more room"
+    )
+    assert not Path("trajectories").exists()
+    begin("source.max_gigabytes=1.0561e-5").do()
+    assert sum(tensor.nbytes for name in SHARDS for tensor in load_file(Path(FOLDER, name)).values()) == 10_560
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_shard_is_named(damage: str) -> None:
+    before = made()
+    file = Path(FOLDER, SHARDS[1])
+    content = before[file.name]
+    file.write_bytes(content[:-7] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DistillkitError) as caught:
+        begin()
+    assert str(caught.value) == (
+        f"{file}: is damaged (its sha256 is not the one in manifest.json); delete it, and it is made again"
+    )
+    file.unlink()
+    begin().do()
+    assert files() == before
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_manifest_that_is_none(text: str) -> None:
+    Path(FOLDER).mkdir(parents=True)
+    Path(FOLDER, "manifest.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DistillkitError, match=r"cannot be read as a manifest of trajectories \(.*\); delete "):
+        begin()
+
+
+def test_a_folder_that_cannot_be_written() -> None:
+    begun = begin("source.folder='taken'")
+    Path("taken").touch()
+    with pytest.raises(DistillkitError, match=r"^taken/steps-4-stride-4: cannot be written "):
+        begun.do()
+    with pytest.raises(DistillkitError) as caught:
+        begin("source.folder='taken'")
+    assert str(caught.value).endswith("source.folder: taken is a file; name a folder, which need not be there yet")
