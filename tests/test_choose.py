@@ -127,7 +127,11 @@ def test_schedule_that_cannot_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_set_goes_over_what_is_chosen() -> None:
     wanted = ["optimizer.learning_rate=0.5", "source.batch=6", "schedule.cycles=1", "engine.precision=fp32"]
     settings = chosen("dsd-anchored", 4, *wanted, guidance=2.5)
-    assert (settings.optimizer.learning_rate, settings.source.options.batch, settings.optimizer.accumulate) == (0.5, 6, 1)
+    assert (settings.optimizer.learning_rate, settings.source.options.batch, settings.optimizer.accumulate) == (
+        0.5,
+        6,
+        1,
+    )
     assert len(make_plan(settings)) == 3
     assert (settings.source.options.guidance, settings.evaluation.guidance) == (2.5, 2.5)
 
@@ -142,7 +146,9 @@ def test_every_data_free_method_can_be_chosen() -> None:
 # --- sizes and machines ----------------------------------------------------------------------------------------------
 
 
-def fitted(inventory: Inventory, memory: int, method: str = "dsd-anchored", scale: Scale | None = TINY) -> dict[str, Any]:
+def fitted(
+    inventory: Inventory, memory: int, method: str = "dsd-anchored", scale: Scale | None = TINY
+) -> dict[str, Any]:
     settings = chosen(method, 4)
     settings.engine.setup()
     return fit(settings, inventory, scale, memory, (), None)

@@ -16,7 +16,18 @@ from test_diffusers_model import ddpm_pipeline
 from distillkit.cli.group import cli
 from distillkit.config import read_config
 
-ARGUMENTS = ("--steps", "2", "--updates", "6", "--guidance", "2", "--set", "tracker.type=none", "--set", "source.batch=2")
+ARGUMENTS = (
+    "--steps",
+    "2",
+    "--updates",
+    "6",
+    "--guidance",
+    "2",
+    "--set",
+    "tracker.type=none",
+    "--set",
+    "source.batch=2",
+)
 
 
 def call(*arguments: str | Path) -> Result:

@@ -36,7 +36,9 @@ def prepared(network: nn.Module, inputs: tuple[Tensor, ...], recompute: bool) ->
     return engine
 
 
-def gradients(make: Callable[[], nn.Module], inputs: tuple[Tensor, ...], recompute: bool) -> tuple[dict[str, Tensor], int]:
+def gradients(
+    make: Callable[[], nn.Module], inputs: tuple[Tensor, ...], recompute: bool
+) -> tuple[dict[str, Tensor], int]:
     """Each weight's gradient, and the bytes that were kept for the backward pass."""
     network = make()
     engine = prepared(network, inputs, recompute)
@@ -51,7 +53,9 @@ def gradients(make: Callable[[], nn.Module], inputs: tuple[Tensor, ...], recompu
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = engine.forward(torch.zeros(()))
     loss.backward()
-    return {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}, sum(kept.values())
+    return {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}, sum(
+        kept.values()
+    )
 
 
 z, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 700])
@@ -83,6 +87,4 @@ def test_what_is_exported_says_nothing_of_it() -> None:
 def test_a_network_without_it() -> None:
     with pytest.raises(DistillkitError) as caught:
         prepared(nn.Linear(2, 2), (), recompute=True)
-    assert str(caught.value) == (
-        "engine.gradient_checkpointing: Linear has no gradient checkpointing; set it to false"
-    )
+    assert str(caught.value) == ("engine.gradient_checkpointing: Linear has no gradient checkpointing; set it to false")

@@ -10,8 +10,8 @@ import click
 from distillkit.cli.options import set_option
 from distillkit.errors import ConfigError, DistillkitError, Mistake
 
-METHOD = "dsd-anchored"
-"""What docs/methods.md recommends."""
+METHOD = "best"
+"""What docs/study.md recommends."""
 FLAGS = {
     "preset": "--method",
     "run.updates": "--updates",

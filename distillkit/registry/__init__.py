@@ -5,4 +5,14 @@ from distillkit.registry.kinds import KINDS, Kind
 from distillkit.registry.load import load_registry
 from distillkit.registry.lookup import Registered, Registry, Scale, UnknownNameError
 
-__all__ = ["KINDS", "BrokenPlugin", "Kind", "Plugin", "Registered", "Registry", "Scale", "UnknownNameError", "load_registry"]
+__all__ = [
+    "KINDS",
+    "BrokenPlugin",
+    "Kind",
+    "Plugin",
+    "Registered",
+    "Registry",
+    "Scale",
+    "UnknownNameError",
+    "load_registry",
+]

@@ -34,5 +34,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "target": {"type": "stored-landing"},
         "schedule": {"type": "constant", "steps": 16},
         "source": {"type": "cached-trajectories"},
+        "scale": {"parameters": 1_220_000, "updates": 240},
     },
 }

@@ -112,4 +112,3 @@ class Dit(TableFamily):
             # diffusers itself forgets them.
             pipeline.register_to_config(id2label=names)
         save(pipeline, folder, card.model_card(export, pipeline, card.DIT, sampling))
-
