@@ -78,4 +78,8 @@ def distillkit_converters() -> list[type[interfaces.Converter]]:  # type: ignore
 
 @hookspec
 def distillkit_presets() -> dict[str, dict[str, Any]]:  # type: ignore[empty-body]
-    """Named sets of tables: preset name -> the tables that a config with `preset = name` starts from."""
+    """Named sets of tables: preset name -> the tables that a config with `preset = name` starts from.
+
+    Beside them, `scale = {parameters = …, updates = …}` says for how large a network the learning rate is, and for how
+    many updates; `distillkit distill` goes from there.
+    """

@@ -11,6 +11,7 @@ from distillkit import __version__
 from distillkit.errors import DistillkitError, RunInterrupted
 
 COMMANDS = {
+    "distill": "Make a pipeline sample in a few steps, without a config.",
     "run": "Distil (or train) a model as a config says.",
     "check": "Say what is wrong with a config.",
     "plan": "Show a config's stages and what they cost.",

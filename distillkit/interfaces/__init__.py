@@ -6,7 +6,7 @@ from distillkit.interfaces.engine import Engine, Update
 from distillkit.interfaces.features import Features, FeatureStatistics
 from distillkit.interfaces.loss import Loss, Ramp
 from distillkit.interfaces.metric import Metric
-from distillkit.interfaces.model import Export, GuidanceInput, Model, Sampler
+from distillkit.interfaces.model import Export, GuidanceInput, Inventory, Model, Sampler
 from distillkit.interfaces.optimization import EmaTable, OptimizerTable
 from distillkit.interfaces.schedule import Schedule
 from distillkit.interfaces.source import Source
@@ -25,6 +25,7 @@ __all__ = [
     "FeatureStatistics",
     "Features",
     "GuidanceInput",
+    "Inventory",
     "Loss",
     "Metric",
     "Model",

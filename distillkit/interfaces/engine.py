@@ -52,6 +52,13 @@ class Engine(Component):
             ema: the config's `[ema]` table; None for no EMA.
         """
 
+    def state_bytes(self, parameters: int, average: bool) -> int:
+        """What training a network takes of the device's memory, in bytes, but for activations.
+
+        By default AdamW's in float32: weights, gradients and two moments, and the average of the weights.
+        """
+        return parameters * (20 if average else 16)
+
     @abstractmethod
     def forward(self, step: Any) -> Any:
         """Call the module in the configured precision."""

@@ -37,6 +37,25 @@ class GuidanceInput:
 
 
 @dataclass(frozen=True)
+class Inventory:
+    """What a model's files say of it before it is loaded, for estimates and choices.
+
+    Attributes:
+        what: what kind of thing it is, in a word ("DiTPipeline").
+        parameters: of the network that is distilled.
+        frozen: parameters of the parts that stay beside it in memory (an autoencoder).
+        size: height times width of the samples that the network sees; None if the files do not say.
+        guidance: the scale s at which its own pipeline samples where it is not told another (1: none).
+    """
+
+    what: str
+    parameters: int
+    frozen: int
+    size: int | None
+    guidance: float
+
+
+@dataclass(frozen=True)
 class Export:
     """What an exported pipeline must say about itself, besides its weights.
 
@@ -80,6 +99,10 @@ class Model(Component):
     """(C, H, W) of the samples that the network sees."""
     classes: int | None
     """How many classes it is conditioned on; None if unconditional."""
+
+    def inventory(self) -> Inventory | None:
+        """What its files say of it, without loading it; None if that is not known. Must not import torch."""
+        return None
 
     @abstractmethod
     def load(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from distillkit.component import Component
 from distillkit.interfaces.steps import Stage
@@ -46,6 +47,17 @@ class Schedule(Component):
             stages.append(Stage(steps, part))
             given += part
         return [*stages, Stage(shares[-1][0], updates - given)]
+
+    def ending_at(self, steps: int) -> Mapping[str, Any] | None:
+        """Options with which the last stage has N = `steps`, whatever it is now, the other options being as they are.
+
+        `distillkit distill` asks for them. A schedule that falls begins at four times as many at least, so that the
+        student also learns what takes twice and four times as many steps.
+
+        Returns:
+            the options to change; None if it has none for that.
+        """
+        return None
 
     def watches(self, steps: int) -> str | None:
         """Which score decides when a stage is over whose student samples in `steps` steps. By default none.

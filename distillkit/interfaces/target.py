@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Target(Component):
     """Turns the teacher's predictions along a jump's fine steps into the x̂ that the jump should have used."""
 
+    copies: ClassVar[int] = 0
+    """How many copies of the network it holds itself, for estimates of memory."""
     needs_walk: ClassVar[bool] = False
     """Whether it keeps something of a sample from one jump to the next, so that the source must walk trajectories."""
     needs_data: ClassVar[bool] = False

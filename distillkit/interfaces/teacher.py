@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class Teacher(Component):
     """Answers what x̂ is at the points that a target visits."""
 
+    copies: ClassVar[int] = 0
+    """How many copies of the network it holds, for estimates of memory."""
     mixes_guidance: ClassVar[bool] = False
     """Whether it mixes the guidance that the student is to do by its input for the scale, which must then be new."""
 

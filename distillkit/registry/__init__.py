@@ -3,7 +3,7 @@
 from distillkit.registry.entry_points import BrokenPlugin, Plugin
 from distillkit.registry.kinds import KINDS, TABLES, Kind
 from distillkit.registry.load import load_registry
-from distillkit.registry.lookup import Registered, Registry, UnknownNameError
+from distillkit.registry.lookup import Registered, Registry, Scale, UnknownNameError
 
 __all__ = [
     "KINDS",
@@ -13,6 +13,7 @@ __all__ = [
     "Plugin",
     "Registered",
     "Registry",
+    "Scale",
     "UnknownNameError",
     "load_registry",
 ]

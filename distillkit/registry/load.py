@@ -9,7 +9,7 @@ from typing import Any
 
 from distillkit.registry.entry_points import Plugin, describe, load_plugins, report
 from distillkit.registry.kinds import KINDS, Kind
-from distillkit.registry.lookup import Registered, Registry
+from distillkit.registry.lookup import Registered, Registry, Scale
 
 PRESETS = "distillkit_presets"
 
@@ -47,7 +47,10 @@ def _add_presets(registry: Registry, plugin: Plugin, presets: Any) -> None:
         if not isinstance(tables, Mapping):
             registry.broken.append(report(plugin, f"{PRESETS}: '{name}' is not a table of tables"))
             continue
-        registry.presets.setdefault(name, []).append((plugin, dict(tables)))
+        rest = dict(tables)
+        if (scale := rest.pop("scale", None)) is not None:
+            registry.scales[name] = Scale(**scale)
+        registry.presets.setdefault(name, []).append((plugin, rest))
 
 
 def _fault(kind: Kind, component: Any) -> str | None:

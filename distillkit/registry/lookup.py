@@ -20,6 +20,19 @@ class Registered:
     plugin: Plugin
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What a preset's learning rate and run length were found with, for whoever has to choose others.
+
+    Attributes:
+        parameters: of the network.
+        updates: parameter updates of a run with the preset's schedule.
+    """
+
+    parameters: int
+    updates: int
+
+
 class UnknownNameError(LookupError):
     """No plugin, or more than one, has a component or preset of that name. The message is ready to be shown."""
 
@@ -32,11 +45,13 @@ class Registry:
         components: kind -> name -> everyone who claims it (more than one is a conflict, told when it is asked for).
         presets: name -> everyone who claims it, with the tables.
         broken: what does not work.
+        scales: preset's name -> what its numbers are for, where it says so.
     """
 
     components: dict[str, dict[str, list[Registered]]] = field(default_factory=dict)
     presets: dict[str, list[tuple[Plugin, dict[str, Any]]]] = field(default_factory=dict)
     broken: list[BrokenPlugin] = field(default_factory=list)
+    scales: dict[str, Scale] = field(default_factory=dict)
 
     def find(self, kind: str, name: str) -> type[Component]:
         """The class of a kind called `name`.

@@ -25,8 +25,8 @@ def walk(
 ) -> Iterator[Tensor]:
     """The states on the way from noise to clean samples in `steps` DDIM steps (Song et al. 2021), no gradient.
 
-    Yields the noise, scaled to what the path begins with, and where each step lands, `steps` + 1 states [B, C, H, W].
-    The last is not clamped.
+    Yields the noise, scaled to what the path begins with, and where each step lands: `steps` + 1 states
+    [B, C, H, W]. The last is not clamped.
 
     Args:
         predict: (z, t [B], condition) -> the prediction that the next step uses.

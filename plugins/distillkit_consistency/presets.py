@@ -16,5 +16,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": {"learning_rate": 3e-4, "final_learning_rate": 3e-5, "betas": [0.9, 0.98], "clip": 1.0},
         "ema": {"decay": 0.95},
         "evaluation": {"steps": [1, 2, 4], "sampler": "consistency"},
+        # docs/study.md: the bundled teacher.
+        "scale": {"parameters": 1_220_000, "updates": 240},
     }
 }

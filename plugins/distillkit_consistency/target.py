@@ -25,6 +25,7 @@ class Consistency(Target):
     """
 
     name = "consistency"
+    copies = 1
 
     class Options(Target.Options):
         """

@@ -23,6 +23,13 @@ pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
 images = pipe(batch_size=4, num_inference_steps={steps}).images"""
 """How to use one of diffusers' unconditional pipelines."""
 
+DIT = """from diffusers import DiffusionPipeline
+
+# DiTPipeline keeps neither steps nor guidance_scale: left out, they would be 50 and 4.
+pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
+images = pipe(class_labels=[0, 1, 2, 3], guidance_scale={guidance}, num_inference_steps={steps}).images"""
+"""How to use a DiTPipeline."""
+
 TEXT_CONDITIONAL = """from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
@@ -69,7 +76,8 @@ def model_card(
     Args:
         export: what to say.
         pipeline: what is saved, or its class.
-        snippet: Python that uses it; {steps} in it is the number of steps, {file} the file that its class is in.
+        snippet: Python that uses it; {steps} in it is the number of steps, {guidance} the guidance scale, {file} the
+            file that its class is in.
         sampling: how it samples.
         taken: the lowest and the highest guidance scale that the network takes as an input; None if it takes none.
         task: the hubs' word for what it does.
@@ -111,7 +119,7 @@ A diffusion model that samples in **{export.steps} steps**, made with distillkit
 - Pipeline: `{pipeline_class.__name__}`; the scheduler's config is the one it was trained for, {sampling.fit}
 
 ```python
-{snippet.format(steps=export.steps, file=file)}
+{snippet.format(steps=export.steps, guidance=f"{export.guidance:g}", file=file)}
 ```
 
 {scores}"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,19 @@ class PipelineFolder:
                 f"{self.path} has no scheduler/scheduler_config.json; give the noise schedule in [model.scheduler]",
             )
 
+    def parameters(self, part: str) -> int:
+        """How many parameters a part with weights has, by the headers of its files.
+
+        Raises:
+            DistillkitError: a file is damaged.
+        """
+        return sum(map(_parameters, _weights(self.part(part))))
+
+    def sample_size(self, part: str) -> tuple[int, int] | None:
+        """(H, W) of the samples that a network works on, if its config says."""
+        size = read_json(self.part(part) / "config.json").get("sample_size")
+        return (size, size) if isinstance(size, int) else size and (size[0], size[1])
+
     def scheduler_config(self) -> dict[str, Any]:
         """The noise schedule's config; empty if the folder has none."""
         file = self._scheduler_file()
@@ -130,6 +144,28 @@ def _check_weights(folder: Path) -> Iterator[Mistake]:
                 yield Mistake("path", f"{index}: names '{name}', which is not a file of its own folder")
             elif not (folder / name).is_file():
                 yield Mistake("path", f"{index}: names '{name}', which is not there")
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files that are loaded of those in a part's folder: whole ones before those in half precision."""
+    for half in ("", ".fp16"):
+        file = folder / f"{WEIGHTS}{half}.safetensors"
+        if file.is_file():
+            return [file]
+        index = folder / f"{WEIGHTS}.safetensors.index{half}.json"
+        if index.is_file():
+            return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    return []
+
+
+def _parameters(file: Path) -> int:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as weights:
+            return sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())
+    except (OSError, SafetensorError) as error:
+        raise DistillkitError(f"{file}: cannot be read as safetensors ({error})") from None
 
 
 def read_json(file: Path) -> dict[str, Any]:

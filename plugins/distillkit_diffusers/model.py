@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field
 
 from distillkit.errors import ConfigError, DistillkitError, Mistake
-from distillkit.interfaces import Export, GuidanceInput, Model, Sampler, StudentTable
+from distillkit.interfaces import Export, GuidanceInput, Inventory, Model, Sampler, StudentTable
 from distillkit_diffusers import families, hub
 from distillkit_diffusers.families import prompts
 from distillkit_diffusers.folder import PipelineFolder
@@ -62,6 +62,10 @@ class FamilyModel(Model):
         Raises:
             DistillkitError: there is none for what the options name.
         """
+
+    def inventory(self) -> Inventory | None:
+        """What the family finds in its files."""
+        return self.find_family().inventory()
 
     def load(self) -> None:
         """Load everything that the family needs."""

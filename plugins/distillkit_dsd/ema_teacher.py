@@ -23,6 +23,7 @@ class EmaTeacher(Teacher):
     """
 
     name = "ema"
+    copies = 1
 
     class Options(Teacher.Options):
         """

@@ -12,6 +12,7 @@ DSD: dict[str, Any] = {
     # Table 3: CelebA-HQ and LSUN Bedroom.
     "optimizer": {"learning_rate": 1e-6, "final_learning_rate": 1e-7, "betas": [0.9, 0.98], "clip": 1.0},
     "ema": {"decay": 0.995},
+    "scale": {"parameters": 274_060_000, "updates": 4000},
 }
 
 # docs/methods.md: the slow average anchors what would run away, falling again and again keeps what was learned at more
@@ -21,6 +22,8 @@ ANCHORED: dict[str, Any] = DSD | {
     "schedule": {"type": "halving", "start": 16, "stop": 4, "cycles": 8},
     "optimizer": DSD["optimizer"] | {"learning_rate": 1e-4, "final_learning_rate": 1e-5},
     "ema": {"decay": 0.95},
+    # docs/study.md: the bundled teacher.
+    "scale": {"parameters": 1_220_000, "updates": 240},
 }
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -21,6 +21,7 @@ class GuidedTeacher(Teacher):
     """
 
     name = "guided"
+    copies = 1
     mixes_guidance = True
 
     @property

@@ -15,5 +15,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "source": {"type": "trajectory", "batch": 128},
         "loss": [{"type": "x-l1", "weighting": "landing"}],
         "optimizer": {"learning_rate": 5e-5, "final_learning_rate": 5e-6, "betas": [0.9, 0.999], "clip": 1.0},
+        # docs/study.md: the bundled teacher.
+        "scale": {"parameters": 1_220_000, "updates": 240},
     }
 }

@@ -17,6 +17,7 @@ class FrozenTeacher(Teacher):
     """The network as it was when the run, or the stage, began."""
 
     name = "frozen"
+    copies = 1
 
     class Options(Teacher.Options):
         """

@@ -24,6 +24,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "target": {"type": "merged-steps", "stride": "all"},
         "schedule": {"type": "constant", "steps": 16},
         "source": {"type": "trajectory"},
+        # docs/study.md: the bundled teacher.
+        "scale": {"parameters": 1_220_000, "updates": 240},
     },
     # The teacher is asked before the first update alone, when the network itself is still it.
     "luhman-cached": COMMON
@@ -32,5 +34,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "target": {"type": "stored-landing"},
         "schedule": {"type": "constant", "steps": 16},
         "source": {"type": "cached-trajectories"},
+        "scale": {"parameters": 1_220_000, "updates": 240},
     },
 }

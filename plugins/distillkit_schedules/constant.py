@@ -22,6 +22,10 @@ class Constant(Schedule):
 
     options: Options
 
+    def ending_at(self, steps: int) -> dict[str, int]:
+        """N itself."""
+        return {"steps": steps}
+
     def shares(self) -> list[tuple[int, float]]:
         """One stage, all updates."""
         return [(self.options.steps, 1.0)]

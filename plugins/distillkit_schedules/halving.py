@@ -27,6 +27,13 @@ class Halving(Schedule):
 
     options: Options
 
+    def ending_at(self, steps: int) -> dict[str, int]:
+        """`stop`, and a `start` that is halved to it exactly."""
+        start = 4 * steps
+        while start < self.options.start:
+            start *= 2
+        return {"start": start, "stop": steps}
+
     def shares(self) -> list[tuple[int, float]]:
         """Equal shares; the last stage is the last half that is at least `stop`."""
         stages, steps = [], self.options.start

@@ -23,6 +23,12 @@ class Linear(Schedule):
 
     options: Options
 
+    def ending_at(self, steps: int) -> dict[str, int]:
+        """`stop`, and a `start` from which N falls to it exactly."""
+        by = self.options.decrement
+        falls = -(-(max(self.options.start, 4 * steps) - steps) // by)
+        return {"start": steps + falls * by, "stop": steps}
+
     def shares(self) -> list[tuple[int, float]]:
         """Equal shares."""
         options = self.options

@@ -13,5 +13,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loss": [{"type": "x-mse", "weighting": "truncated-snr"}],
         "optimizer": {"learning_rate": 1e-6, "final_learning_rate": 1e-7, "betas": [0.9, 0.98], "clip": 1.0},
         "ema": {"decay": 0.995},
+        "scale": {"parameters": 274_060_000, "updates": 4000},
     }
 }

@@ -23,6 +23,7 @@ PIPELINES = {
     "StableDiffusionXLPipeline": "sdxl.StableDiffusionXL",
     "StableDiffusion3Pipeline": "sd3.StableDiffusion3",
     "FluxPipeline": "flux.Flux",
+    "DiTPipeline": "dit.Dit",
 }
 """A pipeline's class, as model_index.json names it -> its family's module and class in this package."""
 

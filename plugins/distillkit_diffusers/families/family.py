@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from distillkit.errors import DistillkitError, Mistake
-from distillkit.interfaces import Export, GuidanceInput, Sampler
+from distillkit.interfaces import Export, GuidanceInput, Inventory, Sampler
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,6 +32,8 @@ class Family(ABC):
 
     parts: ClassVar[Mapping[str, tuple[str, ...]]]
     """The parts with weights that must be there: their folders' names, and the classes that each may be of."""
+    distilled: ClassVar[str] = "unet"
+    """The one of `parts` whose network is distilled."""
     takes: ClassVar[frozenset[str]] = frozenset()
     """The model's options that mean something to this family, besides `path` and `scheduler`."""
 
@@ -63,6 +65,24 @@ class Family(ABC):
         """What it is, in a sentence."""
         pipeline = self.folder and (self.folder.pipeline_class or self.folder.network_class)
         return pipeline or "a new network"
+
+    def inventory(self) -> Inventory | None:
+        """As `Model.inventory`; a new network has no files."""
+        folder = self.folder
+        if folder is None:
+            return None
+        size = folder.sample_size(self.distilled)
+        return Inventory(
+            what=str(folder.pipeline_class or folder.network_class),
+            parameters=folder.parameters(self.distilled),
+            frozen=sum(folder.parameters(part) for part in self.parts if part != self.distilled),
+            size=size and size[0] * size[1],
+            guidance=self.default_guidance(folder),
+        )
+
+    def default_guidance(self, folder: PipelineFolder) -> float:
+        """The scale at which the pipeline samples where it is not told another: what it was saved with, or none."""
+        return float(folder.index.get("guidance_scale", 1.0))
 
     @abstractmethod
     def load(self) -> None:

@@ -1,0 +1,107 @@
+"""`distillkit distill`: from a pipeline to a few-step one, without a config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from distillkit.cli.options import set_option
+from distillkit.errors import ConfigError, DistillkitError, Mistake
+
+METHOD = "best"
+"""What docs/study.md recommends."""
+FLAGS = {
+    "preset": "--method",
+    "run.updates": "--updates",
+    "model.prompts": "--prompts",
+    "model.prompts_file": "--prompts",
+    "source.guidance": "--guidance",
+    "evaluation.guidance": "--guidance",
+}
+"""Keys of the config that have an option of the command."""
+
+
+@click.command()
+@click.argument("pipeline", metavar="PATH_OR_HUB_ID")
+@click.option("--steps", type=click.IntRange(1), default=4, show_default=True, help="Sampling steps of the student.")
+@click.option("--method", default=METHOD, show_default=True, help="A preset that needs no data.")
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A text file with a prompt on each line, for a model that takes text.",
+)
+@click.option(
+    "--guidance",
+    type=click.FloatRange(0),
+    help="The guidance scale that the student is to sample with; 1 is none. [default: the pipeline's own]",
+)
+@click.option("--updates", type=click.IntRange(1), help="Parameter updates. [default: as many as suit the method]")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The run's folder. [default: runs/ and the run's name]",
+)
+@click.option(
+    "--write",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the config to FILE, and run nothing.",
+)
+@set_option
+def command(
+    pipeline: str,
+    steps: int,
+    method: str,
+    prompts: Path | None,
+    guidance: float | None,
+    updates: int | None,
+    output: Path | None,
+    write: Path | None,
+    assignments: tuple[str, ...],
+) -> None:
+    """Distil the diffusers pipeline in a folder, or on the hub, without data and without a config.
+
+    What is not asked for is chosen for the size of the network and the machine, and shown. The run's folder has the
+    config that it amounts to, which `distillkit run` carries out again. --set changes anything in it.
+    """
+    from distillkit.cli.pipeline import pipeline_folder
+    from distillkit.cli.summary import describe
+    from distillkit.config.choose import Wish, choose
+    from distillkit.training.machine import memory
+
+    folder = Path(pipeline)
+    model = str(pipeline_folder(folder)) if folder.is_dir() else pipeline
+    try:
+        settings, inventory = choose(Wish(model, steps, method, updates, guidance, prompts), assignments, memory)
+        place = output or Path("runs", settings.run.name)
+        config = write or place / "config.toml"
+        click.echo("\n".join(describe(settings, inventory, memory(settings.engine), place, config)))
+        if write is not None:
+            _write(settings.tables, write)
+            return
+        from distillkit.training.run import run
+
+        run(settings, place)
+    except ConfigError as error:
+        raise ConfigError(map(_with_flag, error.mistakes), error.source) from None
+
+
+def _with_flag(mistake: Mistake) -> Mistake:
+    """A mistake with the option of the command that sets it right."""
+    flag = FLAGS.get(mistake.key)
+    return Mistake(mistake.key, f"{mistake.message} ({flag})") if flag else mistake
+
+
+def _write(tables: dict[str, Any], file: Path) -> None:
+    """Write a config where nothing is yet."""
+    import tomli_w
+
+    try:
+        with file.open("x", encoding="utf-8") as config:
+            config.write(tomli_w.dumps(tables))
+    except OSError as error:
+        raise DistillkitError(f"{file}: cannot be written ({error.strerror})") from None

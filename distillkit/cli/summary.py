@@ -1,0 +1,71 @@
+"""What `distillkit distill` says before it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distillkit.config import Settings, make_plan
+from distillkit.config.memory import estimate
+from distillkit.interfaces import Inventory
+
+
+def describe(settings: Settings, inventory: Inventory, memory: int, place: Path, config: Path) -> list[str]:
+    """The plan, a line for each question.
+
+    Args:
+        settings: what will be run; the engine has claimed its device.
+        inventory: the model's.
+        memory: bytes of the device's memory.
+        place: the run's folder.
+        config: where the config will be.
+    """
+    engine, source, evaluation, optimizer = settings.engine, settings.source, settings.evaluation, settings.optimizer
+    options = engine.options.model_dump()
+    needs = estimate(settings, inventory)
+    beside = f" and {_count(inventory.frozen)} in frozen parts" if inventory.frozen else ""
+    batch = f"batches of {source.options.batch}"
+    if optimizer.accumulate > 1:
+        batch += f", {optimizer.accumulate} to an update"
+    final = optimizer.final_learning_rate
+    rate = f"learning rate {optimizer.learning_rate:g}" + (f" to {final:g}" if final is not None else "")
+    recomputed = "on" if options.get("gradient_checkpointing") else "off"
+    steps = ",".join(map(str, evaluation.steps))
+    lines = {
+        "model": f"{inventory.what}, {_count(inventory.parameters)} parameters{beside}",
+        "method": f"{settings.run.method}: {settings.run.updates} updates, {batch}, {rate}",
+        "stages": _stages(settings),
+        "guidance": f"{evaluation.guidance:g}" if evaluation.guidance != 1 else "none",
+        "engine": f"{engine.name} on {engine.device}, precision {options.get('precision')}, gradient checkpointing "
+        f"{recomputed}",
+        "memory": f"{_bytes(needs.total)} of {_bytes(memory)}: {_bytes(needs.trained)} for training, "
+        f"{_bytes(needs.copies)} for teachers, {_bytes(needs.frozen)} for frozen parts; activations come on top",
+        "": f"(measure them: distillkit plan {config} --measure)",
+        "scores": "none, as they need real pictures; with a folder of them, afterwards:",
+        " ": f"distillkit evaluate {place} --steps {steps} --features inception --metric fid --reference FOLDER",
+        "config": f"{config} (distillkit run {config})",
+    }
+    return [f"{name:<10}{text}" for name, text in lines.items()]
+
+
+def _stages(settings: Settings) -> str:
+    """How N falls, and what that costs."""
+    plan = make_plan(settings)
+    depths = [planned.stage.steps for planned in plan]
+    # The shortest beginning of which the whole is made.
+    length = next(i for i in range(1, len(depths) + 1) if depths == depths[:i] * (len(depths) // i))
+    shown = [*map(str, depths[:length])]
+    if length > 8:
+        shown[2:-1] = ["…"]
+    times = f", {len(depths) // length} times" if length < len(depths) else ""
+    jumps = plan[-1].stage.steps // plan[-1].stride
+    evaluations = sum(planned.evaluations for planned in plan)
+    return f"N = {', '.join(shown)}{times}: at the end {jumps} steps; {evaluations} network evaluations"
+
+
+def _count(number: int) -> str:
+    units = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
+    return next(f"{number / unit:.3g} {name}".strip() for unit, name in units if number >= unit)
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 1e9:.3g} GB"

@@ -1,0 +1,114 @@
+"""Class-conditional diffusion transformers on an autoencoder's latents (DiT; Peebles & Xie 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from distillkit.errors import DistillkitError
+from distillkit.interfaces import Export
+from distillkit_diffusers.families.table import TableFamily
+from distillkit_diffusers.folder import PipelineFolder, read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from distillkit.noise import Condition
+
+CLASSES = 1000
+"""DiTPipeline guides by class 1000, whatever network it has: ImageNet's null class."""
+
+
+class Dit(TableFamily):
+    """A `DiTTransformer2DModel` that a DiTPipeline samples.
+
+    Where the network has twice as many channels as its latents, the second half says how much noise a step of DDPM
+    adds. Deterministic steps have no use for it: it is left alone, as DiTPipeline does.
+    """
+
+    # Folders from before diffusers 0.29 name the class that it came out of.
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "transformer": ("DiTTransformer2DModel", "Transformer2DModel"),
+        "vae": ("AutoencoderKL",),
+    }
+    distilled = "transformer"
+    takes = frozenset({"scaling_factor"})
+
+    def default_guidance(self, folder: PipelineFolder) -> float:
+        """DiTPipeline's own, if it can guide the network."""
+        config = read_json(folder.part("transformer") / "config.json")
+        return 4.0 if config.get("num_embeds_ada_norm") == CLASSES else 1.0
+
+    def load(self) -> None:
+        """Load the transformer and the autoencoder."""
+        from diffusers import DiTTransformer2DModel
+        from diffusers.models.embeddings import LabelEmbedding
+
+        from distillkit_diffusers import networks
+        from distillkit_diffusers.autoencoder import Autoencoder
+
+        assert self.folder is not None  # a new network is a U-Net
+        folder = self.folder.part("transformer")
+        self.network = networks.load(folder, DiTTransformer2DModel)
+        self.scheduler = self.folder.scheduler_config() | self.options.scheduler
+        self.read_scheduler()
+        config = networks.config(self.network)
+        self.sample_shape = networks.sample_shape(config)
+        channels, made = config["in_channels"], config["out_channels"] or config["in_channels"]
+        if made not in (channels, 2 * channels):
+            raise DistillkitError(
+                f"model.path: the network in {folder} makes {made} channels of {channels}; expected as many, or twice as "
+                "many (with a variance)"
+            )
+        self._autoencoder = Autoencoder.load(self.folder.part("vae"), self.options.scaling_factor)
+        if (found := self._autoencoder.channels) != channels:
+            raise DistillkitError(
+                f"model.path: the autoencoder in {self.folder.part('vae')} makes latents of {found} channels, and the "
+                f"network takes {channels}"
+            )
+        self.classes = config["num_embeds_ada_norm"]
+        for module in self.network.modules():
+            if isinstance(module, LabelEmbedding):
+                # In training, each block would drop labels by itself; `source.drop_labels` does it for all of them.
+                module.dropout_prob = 0
+
+    def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The network's prediction, without the variance."""
+        return super().forward(network, z, t, inputs)[:, : z.shape[1]]
+
+    def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
+        """Class labels, −1 meaning the null class."""
+        from distillkit_diffusers.families.labels import class_condition
+
+        assert self.classes is not None
+        null_class = CLASSES if self.supports_guidance else None
+        return class_condition(labels, count, guidance, self.classes + self.supports_guidance, null_class)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images -> latents."""
+        return self._autoencoder.encode(images)
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """Latents -> images."""
+        return self._autoencoder.decode(samples)
+
+    @property
+    def supports_guidance(self) -> bool:
+        """Whether the network's null class is the pipeline's."""
+        return self.classes == CLASSES
+
+    def export(self, network: nn.Module, folder: Path, export: Export) -> None:
+        """Write a DiTPipeline, with the autoencoder and the classes' names as they came."""
+        from diffusers import DiTPipeline
+
+        from distillkit_diffusers import card
+        from distillkit_diffusers.export import save
+
+        assert self.folder is not None
+        scheduler, sampling = self.write_scheduler(export)
+        pipeline = DiTPipeline(network, self._autoencoder.network, scheduler)
+        if (names := self.folder.index.get("id2label")) is not None:
+            # diffusers itself forgets them.
+            pipeline.register_to_config(id2label=names)
+        save(pipeline, folder, card.model_card(export, pipeline, card.DIT, sampling))

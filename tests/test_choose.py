@@ -1,0 +1,228 @@
+"""What `distillkit distill` chooses: for steps, methods, sizes and machines that are nowhere here. Nothing is run."""
+
+from __future__ import annotations
+
+import re
+from math import sqrt
+from typing import Any
+
+import pytest
+from digits import TEACHER
+
+from distillkit.config import Settings, make_plan
+from distillkit.config.choose import Wish, choose
+from distillkit.config.fit import fit
+from distillkit.config.memory import Memory, estimate
+from distillkit.errors import DistillkitError
+from distillkit.interfaces import Engine, Inventory
+from distillkit.registry import Scale, load_registry
+from distillkit_schedules.halving import Halving
+
+GB = 10**9
+DSD = ["dsdn", "dsdi", "dsdgl", "dsdgexp", "tsd", "dsd-anchored"]
+CELEBA = Inventory("LDMPipeline", 274_056_163, 55_323_136, 64 * 64, 1.0)
+"""CelebA-HQ's latent diffusion model."""
+REGISTRY = load_registry()
+TINY = Scale(1_220_000, 240)
+
+
+def chosen(method: str, steps: int, *overrides: str, **wish: Any) -> Settings:
+    return choose(Wish(str(TEACHER), steps, method, **wish), overrides, lambda _: 24 * GB, REGISTRY)[0]
+
+
+def refusal(method: str, steps: int = 4, *overrides: str, **wish: Any) -> str:
+    with pytest.raises(DistillkitError) as caught:
+        chosen(method, steps, *overrides, **wish)
+    return str(caught.value)
+
+
+# --- steps and methods -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 8, 50])
+@pytest.mark.parametrize("method", [*DSD, "matching"])
+def test_the_last_stage_serves_the_steps(method: str, steps: int) -> None:
+    settings = chosen(method, steps)
+    plan = make_plan(settings)
+    assert plan[-1].stage.steps == steps * plan[-1].stride
+    assert plan[-1].stage.updates > 0
+    evaluation = settings.evaluation
+    assert (evaluation.steps, evaluation.export_steps) == ((steps, 2 * steps, 4 * steps), steps)
+    assert settings.run.name == f"digits_teacher-{steps}-step{'s' * (steps > 1)}"
+    taught = {part.stage.steps // part.stride for part in plan}
+    if method not in ("dsdn", "matching"):  # what falls passes by the doubles
+        assert taught >= {steps, 2 * steps, 4 * steps}
+
+
+@pytest.mark.parametrize(
+    ("method", "steps", "depths", "updates"),
+    [
+        # Twice as long a trajectory takes twice the updates; the paper's begin at 64 and end earlier.
+        ("dsd-anchored", 2, [16, 8, 4] * 8, 240),
+        ("dsd-anchored", 4, [32, 16, 8] * 8, 480),
+        ("dsd-anchored", 1, [16, 8, 4, 2] * 8, 240),
+        ("dsdi", 4, [64, 32, 16, 8], 4000),
+        ("dsdi", 3, [96, 48, 24, 12, 6], 6000),
+        ("dsdgl", 30, [*range(240, 59, -2)], 15000),
+        ("dsdn", 4, [8], 500),
+        ("matching", 4, [16], 240),
+    ],
+)
+def test_stages_and_updates(method: str, steps: int, depths: list[int], updates: int) -> None:
+    settings = chosen(method, steps)
+    assert [part.stage.steps for part in make_plan(settings)] == depths
+    assert settings.run.updates == updates
+    assert chosen(method, steps, updates=7).run.updates == 7
+
+
+def test_a_schedule_falls_to_its_end_exactly() -> None:
+    for name in ("halving", "convergence", "linear", "exponential", "constant"):
+        for start, decrement, last in ((64, 2, 8), (64, 6, 10), (9, 7, 2), (100, 1, 60), (2, 3, 2)):
+            schedule = REGISTRY.find("schedule", name)
+            options = {"start": start} | ({"decrement": decrement} if name in ("linear", "exponential") else {})
+            made = schedule(schedule.Options(**({"steps": start} if name == "constant" else options)))
+            ending = schedule(made.options.model_copy(update=made.ending_at(last)))  # type: ignore[attr-defined]
+            depths = [steps for steps, _ in ending.shares()]  # type: ignore[attr-defined]
+            assert depths[-1] == last
+            assert name == "constant" or depths[0] >= max(start, 4 * last)
+
+
+def test_consistency_keeps_its_steps() -> None:
+    """A student that jumps to clean data from anywhere is not taught a number of steps."""
+    settings = chosen("consistency", 1)
+    assert [part.stage.steps for part in make_plan(settings)] == [16]
+    assert (settings.evaluation.sampler, settings.evaluation.export_steps) == ("consistency", 1)
+
+
+def test_one_jump_over_everything_serves_one_step() -> None:
+    assert make_plan(chosen("luhman", 1))[0].stage.steps == 16
+    assert refusal("luhman") == "--steps: is 4, and 'luhman' teaches to sample in 1 step; expected 1"
+
+
+@pytest.mark.parametrize("method", ["pd", "training", "dsd-training"])
+def test_methods_that_need_data(method: str) -> None:
+    assert refusal(method) == (
+        f"--method: '{method}' needs data, and distill is for methods that need none; write a config with a [data] "
+        "table, and use distillkit run"
+    )
+
+
+def test_method_that_is_none() -> None:
+    assert re.fullmatch(r"--method: no preset is called 'dsdii'; known: .* — did you mean 'dsdi'\?", refusal("dsdii"))
+
+
+def test_method_that_says_no_updates() -> None:
+    message = refusal("guided")
+    assert message == "--updates is required: the method 'guided' does not say how many suit it"
+
+
+def test_schedule_that_cannot_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Halving, "ending_at", lambda self, steps: None)
+    assert refusal("dsdi") == (
+        "--method: the schedule 'halving' of 'dsdi' cannot be set to end at a number of steps; write a config, and use "
+        "distillkit run"
+    )
+
+
+def test_what_is_set_goes_over_what_is_chosen() -> None:
+    wanted = ["optimizer.learning_rate=0.5", "source.batch=6", "schedule.cycles=1", "engine.precision=fp32"]
+    settings = chosen("dsd-anchored", 4, *wanted, guidance=2.5)
+    assert (settings.optimizer.learning_rate, settings.source.options.batch, settings.optimizer.accumulate) == (
+        0.5,
+        6,
+        1,
+    )
+    assert len(make_plan(settings)) == 3
+    assert (settings.source.options.guidance, settings.evaluation.guidance) == (2.5, 2.5)
+
+
+def test_every_data_free_method_can_be_chosen() -> None:
+    """But for stage 1 of guided distillation, which makes no few-step student."""
+    sources = {name: REGISTRY.find("source", REGISTRY.preset(name)["source"]["type"]) for name in REGISTRY.presets}
+    free = {name for name, source in sources.items() if not source.needs_data}  # type: ignore[attr-defined]
+    assert free - REGISTRY.scales.keys() == {"guided"}
+
+
+# --- sizes and machines ----------------------------------------------------------------------------------------------
+
+
+def fitted(
+    inventory: Inventory, memory: int, method: str = "dsd-anchored", scale: Scale | None = TINY
+) -> dict[str, Any]:
+    settings = chosen(method, 4)
+    settings.engine.setup()
+    return fit(settings, inventory, scale, memory, (), None)
+
+
+def test_learning_rates_go_with_the_root_of_the_size() -> None:
+    table = chosen("dsd-anchored", 4).optimizer
+    found = fitted(CELEBA, 24 * GB)["optimizer"]
+    factor = sqrt(1_220_000 / 274_056_163)
+    assert found["learning_rate"] == pytest.approx(table.learning_rate * factor, rel=0.01)
+    assert found["final_learning_rate"] == pytest.approx(table.final_learning_rate * factor, rel=0.05)
+    assert "learning_rate" not in fitted(CELEBA, 24 * GB, scale=None)["optimizer"]
+
+
+def test_the_papers_presets_keep_the_papers_rate_at_the_papers_size() -> None:
+    """Table 3: CelebA-HQ."""
+    settings = choose(Wish(str(TEACHER), 1, "dsdi"), ["optimizer.learning_rate=1e-6"], lambda _: 24 * GB, REGISTRY)[0]
+    scale = REGISTRY.scales["dsdi"]
+    found = fit(settings, CELEBA, scale, 24 * GB, (), None)["optimizer"]
+    assert found["learning_rate"] == 1e-6
+
+
+@pytest.mark.parametrize("memory", [8, 10, 16, 24, 40, 80])
+def test_batches_are_whole_and_fit(memory: int) -> None:
+    found = fitted(CELEBA, memory * GB)
+    part, times = found["source"]["batch"], found["optimizer"]["accumulate"]
+    assert part * times == 16
+    assert found["evaluation"]["batch"] == part
+
+
+def test_more_memory_makes_larger_batches_and_no_recomputation() -> None:
+    found = [fitted(CELEBA, memory * GB) for memory in (8, 16, 24, 40, 80)]
+    assert [table["engine"]["gradient_checkpointing"] for table in found] == [True, True, False, False, False]
+    plain = [table["source"]["batch"] for table in found[2:]]
+    assert plain == sorted(plain)
+    assert plain[-1] == 16
+
+
+def test_guidance_is_the_pipelines_and_counts_twice() -> None:
+    guided = Inventory("DiTPipeline", 675_000_000, 84_000_000, 32 * 32, 4.0)
+    found, plain = fitted(guided, 40 * GB), fitted(Inventory("x", 675_000_000, 84_000_000, 32 * 32, 1.0), 40 * GB)
+    assert (found["source"]["guidance"], found["evaluation"]["guidance"]) == (4.0, 4.0)
+    assert "guidance" not in plain["source"]
+    assert found["source"]["batch"] == plain["source"]["batch"] / 2
+
+
+def test_networks_that_do_not_fit() -> None:
+    with pytest.raises(DistillkitError) as caught:
+        fitted(CELEBA, 6 * GB)
+    assert str(caught.value) == (
+        "the networks alone take 6.8 GB, and cpu has 6.0 GB; choose a method that holds fewer of them (--method; "
+        "docs/methods.md), another device (--set engine.device=…), or a smaller model"
+    )
+    # DSD holds none beside the student.
+    assert fitted(CELEBA, 6 * GB, "dsdi")["source"]["batch"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("method", "per_weight"), [("dsdi", 20), ("dsd-anchored", 24), ("tsd", 24), ("consistency", 28), ("matching", 20)]
+)
+def test_bytes_per_parameter(method: str, per_weight: int) -> None:
+    """16 for AdamW in float32, 4 for the average (which `matching` has not) and for each copy that teaches."""
+    found = estimate(chosen(method, 4), Inventory("x", 1000, 10, None, 1.0))
+    assert found.total == 1000 * per_weight + 40
+    assert found.frozen == 40
+    assert isinstance(found, Memory)
+
+
+def test_engine_is_asked_for_its_memory_once() -> None:
+    asked: list[Engine] = []
+
+    def memory(engine: Engine) -> int:
+        asked.append(engine)
+        return 24 * GB
+
+    choose(Wish(str(TEACHER), 4, "dsdi"), ["engine.device=cpu"], memory)
+    assert [engine.name for engine in asked] == ["torch"]

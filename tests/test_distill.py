@@ -1,0 +1,145 @@
+"""`distillkit distill`, from a folder to a pipeline, in seconds."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from digits import TEACHER, Run
+from safetensors.torch import load_file
+from test_diffusers_model import ddpm_pipeline
+
+from distillkit.cli.group import cli
+from distillkit.config import read_config
+
+ARGUMENTS = (
+    "--steps",
+    "2",
+    "--updates",
+    "6",
+    "--guidance",
+    "2",
+    "--set",
+    "tracker.type=none",
+    "--set",
+    "source.batch=2",
+)
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli, ["distill", *map(str, arguments)], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Result]:
+    folder = tmp_path_factory.mktemp("distill") / "run"
+    result = call(TEACHER, *ARGUMENTS, "--set", "evaluation.grid=2", "--output", folder)
+    assert result.exit_code == 0, result.output
+    return Run(folder), result
+
+
+def test_it_leaves_a_run(done: tuple[Run, Result]) -> None:
+    run, _ = done
+    assert len(run.journal) == 6
+    assert sorted(file.name for file in (run.folder / "samples").iterdir()) == [
+        f"steps-{steps:03d}.png" for steps in (2, 4, 8)
+    ]
+    assert (run.folder / "scores.json").read_text(encoding="utf-8") == "[]\n"
+    card = (run.folder / "pipeline/README.md").read_text(encoding="utf-8")
+    for line in ("- Method: `dsd-anchored`, 6 updates", f"- Made from: {TEACHER}", "- Guidance: scale 2"):
+        assert line in card.splitlines()
+    assert "samples in **2 steps**" in card
+    teacher = load_file(TEACHER / "unet/diffusion_pytorch_model.safetensors")
+    assert any(not torch.equal(weight, teacher[name].float()) for name, weight in run.weights().items())
+
+
+def test_it_says_what_it_does(done: tuple[Run, Result]) -> None:
+    run, result = done
+    lines = result.stdout.splitlines()
+    said = {line[:10].strip(): line[10:] for line in lines[:10]}
+    assert said["model"] == "ClassConditionalPipeline, 45.3 k parameters"
+    rate = re.escape(f"{1e-4 * (1_220_000 / 45_321) ** 0.5:.2g}")
+    assert re.fullmatch(rf"dsd-anchored: 6 updates, batches of 2, learning rate {rate} to 5\.2e-05", said["method"])
+    assert said["stages"] == "N = 16, 8, 4, 8 times: at the end 2 steps; 12 network evaluations"
+    assert said["guidance"] == "2"
+    assert re.fullmatch(r"torch on (cpu|cuda), precision auto, gradient checkpointing off", said["engine"])
+    # 24 bytes for each of 45 321 parameters.
+    assert re.match(r"0\.00109 GB of [\d.]+ GB: 0\.000906 GB for training, 0\.000181 GB for teachers, ", said["memory"])
+    assert f"distillkit plan {run.folder}/config.toml --measure" in result.stdout
+    assert f"distillkit evaluate {run.folder} --steps 2,4,8 " in result.stdout
+    assert lines[-1] == f"pipeline: {run.folder}/pipeline   samples: {run.folder}/samples"
+
+
+def test_the_config_is_the_same_run_again(done: tuple[Run, Result], tmp_path: Path) -> None:
+    run, _ = done
+    again = CliRunner().invoke(
+        cli, ["run", str(run.folder / "config.toml"), "--output", str(tmp_path / "run")], catch_exceptions=False
+    )
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "run/config.toml").read_bytes() == (run.folder / "config.toml").read_bytes()
+    weights = Run(tmp_path / "run").weights()
+    assert all(torch.equal(weight, weights[name]) for name, weight in run.weights().items())
+
+
+def test_what_came_of_it_is_distilled_further(done: tuple[Run, Result], tmp_path: Path) -> None:
+    """By the run's folder; guidance is the one that the pipeline was saved with."""
+    run, _ = done
+    file = tmp_path / "further.toml"
+    assert call(run.folder, "--steps", "1", "--write", file).exit_code == 0
+    settings = read_config(file)
+    assert settings.tables["model"]["path"] == str(run.folder / "pipeline")
+    assert (settings.run.name, settings.evaluation.guidance) == ("pipeline-1-step", 2.0)
+
+
+def test_a_config_is_written_and_nothing_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call(TEACHER, "--write", "mine.toml")
+    assert result.exit_code == 0, result.output
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.toml"]
+    settings = read_config(Path("mine.toml"))
+    assert settings.tables == tomllib.loads(Path("mine.toml").read_text(encoding="utf-8"))
+    assert (settings.run.name, settings.run.updates, settings.evaluation.export_steps) == (
+        "digits_teacher-4-steps",
+        480,
+        4,
+    )
+    assert "distillkit plan mine.toml --measure" in result.stdout
+    again = call(TEACHER, "--write", "mine.toml")
+    assert (again.exit_code, again.stderr) == (2, "mine.toml: cannot be written (File exists)\n")
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    result = call(tmp_path / "no")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"distillkit distill {tmp_path}/no: 1 error\n  model.path: ")
+
+
+def test_guidance_that_the_model_cannot_do(tmp_path: Path) -> None:
+    ddpm_pipeline(tmp_path / "teacher")
+    result = call(tmp_path / "teacher", "--guidance", "3", "--output", tmp_path / "run")
+    must = "must be 1: the model has no null condition for guidance to compare with (--guidance)"
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"distillkit distill {tmp_path}/teacher: 2 errors\n  source.guidance: {must}\n  evaluation.guidance: {must}\n",
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_taken(done: tuple[Run, Result]) -> None:
+    run, _ = done
+    result = call(TEACHER, "--output", run.folder)
+    assert result.exit_code == 2
+    assert f"{run.folder}: already holds a run; nothing was overwritten" in result.stderr
+
+
+def test_a_setting_that_is_none() -> None:
+    result = call(TEACHER, "--set", "run.update=3", "--set", "modle.path=x")
+    keys = [line.partition(":")[0].strip() for line in result.stderr.splitlines()[1:]]
+    assert (result.exit_code, keys) == (2, ["run.update", "modle"])
