@@ -23,9 +23,11 @@ pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
 images = pipe(batch_size=4, num_inference_steps={steps}).images"""
 """How to use one of diffusers' unconditional pipelines."""
 
-TEXT_CONDITIONAL = """from diffusers import DiffusionPipeline
+TEXT_CONDITIONAL = """import torch
+from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
+# The network is float32, and text encoders are loaded as they were saved: here all get one precision.
+pipe = DiffusionPipeline.from_pretrained("path/to/this/folder").to(torch.float32)
 images = pipe(
     {arguments},
 ).images"""
