@@ -30,9 +30,11 @@ pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
 images = pipe(class_labels=[0, 1, 2, 3], guidance_scale={guidance}, num_inference_steps={steps}).images"""
 """How to use a DiTPipeline."""
 
-TEXT_CONDITIONAL = """from diffusers import DiffusionPipeline
+TEXT_CONDITIONAL = """import torch
+from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
+# The network is float32, and text encoders are loaded as they were saved: here all get one precision.
+pipe = DiffusionPipeline.from_pretrained("path/to/this/folder").to(torch.float32)
 images = pipe(
     {arguments},
 ).images"""
