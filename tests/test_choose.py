@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from digits import TEACHER
+from distillkit_schedules.halving import Halving
 
 from distillkit.config import Settings, make_plan
 from distillkit.config.choose import Wish, choose
@@ -16,7 +17,6 @@ from distillkit.config.memory import Memory, estimate
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Engine, Inventory
 from distillkit.registry import Scale, load_registry
-from distillkit_schedules.halving import Halving
 
 GB = 10**9
 DSD = ["dsdn", "dsdi", "dsdgl", "dsdgexp", "tsd", "dsd-anchored"]

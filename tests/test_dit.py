@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from digits import Run, distil
 from distillkit_diffusers.model import DiffusersModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from test_export import alone
 from torch import Tensor
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, DiTPipeline, LDMPipeline, UNet2DModel, VQModel
-from digits import PLAIN, settings
+from diffusers import DDPMScheduler, DiTPipeline, LDMPipeline, VQModel
+from digits import settings
 from distillkit_diffusers.model import DiffusersModel
 from test_diffusers_model import ddpm_pipeline, half_precision, network, oblong, pndm_class_conditional, sharded, tables
 from test_dit import autoencoder, scheduler
@@ -21,7 +21,7 @@ from torch import nn
 
 from distillkit.config.memory import estimate
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import Inventory, Stage
+from distillkit.interfaces import Inventory
 from distillkit.noise.seeds import generator
 from distillkit.training import assemble
 

@@ -15,8 +15,8 @@ from distillkit.registry import Scale
 ROOM = 0.9
 """The share of a device's memory that is counted on."""
 ACTIVATIONS = 50
-"""Bytes of activations of a sample, per √parameters and place of the sample's height and width, in float32. Rough: eight
-of diffusers' networks, from 2 M to 2.6 G parameters, have 3 to 130, most of them 13 to 65."""
+"""Bytes of activations of a sample, per √parameters and place of the sample's height and width, in float32. Rough:
+eight of diffusers' networks, from 2 M to 2.6 G parameters, have 3 to 130, most of them 13 to 65."""
 CHECKPOINTED = 0.1
 """The share of them that is left with gradient checkpointing; from 0.01 to 0.7 there."""
 SMALL = 4

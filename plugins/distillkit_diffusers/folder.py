@@ -163,7 +163,7 @@ def _parameters(file: Path) -> int:
 
     try:
         with safe_open(file, framework="np") as weights:
-            return sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())
+            return sum(prod(weights.get_slice(name).get_shape()) for name in weights.offset_keys())
     except (OSError, SafetensorError) as error:
         raise DistillkitError(f"{file}: cannot be read as safetensors ({error})") from None
 

@@ -58,8 +58,8 @@ class Dit(TableFamily):
         channels, made = config["in_channels"], config["out_channels"] or config["in_channels"]
         if made not in (channels, 2 * channels):
             raise DistillkitError(
-                f"model.path: the network in {folder} makes {made} channels of {channels}; expected as many, or twice as "
-                "many (with a variance)"
+                f"model.path: the network in {folder} makes {made} channels of {channels}; expected as many, or twice "
+                "as many (with a variance)"
             )
         self._autoencoder = Autoencoder.load(self.folder.part("vae"), self.options.scaling_factor)
         if (found := self._autoencoder.channels) != channels:
