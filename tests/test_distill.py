@@ -50,7 +50,7 @@ def test_it_leaves_a_run(done: tuple[Run, Result]) -> None:
     ]
     assert (run.folder / "scores.json").read_text(encoding="utf-8") == "[]\n"
     card = (run.folder / "pipeline/README.md").read_text(encoding="utf-8")
-    for line in ("- Method: `dsd-anchored`, 6 updates", f"- Made from: {TEACHER}", "- Guidance: scale 2"):
+    for line in ("- Method: `best`, 6 updates", f"- Made from: {TEACHER}", "- Guidance: scale 2"):
         assert line in card.splitlines()
     assert "samples in **2 steps**" in card
     teacher = load_file(TEACHER / "unet/diffusion_pytorch_model.safetensors")
@@ -63,7 +63,7 @@ def test_it_says_what_it_does(done: tuple[Run, Result]) -> None:
     said = {line[:10].strip(): line[10:] for line in lines[:10]}
     assert said["model"] == "ClassConditionalPipeline, 45.3 k parameters"
     rate = re.escape(f"{1e-4 * (1_220_000 / 45_321) ** 0.5:.2g}")
-    assert re.fullmatch(rf"dsd-anchored: 6 updates, batches of 2, learning rate {rate} to 5\.2e-05", said["method"])
+    assert re.fullmatch(rf"best: 6 updates, batches of 2, learning rate {rate} to 5\.2e-05", said["method"])
     assert said["stages"] == "N = 16, 8, 4, 8 times: at the end 2 steps; 12 network evaluations"
     assert said["guidance"] == "2"
     assert re.fullmatch(r"torch on (cpu|cuda), precision auto, gradient checkpointing off", said["engine"])

@@ -67,7 +67,8 @@ def test_an_export_samples_the_same_where_there_is_no_distillkit(tmp_path: Path,
     # Whoever distils it further has the path that it was trained on.
     assert model.path.sigma_min == (0.002 if spacing == "trailing" else pytest.approx(0.002))
     theirs = stock_alone(folder, NOISE, tmp_path / "alone", batch_size=3, num_inference_steps=2)
-    torch.testing.assert_close(theirs, own(model, NOISE, 2), rtol=0, atol=1e-5)
+    # Rounding of states that begin at 80 times the noise.
+    torch.testing.assert_close(theirs, own(model, NOISE, 2), rtol=0, atol=2e-5)
     assert "deterministic (Euler)" in (folder / "README.md").read_text(encoding="utf-8")
 
 
@@ -91,7 +92,7 @@ def test_a_new_network_is_trained_on_data(tmp_path: Path) -> None:
     blocks = 'down_block_types = ["DownBlock2D", "DownBlock2D"], up_block_types = ["UpBlock2D", "UpBlock2D"]'
     tables = f'[model]\ntype = "diffusers"\nnetwork = {{ {shape}, {blocks} }}\n'
     tables += 'scheduler = { _class_name = "EDMEulerScheduler", sigma_data = 0.5 }\n' + PLAIN
-    loss = ['loss[0].type="x-mse"', 'loss[0].weighting="snr-plus-one"']
+    loss = ['loss[0].type="x-mse"', 'loss[0].against="data"', 'grid.start="auto"', 'loss[0].weighting="snr-plus-one"']
     made = settings(tmp_path, "training", "run.updates=3", "source.batch=4", *loss, tables=tables)
     run(made, tmp_path / "run")
     assert load(tmp_path / "run/pipeline").prediction == "sample"

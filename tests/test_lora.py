@@ -248,10 +248,6 @@ pipe = DiffusionPipeline.from_pretrained("runs/mine/pipeline", trust_remote_code
 SCRIPTS = {"fused": FUSED, "docs": blocks(ROOT / "docs/lora.md", "python")[0]}
 SETUP = """
 from diffusers.utils import logging
-from distillkit_cache.origin import teacher_of
-from pipelines import alone, assert_same_weights, own
-from pipelines import distil as distil_folder
-from pipelines import load as load_folder
 from safetensors.torch import load_file, save_file
 logging.disable_progress_bar()
 noise = load_file("noise.safetensors")["noise"]

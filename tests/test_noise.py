@@ -199,7 +199,7 @@ def test_a_start_time_is_a_shorter_table(steps: int) -> None:
     assert table("linspace", start=600).grid(3).tolist() == [600, 400, 200, -1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])
 @pytest.mark.parametrize("steps", [1, 2, 4, 5, 8, 10, 20, 25, 50])
 def test_ddim_follows_diffusers_where_steps_divide_the_table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import SMALL, ConfigFile
 from environments import call, make_environment
+from PIL import Image
 from snippets import ROOT, blocks, parse, shell_commands
 
 from distillkit.cli.group import COMMANDS, cli
@@ -62,18 +64,21 @@ def test_mistakes_are_shown_as_the_page_says(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def fashion_mnist(tmp_path: Path) -> Path:
-    """A folder with the names of Fashion-MNIST's files, as the data need not be installed for a check."""
+def elsewhere(tmp_path: Path) -> Path:
+    """A folder with the names of what a check looks for, and what need not be installed."""
     for part in ("train", "t10k"):
         for what in ("images-idx3", "labels-idx1"):
             (tmp_path / f"{part}-{what}-ubyte.gz").touch()
+    (tmp_path / "inception.pth").touch()
+    Image.new("RGB", (64, 64)).save(tmp_path / "1.png")
     return tmp_path
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_passes_its_check(config: Path, fashion_mnist: Path) -> None:
-    needs = 'type = "fashion-mnist"' in config.read_text(encoding="utf-8")
-    overrides = [f"data.folder={fashion_mnist}"] if needs else []
+def test_every_config_passes_its_check(config: Path, elsewhere: Path) -> None:
+    text = config.read_text(encoding="utf-8")
+    overrides = [f"data.folder={elsewhere}"] if re.search(r'type = "(fashion-mnist|images)"', text) else []
+    overrides += [f"features.weights={elsewhere / 'inception.pth'}"] if 'type = "inception"' in text else []
     found = read_chain(config, overrides)
     for settings in found.phases if isinstance(found, Chain) else [found]:
         assert sum(part.stage.updates for part in make_plan(settings)) == settings.run.updates
