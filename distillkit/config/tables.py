@@ -68,8 +68,8 @@ class GridTable(Table):
 
     Attributes:
         spacing: "trailing" (begins at the noise), "leading" (as CompVis) or "linspace".
-        start: the noisiest time used. "auto": the last time for v- and x-prediction; for ε-prediction the noisiest
-            at which the factor σ/α on its error is bearable.
+        start: the noisiest time used. "auto": the last time for v- and x-prediction and for leading grids; otherwise,
+            for ε-prediction, the noisiest at which the factor σ/α on its error is bearable.
     """
 
     spacing: Literal["trailing", "leading", "linspace"] = "trailing"

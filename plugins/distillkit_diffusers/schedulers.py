@@ -99,9 +99,12 @@ def _read_by_diffusers(config: dict[str, Any]) -> Any:
 
 
 def with_grid(path: TablePath, kind: PredictionType, spacing: str, start: int | str | None) -> TablePath:
-    """The path with other grids; "auto" starts an ε-network where σ/α is bearable, any other at the last time."""
+    """The path with other grids; "auto" starts an ε-network where σ/α is bearable, any other at the last time.
+
+    Leading grids are CompVis' (of all times), and begin below the noise anyway.
+    """
     if start == "auto":
-        start = path.auto_start() if kind == "epsilon" else None
+        start = path.auto_start() if kind == "epsilon" and spacing != "leading" else None
     return path.with_grid(cast(Spacing, spacing), cast(int | None, start))
 
 
