@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -38,7 +39,22 @@ class ConfigError(DistillkitError):
 
 
 class RunInterrupted(DistillkitError):
-    """The user stopped the run (Ctrl-C); what was written so far stays readable."""
+    """The run was stopped between two updates; what was written so far stays readable.
+
+    Args:
+        message: how far it is.
+        number: the signal by which it was stopped: SIGINT (Ctrl-C) or SIGTERM.
+    """
+
+    def __init__(self, message: str = "", number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where it interrupts at once as Ctrl-C does."""
+
+    number = signal.SIGTERM
 
 
 class GridError(DistillkitError):

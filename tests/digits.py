@@ -72,6 +72,14 @@ class Run:
         return load_file(self.folder / "pipeline/unet/diffusion_pytorch_model.safetensors")
 
 
+def read_checkpoint(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint: "engine/…" (the first rank's), "teacher/…", "target/…", "source/…"."""
+    from safetensors.torch import load_file
+
+    engine = load_file(folder / "rank-00000.safetensors")
+    return {f"engine/{key}": value for key, value in engine.items()} | load_file(folder / "state.safetensors")
+
+
 def settings(folder: Path, preset: str, *assignments: str, tables: str = MODEL + PLAIN) -> Settings:
     """A preset's settings over the teacher, with assignments as of --set."""
     file = folder / "mine.toml"

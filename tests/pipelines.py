@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from digits import PLAIN, Run, settings
+from digits import PLAIN, Run, read_checkpoint, settings
 from distillkit_diffusers.model import DiffusersModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -174,7 +174,7 @@ def assert_trained_alone(found: Run, made: Settings, frozen: Iterable[nn.Module]
     """Only the distilled network's weights have a gradient, optimiser state and an average; `frozen` has none."""
     names = {name for name, _ in made.model.network.named_parameters()}
     [checkpoint] = (found.folder / "checkpoints").iterdir()
-    kept = load_file(checkpoint / "state.safetensors")
+    kept = read_checkpoint(checkpoint)
     prefixes = (
         "engine/network.",
         "engine/average.",

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from digits import MODEL, PLAIN, SCORED, Run, distil, settings
+from digits import MODEL, PLAIN, SCORED, Run, distil, read_checkpoint, settings
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from distillkit.errors import ConfigError
 from distillkit.training.best import Best, Found
@@ -46,7 +45,7 @@ def test_the_best_of_all_evaluations_is_exported(whole: Run) -> None:
     assert best < 16, "a test in which the last weights are the best would show nothing"
     assert kept(whole) == {"update": str(best), "score": "fd-pixels/steps-2", "value": repr(taken[best])}
     assert whole.score("student", 2) == taken[best]
-    averages = load_file(whole.folder / f"checkpoints/update-{best:06d}/state.safetensors")
+    averages = read_checkpoint(whole.folder / f"checkpoints/update-{best:06d}")
     for key, weight in whole.weights().items():
         assert torch.equal(weight, averages[f"engine/average.{key}"])
 
@@ -55,7 +54,7 @@ def test_without_it_the_last_weights_are(whole: Run, tmp_path: Path) -> None:
     last = distil(tmp_path, "dsdi", *RUN, tables=TABLES)
     assert last.journal[-1]["loss"] == whole.journal[-1]["loss"]
     assert not (last.folder / "best.safetensors").exists()
-    averages = load_file(last.folder / "checkpoints/update-000016/state.safetensors")
+    averages = read_checkpoint(last.folder / "checkpoints/update-000016")
     assert all(torch.equal(weight, averages[f"engine/average.{key}"]) for key, weight in last.weights().items())
 
 

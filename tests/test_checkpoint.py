@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from digits import Run, distil, settings
+from digits import Run, distil, read_checkpoint, settings
 from distillkit_mlflow.none import NoTracker
-from safetensors.torch import load_file
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import RunInfo
+from distillkit.training import checkpoint, compatible
+from distillkit.training.assemble import load, prepare
+from distillkit.training.folder import RunFolder
 from distillkit.training.run import run
 
 # Three stages (8, 4, 2 steps) and a checkpoint after every update.
@@ -47,7 +52,7 @@ def timeless(run: Run) -> list[dict[str, object]]:
 
 
 def state(run: Run, update: int) -> dict[str, torch.Tensor]:
-    return load_file(run.folder / f"checkpoints/update-{update:06d}/state.safetensors")
+    return read_checkpoint(run.folder / f"checkpoints/update-{update:06d}")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -96,6 +101,7 @@ def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
     whole = distil(tmp_path / "a", "dsdi", *options)
     shutil.copytree(whole.folder, tmp_path / "b/run")
     shutil.rmtree(tmp_path / "b/run/checkpoints")
+    shutil.rmtree(tmp_path / "b/run/pipeline")
     resumed = distil(tmp_path / "b", "dsdi", *options, resume=True)
     assert timeless(resumed) == timeless(whole)
     assert all(torch.equal(weight, whole.weights()[key]) for key, weight in resumed.weights().items())
@@ -155,11 +161,78 @@ def test_a_tracker_that_cannot_start_again_leaves_the_run(finished: Run, tmp_pat
 def test_resuming_with_another_config(finished: Run, tmp_path: Path) -> None:
     changed = settings(tmp_path, "dsdi", *OPTIONS, "run.seed=3", "source.batch=5", "optimizer.clip=2.0")
     with pytest.raises(DistillkitError) as caught:
-        run(changed, finished.folder, resume=True)
+        run(changed, finished.folder, resume=True, allow=["source"])
     assert str(caught.value) == (
-        f"{finished.folder}: the config has changed since the run began, in optimizer.clip, run.seed, source.batch; "
-        f"resume with the run's own: distillkit run {finished.folder}/config.toml --output {finished.folder} --resume"
+        f"{finished.folder}: the config has changed since the run began, in optimizer.clip, run.seed; "
+        f"resume with the run's own: distillkit run {finished.folder}/config.toml --output {finished.folder} --resume; "
+        "or let it change: --allow-change optimizer.clip --allow-change run.seed"
     )
+
+
+def stopped(folder: Path, *options: str) -> Run:
+    """A run of four updates in one stage, as it was after the second."""
+    four = ("run.updates=4", "source.batch=2", "schedule.steps=4", "run.checkpoint_every=2", *options)
+    whole = distil(folder, "dsdn", *four)
+    shutil.rmtree(whole.folder / "pipeline")
+    shutil.rmtree(whole.folder / "checkpoints/update-000004")
+    return whole
+
+
+def test_what_cannot_matter_may_change(tmp_path: Path) -> None:
+    whole = stopped(tmp_path)
+    weights = state(whole, 2)
+    free = ("run.keep=9", "run.log_every=1", "run.checkpoint_every=1", "run.checkpoint_minutes=0")
+    distil(tmp_path, "dsdn", "run.updates=4", "source.batch=2", "schedule.steps=4", *free, resume=True)
+    assert [file.name for file in sorted((whole.folder / "checkpoints").iterdir())] == [
+        *("update-000002", "update-000003", "update-000004")
+    ]
+    assert not torch.equal(state(whole, 4)["engine/network.conv_in.weight"], weights["engine/network.conv_in.weight"])
+
+
+def test_a_change_that_is_allowed_is_made(tmp_path: Path) -> None:
+    """The third update is the first of the new learning rate, and config.toml is the new one."""
+    whole = stopped(tmp_path)
+    wanted = settings(
+        tmp_path, "dsdn", "run.updates=6", "source.batch=2", "schedule.steps=4", "optimizer.learning_rate=0.5"
+    )
+    run(wanted, whole.folder, resume=True, allow=["run.updates", "optimizer.learning_rate"])
+    rates = [line["learning_rate"] for line in whole.journal]
+    assert len(rates) == 6
+    assert max(rates[:2]) < 1e-3
+    assert rates[2] > 0.1
+    written = (whole.folder / "config.toml").read_text(encoding="utf-8")
+    assert "learning_rate = 0.5" in written
+
+
+def test_changes_that_do_not_fit(tmp_path: Path) -> None:
+    whole = stopped(tmp_path)
+    base = ("run.updates=4", "source.batch=2", "schedule.steps=4")
+    newest = whole.folder / "checkpoints/update-000002"
+    config = (whole.folder / "config.toml").read_bytes()
+    for change, said in {
+        "source.batch=3": f"{newest}: its 2 samples (source.batch times processes) are on their way, and this",
+        "run.updates=1": f"{newest}: the stages [N, stride, updates] were [[4, 2, 4]], and are [[4, 2, 1]] now",
+        "schedule.steps=8": f"{newest}: the stages [N, stride, updates] were [[4, 2, 4]], and are [[8, 2, 4]] now",
+        "student.adapter=lora": f"{newest}: does not fit the config: 'network.",
+    }.items():
+        with pytest.raises(DistillkitError) as caught:
+            run(settings(tmp_path, "dsdn", *base, change), whole.folder, resume=True, allow=[change.partition(".")[0]])
+        assert str(caught.value).startswith(said)
+    assert (whole.folder / "config.toml").read_bytes() == config
+
+
+def test_another_engine_or_number_of_processes(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the manifest has them."""
+    parts = load(settings(tmp_path, "dsdi", *OPTIONS))
+    prepare(parts)
+    newest = finished.folder / "checkpoints/update-000002"
+    monkeypatch.setattr(type(parts.settings.engine), "replicated", False)
+    monkeypatch.setattr(compatible.workers, "count", lambda: 4)
+    with pytest.raises(DistillkitError, match=r"was written by 1 processes, each .* and these are 4: resume with 1 "):
+        checkpoint.restore(newest, parts)
+    monkeypatch.setattr(type(parts.settings.engine), "name", "other")
+    with pytest.raises(DistillkitError, match="was written by the engine 'torch', whose state 'other' cannot take"):
+        checkpoint.restore(newest, parts)
 
 
 def test_resuming_where_there_is_no_run(tmp_path: Path) -> None:
@@ -168,9 +241,99 @@ def test_resuming_where_there_is_no_run(tmp_path: Path) -> None:
     assert str(caught.value) == f"{tmp_path}/no: holds no run to resume (no config.toml)"
 
 
-def test_a_broken_checkpoint(finished: Run, tmp_path: Path) -> None:
-    shutil.copytree(finished.folder, tmp_path / "run")
+def flip(file: Path) -> None:
+    """Change one byte in the middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+RANK, STATE, POSITION, MANIFEST = "rank-00000.safetensors", "state.safetensors", "position.json", "manifest.json"
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a byte flipped": (lambda folder: flip(folder / RANK), f"{RANK} is not what was written: its SHA-256 is another"),
+    "a byte of the state": (lambda folder: flip(folder / STATE), f"{STATE} is not what was written"),
+    "a byte of the position": (lambda folder: flip(folder / POSITION), f"{POSITION} is not what was written"),
+    "truncated": (lambda folder: os.truncate(folder / RANK, 1000), f"{RANK} has 1000 bytes and not "),
+    "a file missing": (lambda folder: (folder / STATE).unlink(), f"{STATE} is missing"),
+    "the manifest missing": (lambda folder: (folder / MANIFEST).unlink(), f"{MANIFEST} is missing"),
+    "the manifest truncated": (lambda folder: os.truncate(folder / MANIFEST, 99), f"{MANIFEST} cannot be read: "),
+    "the manifest of nothing": (lambda folder: (folder / MANIFEST).write_text("{}"), f"{MANIFEST} cannot be read: "),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    pair: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    shutil.copytree(pair.folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/pipeline")
     newest = tmp_path / "run/checkpoints/update-000002"
-    (newest / "state.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(DistillkitError, match=rf"^{newest}: this checkpoint cannot be read \(.*\); delete it to use "):
-        distil(tmp_path, "dsdi", *OPTIONS, resume=True)
+    do, said = DAMAGES[damage]
+    do(newest)
+    resumed = distil(tmp_path, "dsdi", *OPTIONS, "run.checkpoint_every=1", resume=True)
+    assert f"warning: {newest}: this checkpoint is damaged ({said}" in capsys.readouterr().out
+    assert timeless(resumed) == timeless(pair)
+    found, expected = state(resumed, 2), state(pair, 2)
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run with two checkpoints."""
+    return distil(tmp_path_factory.mktemp("pair"), "dsdi", *OPTIONS, "run.checkpoint_every=1")
+
+
+def test_no_checkpoint_that_is_whole(pair: Run, tmp_path: Path) -> None:
+    """Never a silent start from zero."""
+    shutil.copytree(pair.folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/pipeline")
+    for folder in (tmp_path / "run/checkpoints").iterdir():
+        flip(folder / RANK)
+    before = contents(tmp_path / "run")
+    with pytest.raises(DistillkitError) as caught:
+        distil(tmp_path, "dsdi", *OPTIONS, "run.checkpoint_every=1", resume=True)
+    assert str(caught.value) == (
+        f"{tmp_path}/run/checkpoints: no checkpoint in it is whole (2 damaged): put one back from a copy, or begin "
+        "anew in another folder with --output"
+    )
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_journal_that_lacks_lines(pair: Run, tmp_path: Path) -> None:
+    shutil.copytree(pair.folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/pipeline")
+    os.truncate(tmp_path / "run/journal.jsonl", (tmp_path / "run/journal.jsonl").stat().st_size - 3)
+    with pytest.raises(DistillkitError, match="has 1 whole lines, and the checkpoint was made after update 2:"):
+        distil(tmp_path, "dsdi", *OPTIONS, "run.checkpoint_every=1", resume=True)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_finished_run_is_said_to_be_finished(pair: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(pair.folder)
+    distil(pair.folder.parent, "dsdi", *OPTIONS, "run.checkpoint_every=1", resume=True)
+    assert capsys.readouterr().out.splitlines()[0] == f"{pair.folder}: this run is finished"
+    assert contents(pair.folder) == before
+
+
+def test_a_second_run_is_kept_out(pair: Run, tmp_path: Path) -> None:
+    with RunFolder(pair.folder) as first:
+        first.open(settings(tmp_path, "dsdi", *OPTIONS, "run.checkpoint_every=1").tables)
+        with pytest.raises(DistillkitError) as caught:
+            distil(pair.folder.parent, "dsdi", *OPTIONS, "run.checkpoint_every=1", resume=True)
+    assert str(caught.value) == (
+        f"{pair.folder}: another run is at work in this folder; wait until it is over, stop it, or give another folder "
+        "with --output"
+    )
+    distil(pair.folder.parent, "dsdi", *OPTIONS, "run.checkpoint_every=1", resume=True)
+
+
+def test_a_checkpoint_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute passes whenever it is asked whether one is due."""
+    clock = SimpleNamespace(monotonic=itertools.count(step=60).__next__)
+    monkeypatch.setattr("distillkit.training.updates.time", clock)
+    whole = distil(tmp_path, "dsdi", *OPTIONS, "run.updates=6", "run.keep=9", "run.checkpoint_minutes=2")
+    kept = [file.name for file in sorted((whole.folder / "checkpoints").iterdir())]
+    assert kept == ["update-000002", "update-000004", "update-000006"]

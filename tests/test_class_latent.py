@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from compvis.configs import config
 from compvis.model import LatentDiffusion, write
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
-from digits import Run, distil
+from digits import Run, distil, read_checkpoint
 from distillkit_diffusers.model import DiffusersModel
 from distillkit_diffusers.pipelines.class_embedder import ClassEmbedder
 from distillkit_diffusers.pipelines.class_latent import ClassLatentPipeline
@@ -182,7 +182,7 @@ def test_only_the_unet_changes(teacher: Path, run: Run) -> None:
 
 def test_state_is_that_of_the_unet_alone(run: Run) -> None:
     """16 bytes a parameter with Adam, and 4 for the average; nothing of the frozen parts."""
-    state = load_file(run.folder / "checkpoints/update-000003/state.safetensors")
+    state = read_checkpoint(run.folder / "checkpoints/update-000003")
     per_weight = {name.partition(".")[0] for name in state if name.startswith("engine/") and state[name].ndim}
     sizes = sum(tensor.numel() for name, tensor in state.items() if name.startswith("engine/"))
     count = sum(weight.numel() for weight in run.weights().values())

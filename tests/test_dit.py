@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
-from digits import Run, distil
+from digits import Run, distil, read_checkpoint
 from distillkit_diffusers.model import DiffusersModel
 from safetensors.torch import load_file
 from test_export import alone
@@ -184,7 +184,7 @@ def test_only_the_transformer_changes(teacher: Path, run: Run) -> None:
 
 
 def test_state_is_that_of_the_transformer_alone(run: Run) -> None:
-    state = load_file(run.folder / "checkpoints/update-000003/state.safetensors")
+    state = read_checkpoint(run.folder / "checkpoints/update-000003")
     kept = sum(tensor.numel() for name, tensor in state.items() if name.startswith("engine/"))
     count = sum(weight.numel() for weight in weights(run.folder / "pipeline", "transformer").values())
     # Weights, their average, and Adam's two moments.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler, UNet2DModel
-from digits import MODEL, PLAIN, SCORED, TEACHER, distil
+from digits import MODEL, PLAIN, SCORED, TEACHER, distil, read_checkpoint
 from distillkit_diffusers.model import DiffusersModel
 from distillkit_diffusers.pipelines.class_conditional import ClassConditionalPipeline
 from pipelines import alone
@@ -226,7 +226,7 @@ def test_index_and_scheduler_of_a_run(run_folder: Path) -> None:
 
 
 def test_exported_weights_are_the_average(run_folder: Path) -> None:
-    state = load_file(run_folder / "checkpoints/update-000003/state.safetensors")
+    state = read_checkpoint(run_folder / "checkpoints/update-000003")
     weights = load_file(run_folder / "pipeline/unet/diffusion_pytorch_model.safetensors")
     assert all(torch.equal(weight, state[f"engine/average.{name}"]) for name, weight in weights.items())
     assert any(not torch.equal(weight, state[f"engine/network.{name}"]) for name, weight in weights.items())

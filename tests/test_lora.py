@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import SMALL
 from diffusers import UNet2DModel
-from digits import MODEL, PLAIN, SCORED, TEACHER, Run, settings
+from digits import MODEL, PLAIN, SCORED, TEACHER, Run, read_checkpoint, settings
 from distillkit_cache.origin import teacher_of
 from pipelines import alone, assert_same_weights, own
 from pipelines import distil as distil_folder
@@ -233,7 +233,7 @@ def test_the_network_s_own_weights_stay(trained: tuple[Run, Parts]) -> None:
 def test_checkpoints_and_best_hold_the_adapter_alone(trained: tuple[Run, Parts]) -> None:
     run, parts = trained
     adapter = {name for name, weight in parts.student.network.named_parameters() if weight.requires_grad}
-    state = load_file(run.folder / "checkpoints/update-000040/state.safetensors")
+    state = read_checkpoint(run.folder / "checkpoints/update-000040")
     kinds = ("network", "average", "optimizer.step", "optimizer.exp_avg", "optimizer.exp_avg_sq")
     expected = {f"engine/{kind}.{name}" for kind in kinds for name in adapter} | {"engine/updates"}
     assert {key for key in state if key.startswith("engine/")} == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from importlib import import_module
 from typing import Any
 
@@ -25,8 +26,8 @@ COMMANDS = {
 }
 """Command -> its line in the help: written here, so that `--help` imports no command."""
 
-STOPPED = 130
-"""The exit code of a stopped program: 128 + SIGINT."""
+STOPPED = 128
+"""The exit code of a stopped program is this and the signal's number: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
 class LazyGroup(click.Group):
@@ -53,7 +54,7 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except (KeyboardInterrupt, RunInterrupted) as stop:
             click.echo(f"stopped: {stop}" if str(stop) else "stopped", err=True)
-            ctx.exit(STOPPED)
+            ctx.exit(STOPPED + getattr(stop, "number", signal.SIGINT))
         except DistillkitError as error:
             click.echo(str(error), err=True)
             ctx.exit(2)

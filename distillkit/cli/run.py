@@ -19,7 +19,16 @@ from distillkit.cli.options import config_argument, set_option
     help="The run's folder. [default: runs/ and the run's name]",
 )
 @click.option("--resume", is_flag=True, help="Go on from the folder's newest checkpoint.")
-def command(config: Path, assignments: tuple[str, ...], output: Path | None, resume: bool) -> None:
+@click.option(
+    "--allow-change",
+    "allow",
+    multiple=True,
+    metavar="KEY",
+    help="With --resume: let the config differ from the run's in KEY, a key or a table. May be given again.",
+)
+def command(
+    config: Path, assignments: tuple[str, ...], output: Path | None, resume: bool, allow: tuple[str, ...]
+) -> None:
     """Distil (or train) as CONFIG says, score the result, and write it all to the run's folder."""
     from distillkit.config import Chain, read_chain
 
@@ -28,8 +37,8 @@ def command(config: Path, assignments: tuple[str, ...], output: Path | None, res
     if isinstance(settings, Chain):
         from distillkit.training.chain import run_chain
 
-        run_chain(settings, output or Path("runs", settings.name), resume=resume)
+        run_chain(settings, output or Path("runs", settings.name), resume=resume, allow=allow)
         return
     from distillkit.training.run import run
 
-    run(settings, output or Path("runs", settings.run.name), resume=resume)
+    run(settings, output or Path("runs", settings.run.name), resume=resume, allow=allow)

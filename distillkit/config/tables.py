@@ -42,11 +42,14 @@ class RunTable(Table):
         seed: everything random follows from it.
         method: what to call the method in model cards; the preset's name by default.
         log_every: updates between points of the tracker's curves (the journal has every update).
-        checkpoint_every: updates between checkpoints; 0: only at the end.
+        checkpoint_every: updates between checkpoints; 0: as `checkpoint_minutes` says, and at the end.
+        checkpoint_minutes: minutes between checkpoints, in the time of updates and scores; 0: none by the clock.
         keep: how many checkpoints to keep.
         on_divergence: what happens when the loss, the gradient or x̂ is no longer finite or passes a limit. "stop":
             the run ends with an error; "rollback": it goes back to its newest checkpoint (one is made before the
-            first update) and on from there at half the learning rate, up to 5 times.
+            first update) and on from there at half the learning rate, up to 5 times; "skip": an update that is not
+            finite is left out, up to 50 in a row, and a limit that is passed ends the run. Whichever it is, no weight
+            ever takes what is not finite.
         loss_limit: the loss may be this many times the largest of the run's first 20 updates.
         x0_limit: the same for the root mean square of x̂, of which less than 1 counts as 1.
     """
@@ -57,8 +60,9 @@ class RunTable(Table):
     method: str = "custom"
     log_every: int = Field(10, ge=1)
     checkpoint_every: int = Field(0, ge=0)
+    checkpoint_minutes: float = Field(10.0, ge=0)
     keep: int = Field(2, ge=1)
-    on_divergence: Literal["stop", "rollback"] = "stop"
+    on_divergence: Literal["stop", "rollback", "skip"] = "stop"
     loss_limit: float = Field(1e4, gt=1)
     x0_limit: float = Field(4.0, gt=1)
 

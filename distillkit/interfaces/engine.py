@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from distillkit.component import Component
 from distillkit.interfaces.optimization import EmaTable, OptimizerTable
@@ -22,15 +22,20 @@ class Update:
 
     Attributes:
         grad_norm: the gradient's norm before clipping, a scalar tensor (not read until a log point).
+        made: whether the update was made, a scalar tensor of 1 or 0: one whose loss or gradient is not finite is left
+            out, and weights, average and optimiser are as they were. None: it was.
     """
 
     grad_norm: Tensor
+    made: Tensor | None = None
 
 
 class Engine(Component):
     """Owns where and how the network is trained."""
 
     device: torch.device
+    replicated: ClassVar[bool] = True
+    """Whether `state_dict` is the same in all processes, so that a checkpoint has the first one's alone."""
 
     @abstractmethod
     def setup(self) -> None:
@@ -70,6 +75,8 @@ class Engine(Component):
     @abstractmethod
     def update(self, loss: Tensor, learning_rate: float) -> Update | None:
         """Backward; with the last of the accumulated batches also clip, step, zero the gradient and average.
+
+        What is not finite must not reach a weight, and to see to that must not make the host wait for the device.
 
         Args:
             loss: a scalar with a graph.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from math import cos, pi
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Unit = Annotated[float, Field(ge=0, lt=1)]
 
@@ -71,3 +74,8 @@ class EmaTable(BaseModel):
     def decay_at(self, update: int) -> float:
         """The decay of update number `update` (from 0)."""
         return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
+
+    def decay_after(self, updates: Tensor) -> Tensor:
+        """The same after a number of updates that only the device knows, a scalar in float64."""
+        decay = updates.new_tensor(self.decay)
+        return decay.minimum((1 + updates) / (10 + updates)) if self.warmup else decay

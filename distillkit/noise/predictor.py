@@ -53,6 +53,8 @@ class Predictor(nn.Module):
         self.path = path
         self.kind: PredictionType = kind
         self.evaluations = Evaluations()
+        self.moved: Tensor | None = None
+        """1 or 0, a scalar: whether the newest update moved the weights, which averages then follow. None: it did."""
         self._forward_network = forward_network
         self._shared = [name for name, weight in self.named_parameters() if not weight.requires_grad]
         self.register_state_dict_post_hook(_leave_out_shared)  # type: ignore[no-untyped-call]
@@ -82,7 +84,10 @@ class Predictor(nn.Module):
         """Move the weights towards another's, in place: θ⁻ ← decay·θ⁻ + (1 − decay)·θ, an exponential average."""
         pairs = zip(self.parameters(), other.parameters(), strict=True)
         averages, weights = zip(*[(mine, theirs) for mine, theirs in pairs if mine is not theirs], strict=True)
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        if other.moved is None:
+            torch._foreach_lerp_(averages, weights, 1 - decay)
+        else:
+            torch._foreach_lerp_(averages, weights, [other.moved * (1 - decay)] * len(averages))
 
     def copy(self) -> Predictor:
         """A frozen copy with trained weights of its own, for a teacher; what is never trained the two share.

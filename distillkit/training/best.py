@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from distillkit.config import find_score, scores_taken
 from distillkit.training.assemble import Parts
+from distillkit.training.files import partial, replace_file, writing
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Best:
             return
         with self._parts.settings.engine.averaged():
             weights = {key: weight.cpu().contiguous() for key, weight in self._parts.student.state_dict().items()}
-        aside = self._path.with_name(f".{self._path.name}.partial")
         said = {"update": str(update), "score": self._score, "value": repr(value)}
-        save_file(weights, aside, metadata=said)
-        os.replace(aside, self._path)
+        with writing(self._path):
+            save_file(weights, partial(self._path), metadata=said)
+            replace_file(partial(self._path), self._path)
 
     def forget_after(self, update: int) -> None:
-        """Drop the weights if they are of a later update: the run went back."""
+        """Drop the weights if they are of a later update: the run goes on from before it, and will see it again."""
         if (found := self.found) is not None and found.update > update:
             self._path.unlink()
 

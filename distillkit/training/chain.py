@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,15 +15,17 @@ from rich.console import Console
 
 from distillkit import interfaces
 from distillkit.config import Chain, Settings, make_plan, read_component, table_of_result
-from distillkit.errors import RunInterrupted
+from distillkit.errors import DistillkitError
 from distillkit.evaluation import tables
 from distillkit.interfaces import RunInfo
 from distillkit.training.assemble import check_phases
+from distillkit.training.files import partial, replace_file, replace_folder, writing
 from distillkit.training.folder import RunFolder
+from distillkit.training.record import recorded
 from distillkit.training.run import run
 
 
-def run_chain(chain: Chain, folder: Path, resume: bool = False) -> list[dict[str, Any]]:
+def run_chain(chain: Chain, folder: Path, resume: bool = False, allow: Collection[str] = ()) -> list[dict[str, Any]]:
     """Carry out the phases that are not done yet, each in a run's folder of its own: phases/1, phases/2, …
 
     What the last one leaves is also the chain's: its pipeline and its samples. scores.json has the first phase's
@@ -31,48 +35,69 @@ def run_chain(chain: Chain, folder: Path, resume: bool = False) -> list[dict[str
         chain: the checked config.
         folder: the chain's folder; must not hold anything yet, unless `resume`.
         resume: go on with the phase that was stopped.
+        allow: keys of the config, or tables, that may have changed since the run began.
 
     Returns:
         the rows of scores.json.
 
     Raises:
-        DistillkitError: a fault in what the user gave.
-        RunInterrupted: Ctrl-C; what was written so far stays readable.
+        DistillkitError: a fault in what the user gave, or something cannot be written.
+        RunInterrupted: Ctrl-C or SIGTERM; what was written so far stays readable.
     """
-    place = RunFolder(folder)
-    if resume:
-        place.open(chain.tables)
-    else:
-        place.check_free()
-        check_phases(chain.phases)
-        place.create(chain.tables)
-    tracker = chain.tracker
-    try:
-        tracker.start(RunInfo(chain.name, folder, chain.tables, _plan(chain), resume))
-    except BaseException:
-        if not resume:
-            place.discard()
-        raise
-    try:
-        for i, phase in enumerate(chain.phases, 1):
-            here = folder / "phases" / str(i)
-            if not (here / "pipeline").is_dir():
-                began = (here / "config.toml").is_file()
-                # A copy, so that what it loads is gone when it is over.
-                run(copy.deepcopy(from_result(phase, folder, i)), here, resume=began, parent=folder)
-        rows = _gather(chain, place)
-        tracker.log_scores(rows)
-        for file in (place.config, place.scores, place.journal):
-            tracker.log_file(file)
-    except (KeyboardInterrupt, RunInterrupted):
-        tracker.finish("killed")
-        raise
-    except BaseException:
-        tracker.finish("failed")
-        raise
-    tracker.finish("finished")
-    _print(chain, place)
+    with RunFolder(folder) as place:
+        if resume:
+            changed = place.open(chain.tables, allow=allow)
+            _check_yet_to_come(changed, chain, place)
+            if changed:
+                place.write_config(chain.tables)
+        else:
+            place.check_free()
+            check_phases(chain.phases)
+            place.create(chain.tables)
+        info = RunInfo(chain.name, folder, chain.tables, _plan(chain), resume)
+        with recorded(chain.tracker, info, place.discard if not resume else lambda: None) as tracker:
+            if place.finished:
+                print(f"{folder}: this run is finished")
+                rows = place.read_scores()
+            else:
+                _carry_out(chain, place, allow)
+                rows = _gather(chain, place)
+            tracker.log_scores(rows)
+            for file in (place.config, place.scores, place.journal):
+                tracker.log_file(file)
+        _print(chain, place)
     return rows
+
+
+def _carry_out(chain: Chain, place: RunFolder, allow: Collection[str]) -> None:
+    """The phases that are not finished."""
+    for i, phase in enumerate(chain.phases, 1):
+        here = _folder(place, i)
+        if not here.finished:
+            own = {re.sub(rf"^phase\[{i - 1}\]\.", "", key) for key in allow}
+            # A copy, so that what it loads is gone when it is over.
+            settings = copy.deepcopy(from_result(phase, place.path, i))
+            run(settings, here.path, resume=here.config.is_file(), parent=place.path, allow=own)
+
+
+def _folder(place: RunFolder, number: int) -> RunFolder:
+    """The folder of a phase, from 1."""
+    return RunFolder(place.path / "phases" / str(number))
+
+
+def _check_yet_to_come(changed: Collection[str], chain: Chain, place: RunFolder) -> None:
+    """A phase that is finished has its config.
+
+    Raises:
+        DistillkitError: it has changed.
+    """
+    for i, _ in enumerate(chain.phases, 1):
+        late = [key for key in changed if key.startswith(f"phase[{i - 1}].")]
+        if late and _folder(place, i).finished:
+            raise DistillkitError(
+                f"{place.path}: phase {i} is finished, and the config has changed in {', '.join(late)}: change only "
+                "what is yet to come, or begin anew in another folder with --output"
+            )
 
 
 def _plan(chain: Chain) -> list[tuple[int, int, int]]:
@@ -91,21 +116,23 @@ def from_result(phase: Settings, folder: Path, number: int) -> Settings:
 
 def _gather(chain: Chain, place: RunFolder) -> list[dict[str, Any]]:
     """Make the chain's own files from the phases'."""
-    phases = [RunFolder(place.path / "phases" / str(i)) for i, _ in enumerate(chain.phases, 1)]
-    with place.journal.open("w", encoding="utf-8") as file:
+    phases = [_folder(place, i) for i, _ in enumerate(chain.phases, 1)]
+    with writing(place.journal), partial(place.journal).open("w", encoding="utf-8") as file:
         for i, phase in enumerate(phases, 1):
             for line in phase.journal.read_text(encoding="utf-8").splitlines():
                 file.write(json.dumps({"phase": i, **json.loads(line)}) + "\n")
+    with writing(place.journal):
+        replace_file(partial(place.journal), place.journal)
     first, last = (json.loads(phase.scores.read_text(encoding="utf-8")) for phase in (phases[0], phases[-1]))
     rows = [row for row in first if row["model"] == "teacher"] + [row for row in last if row["model"] == "student"]
     place.write_scores(rows)
-    shutil.copytree(phases[-1].samples, place.samples, dirs_exist_ok=True)
-    # Last and at once: where it is, the chain is done.
-    aside = place.pipeline.with_name(f".{place.pipeline.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(phases[-1].pipeline, aside)
-    shutil.rmtree(place.pipeline, ignore_errors=True)
-    aside.rename(place.pipeline)
+    # The pipeline last: where it is, the chain is done.
+    for name in ("samples", "pipeline"):
+        path, aside = place.path / name, place.path / f".{name}.new"
+        with writing(path):
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.copytree(phases[-1].path / name, aside)
+            replace_folder(aside, path)
     return rows
 
 
@@ -113,8 +140,7 @@ def _print(chain: Chain, place: RunFolder) -> None:
     """One table: the teacher, and the student after each phase."""
     rows: list[dict[str, Any]] = []
     for i, phase in enumerate(chain.phases, 1):
-        scores = RunFolder(place.path / "phases" / str(i)).scores
-        found = json.loads(scores.read_text(encoding="utf-8"))
+        found = _folder(place, i).read_scores()
         rows += [row for row in found if i == 1 and row["model"] == "teacher"]
         label = f"after phase {i} ({phase.run.method})"
         rows += [row | {"model": label} for row in found if row["model"] == "student"]

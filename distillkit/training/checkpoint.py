@@ -3,98 +3,178 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from distillkit import workers
 from distillkit.errors import DistillkitError
+from distillkit.training import files, manifest
 from distillkit.training.assemble import Parts
+from distillkit.training.compatible import about, check_fits, plan_of
 from distillkit.training.divergence import Diverged
 from distillkit.training.loop import Position
+from distillkit.training.manifest import complete
+from distillkit.training.together import on_all, on_first
 
-TENSORS = "state.safetensors"
+STATE = "state.safetensors"
+"""What teacher, target and source name as their state. An engine's is in files of its own, one for each rank."""
 POSITION = "position.json"
 
 
 def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
     """Write checkpoints/update-NNNNNN, aside first; older ones than the newest `keep` go once it is complete.
 
+    Every rank takes part: each writes the file that is its own, and the first one the rest.
+
     Raises:
         Diverged: something in it is not finite.
+        DistillkitError: it cannot be written; those that were there before are as they were.
     """
     final = folder / f"update-{position.update:06d}"
-    aside = folder / f".{final.name}.partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    tensors = {
-        f"{owner}/{key}": value.detach().cpu().contiguous().clone()
-        for owner, state in _states(parts, position).items()
-        for key, value in state.items()
-    }
-    for key, value in tensors.items():
-        if not value.isfinite().all():
-            raise Diverged(
-                f"update {position.update}: {key} is not finite: the run has diverged; lower optimizer.learning_rate"
-            )
-    save_file(tensors, aside / TENSORS)
-    (aside / POSITION).write_text(json.dumps(asdict(position)), encoding="utf-8")
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(aside, final)
-    for old in complete(folder)[:-keep]:
-        shutil.rmtree(old)
+    aside = files.partial(final)
+    engine, state = parts.settings.engine.state_dict(), _state(parts, position)
+    _check_finite({"engine": engine} | state, position.update)
+
+    def begin() -> None:
+        for leftover in folder.glob(".*.partial"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        aside.mkdir(parents=True)
+
+    def write() -> list[str]:
+        mine = []
+        if workers.is_first() or not parts.settings.engine.replicated:
+            mine.append(manifest.rank_file(workers.rank()))
+            save_file(_ready(engine), aside / mine[-1])
+        if workers.is_first():
+            flat = {f"{owner}/{key}": value for owner, values in state.items() for key, value in values.items()}
+            save_file(_ready(flat), aside / STATE)
+            text = json.dumps(asdict(position) | {"plan": plan_of(parts)}, indent=1)
+            (aside / POSITION).write_text(text + "\n", encoding="utf-8")
+            mine += [STATE, POSITION]
+        return mine
+
+    def finish() -> None:
+        manifest.write(aside, hashes, about(parts, position))
+        files.replace_folder(aside, final)
+        _remove_others(folder, final, keep)
+
+    try:
+        on_first(begin, final)
+        hashes = manifest.hash_all(aside, on_all(write, final))
+        on_first(finish, final)
+    except DistillkitError:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     return final
 
 
-def complete(folder: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    return sorted(folder.glob("update-*"), key=lambda path: int(path.name.removeprefix("update-")))
+def find(folder: Path, parts: Parts, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is whole. One that is not is named, and the one before is looked at.
 
-
-def restore(folder: Path, parts: Parts) -> Position:
-    """Put the newest checkpoint's state back into the parts; a run that has none yet begins anew.
+    Returns:
+        its folder; None if none was made yet.
 
     Raises:
-        DistillkitError: the checkpoint cannot be read.
+        DistillkitError: there are checkpoints, and none is whole.
     """
-    found = complete(folder)
-    if not found:
-        return Position()
-    newest = found[-1]
-    try:
-        position = Position(**json.loads((newest / POSITION).read_text(encoding="utf-8")))
-        tensors = load_file(newest / TENSORS)
-    except Exception as error:
+    on_first(lambda: files.recover(folder), folder)
+    there = complete(folder)
+    mine = manifest.rank_file(workers.rank() if not parts.settings.engine.replicated else 0)
+    for path in reversed(there):
+        damage = manifest.damage(path, (mine, STATE, POSITION))
+        if not workers.agree(damage is not None):
+            return path
+        say(f"warning: {path}: this checkpoint is damaged ({damage or 'in a file of another process'}): not used")
+    if there:
         raise DistillkitError(
-            f"{newest}: this checkpoint cannot be read ({error}); delete it to use the one before"
-        ) from error
+            f"{folder}: no checkpoint in it is whole ({len(there)} damaged): put one back from a copy, or begin anew "
+            "in another folder with --output"
+        )
+    return None
+
+
+def restore(path: Path, parts: Parts) -> Position:
+    """Put a checkpoint's state back into the parts.
+
+    Args:
+        path: its folder, which `find` has found whole.
+
+    Raises:
+        DistillkitError: the config, or the number of processes, is another one, to which it does not fit.
+    """
     settings = parts.settings
-    settings.engine.load_state_dict(_of("engine", tensors))
-    if settings.teacher is not None:
-        settings.teacher.load_state_dict(_of("teacher", tensors))
-    if position.done:
-        planned = parts.plan[position.stage]
-        settings.source.start_stage(planned.stage, planned.stride, settings.model.path)
-        settings.source.load_state_dict(_of("source", tensors))
+    written = json.loads((path / POSITION).read_text(encoding="utf-8"))
+    plan = written.pop("plan")
+    position = Position(**written)
+    check_fits(path, plan, position, parts)
+    shared = load_file(path / STATE)
+    rank = 0 if settings.engine.replicated else workers.rank()
+    try:
+        settings.engine.load_state_dict(load_file(path / manifest.rank_file(rank)))
+        if settings.teacher is not None:
+            settings.teacher.load_state_dict(_of("teacher", shared))
+        if position.done:
+            planned = parts.plan[position.stage]
+            settings.source.start_stage(planned.stage, planned.stride, settings.model.path)
+            mine = {key: workers.part(value) for key, value in _of("source", shared).items()}
+            settings.source.load_state_dict(mine)
+            if settings.target is not None:
+                settings.target.start_stage(planned.stage, planned.stride, settings.model.path)
         if settings.target is not None:
-            settings.target.start_stage(planned.stage, planned.stride, settings.model.path)
-    if settings.target is not None:
-        settings.target.load_state_dict(_of("target", tensors))
+            settings.target.load_state_dict(_of("target", shared))
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise DistillkitError(
+            f"{path}: does not fit the config: {error}; go on with the config that the run began with"
+        ) from error
     return position
 
 
-def _states(parts: Parts, position: Position) -> dict[str, Mapping[str, Tensor]]:
+def _state(parts: Parts, position: Position) -> dict[str, Mapping[str, Tensor]]:
+    """All but the engine's: of all processes' samples where it is of samples."""
     settings = parts.settings
     teacher = {} if settings.teacher is None else settings.teacher.state_dict()
     target = {} if settings.target is None else settings.target.state_dict()
     # Between stages a source has nothing to go on with; before the first one, it has no state.
     source = settings.source.state_dict() if position.done else {}
-    return {"engine": settings.engine.state_dict(), "teacher": teacher, "target": target, "source": source}
+    return {
+        "teacher": teacher,
+        "target": target,
+        "source": {key: workers.gather(value) for key, value in source.items()},
+    }
 
 
 def _of(owner: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(f"{owner}/"): value for key, value in tensors.items() if key.startswith(f"{owner}/")}
+
+
+def _ready(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, as safetensors wants them: what shares memory with another one is copied, and nothing else."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        found[key] = value.clone() if place in seen else value
+        seen.add(place)
+    return found
+
+
+def _check_finite(states: Mapping[str, Mapping[str, Tensor]], update: int) -> None:
+    """The last line of defence: a checkpoint that is not finite is never written, by any rank."""
+    bad = [f"{owner}/{key}" for owner, state in states.items() for key, v in state.items() if not v.isfinite().all()]
+    if workers.agree(bool(bad)):
+        what = bad[0] if bad else "the state of another process"
+        raise Diverged(f"update {update}: {what} is not finite: the run has diverged; lower optimizer.learning_rate")
+
+
+def _remove_others(folder: Path, newest: Path, keep: int) -> None:
+    """Checkpoints before the newest `keep`, and those of later updates, which the run has gone back behind."""
+    there = complete(folder)
+    at = there.index(newest) + 1
+    for path in [*there[: max(at - keep, 0)], *there[at:]]:
+        shutil.rmtree(path)

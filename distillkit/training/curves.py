@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from distillkit.training.files import flush, keep_lines, writing
+
 
 class Curves:
     """Scores over the updates.
@@ -18,11 +20,15 @@ class Curves:
     def __init__(self, path: Path, evaluated: int = 0) -> None:
         self._path = path
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["update"] <= evaluated]
-            path.write_text("".join(kept), encoding="utf-8")
+            with writing(path):
+                whole = [
+                    line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"
+                ]
+                keep_lines(path, sum(json.loads(line)["update"] <= evaluated for line in whole))
 
     def add(self, update: int, scores: Mapping[str, float]) -> None:
         """Write an evaluation: the update after which it was made, and its scores by name ("fd-fashion/steps-4")."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"update": update, "scores": {**scores}}) + "\n")
+        with writing(self._path):
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"update": update, "scores": {**scores}}) + "\n")
+            flush(self._path)

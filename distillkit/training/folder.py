@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
 import tomllib
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import tomli_w
+from filelock import FileLock, Timeout
 
+from distillkit import workers
 from distillkit.errors import DistillkitError
+from distillkit.training.files import partial, write_text, writing
+from distillkit.training.together import on_first
+
+FREE = ("run.log_every", "run.keep", "run.checkpoint_every", "run.checkpoint_minutes")
+"""Keys that a resumed run may have otherwise: they change how it is watched and kept, and no number that it makes."""
+LOCK = ".lock"
 
 
 class RunFolder:
-    """Paths of a run's files.
+    """Paths of a run's files. As a context, it gives the folder back at the end, if this run has taken it.
 
     Args:
         path: the folder.
@@ -33,6 +42,21 @@ class RunFolder:
         self.lora = path / "lora"
         self.samples = path / "samples"
         self.best = path / "best.safetensors"
+        # Held by the process, and so given back when it dies.
+        self._lock = FileLock(path / LOCK, timeout=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is over: the pipeline is what it leaves last, and at once."""
+        return self.pipeline.is_dir()
 
     def check_free(self) -> None:
         """A new run may begin here.
@@ -40,8 +64,14 @@ class RunFolder:
         Raises:
             DistillkitError: the folder holds something already, or cannot be read.
         """
+        if not workers.is_first():
+            return
+        # What a run leaves that was killed before it had begun.
+        nothing = {LOCK, partial(self.config).name}
         try:
-            taken = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+            taken = self.path.exists() and (
+                not self.path.is_dir() or any(path.name not in nothing for path in self.path.iterdir())
+            )
         except OSError as error:
             raise DistillkitError(f"{self.path}: cannot be looked into ({error.strerror})") from None
         if taken:
@@ -52,49 +82,96 @@ class RunFolder:
             )
 
     def create(self, tables: dict[str, Any]) -> None:
-        """Begin a new run here: make the folder and write the resolved config, `tables`.
+        """Begin a new run here: make the folder, take it, and write the resolved config, `tables`.
 
         Raises:
-            DistillkitError: the folder cannot be written.
+            DistillkitError: the folder cannot be written, or another run has taken it meanwhile.
+        """
+
+        def make() -> None:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._take()
+                self.check_free()
+                write_text(self.config, tomli_w.dumps(tables))
+            except OSError as error:
+                raise DistillkitError(f"{self.path}: cannot be written ({error.strerror})") from None
+
+        on_first(make, self.path)
+
+    def _take(self) -> None:
+        """Keep other runs out.
+
+        Raises:
+            DistillkitError: another one is here.
         """
         try:
-            self.samples.mkdir(parents=True)
-            write_text(self.config, tomli_w.dumps(tables))
-        except OSError as error:
-            raise DistillkitError(f"{self.path}: cannot be written ({error.strerror})") from None
+            self._lock.acquire()
+        except Timeout:
+            raise DistillkitError(
+                f"{self.path}: another run is at work in this folder; wait until it is over, stop it, or give another "
+                "folder with --output"
+            ) from None
 
     def discard(self) -> None:
         """Undo `create`, for a run that could not begin."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        if workers.is_first():
+            shutil.rmtree(self.path, ignore_errors=True)
 
-    def open(self, tables: dict[str, Any], ignore: Collection[str] = ()) -> list[dict[str, Any]]:
-        """Go on with the run that is here.
+    def open(self, tables: dict[str, Any], ignore: Collection[str] = (), allow: Collection[str] = ()) -> list[str]:
+        """Go on with the run that is here, and take the folder.
 
         Args:
             tables: the resolved config.
             ignore: tables that may differ.
+            allow: keys, or tables, that the user lets differ.
 
         Returns:
-            the teacher's scores, if they were written.
+            the keys that differ and may matter.
 
         Raises:
-            DistillkitError: there is none, or it was made from another config.
+            DistillkitError: there is none, another run is at work in it, or it was made from another config.
         """
         if not self.config.is_file():
             raise DistillkitError(f"{self.path}: holds no run to resume (no config.toml)")
+        if workers.is_first():
+            with writing(self.path):
+                self._take()
         before = tomllib.loads(self.config.read_text(encoding="utf-8"))
-        changed = sorted(key for key in _differences(before, tables) if key.split(".")[0] not in ignore)
-        if changed:
+        found = sorted(key for key in _differences(before, tables) if key.split(".")[0] not in ignore)
+        changed = [key for key in found if re.sub(r"^phase\[\d+\]\.", "", key) not in FREE]
+        if refused := [key for key in changed if not _is_among(key, allow)]:
+            flags = " ".join(f"--allow-change {key}" for key in refused)
             raise DistillkitError(
-                f"{self.path}: the config has changed since the run began, in {', '.join(changed)}; "
-                f"resume with the run's own: distillkit run {self.config} --output {self.path} --resume"
+                f"{self.path}: the config has changed since the run began, in {', '.join(refused)}; "
+                f"resume with the run's own: distillkit run {self.config} --output {self.path} --resume; or let it "
+                f"change: {flags}"
             )
-        rows = json.loads(self.scores.read_text(encoding="utf-8")) if self.scores.is_file() else []
-        return [row for row in rows if row["model"] == "teacher"]
+        return changed
+
+    def write_config(self, tables: dict[str, Any]) -> None:
+        """Write config.toml."""
+        if workers.is_first():
+            with writing(self.config):
+                write_text(self.config, tomli_w.dumps(tables))
+
+    def read_scores(self) -> list[dict[str, Any]]:
+        """The rows of scores.json, if there is one."""
+        rows: list[dict[str, Any]] = []
+        if self.scores.is_file():
+            rows = json.loads(self.scores.read_text(encoding="utf-8"))
+        return rows
 
     def write_scores(self, rows: list[dict[str, Any]]) -> None:
         """Write scores.json."""
-        write_text(self.scores, json.dumps(rows, indent=1) + "\n")
+        if workers.is_first():
+            with writing(self.scores):
+                write_text(self.scores, json.dumps(rows, indent=1) + "\n")
+
+
+def _is_among(key: str, allowed: Collection[str]) -> bool:
+    """Whether a key is one of those, or lies in one of them."""
+    return any(key == one or key.startswith((f"{one}.", f"{one}[")) for one in allowed)
 
 
 def _differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
@@ -107,10 +184,3 @@ def _differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
             yield from _differences(one, other, f"{key}[{i}]")
     elif before != now:
         yield key
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)

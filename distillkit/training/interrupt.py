@@ -1,37 +1,61 @@
-"""Ctrl-C between updates rather than in the middle of one."""
+"""Ctrl-C and SIGTERM between updates rather than in the middle of one."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
+from typing import NoReturn
+
+from distillkit.errors import Terminated
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
 class StopRequest:
-    """Whether the user has asked to stop."""
+    """Whether the user, or whoever runs the machine, has asked to stop.
+
+    Attributes:
+        asked: whether they have.
+        number: the signal by which they have.
+    """
 
     asked: bool = False
+    number: int = signal.SIGINT
+
+
+def terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """A handler of SIGTERM that interrupts as Ctrl-C does, so that what is open is closed."""
+    raise Terminated
 
 
 @contextmanager
 def deferred(tell: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
-    """Inside, a first Ctrl-C only asks, and `tell` says so; a second one interrupts at once, as it does outside."""
+    """Inside, a first signal only asks, and `tell` says so; a second one interrupts at once, as it does outside."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def ask(number: int, frame: FrameType | None) -> None:
-        request.asked = True
-        signal.signal(signal.SIGINT, before)
-        tell()
+        request.asked, request.number = True, number
+        restore()
+        # The signal may have come while something was being printed, in which nothing else can be.
+        with suppress(RuntimeError):
+            tell()
 
-    before = signal.signal(signal.SIGINT, ask)
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
     try:
+        for number in SIGNALS:
+            signal.signal(number, ask)
         yield request
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from distillkit.errors import DistillkitError
 from distillkit.training.divergence import Watch
+from distillkit.training.files import flush, keep_lines, writing
 
 
 class Journal:
@@ -20,16 +23,25 @@ class Journal:
         path: the file.
         watch: tells whether the run has diverged.
         updates: how many lines of an earlier run to keep.
+
+    Raises:
+        DistillkitError: it has fewer.
     """
 
     def __init__(self, path: Path, watch: Watch, updates: int = 0) -> None:
         self._path = path
         self._watch = watch
         self._waiting: list[tuple[dict[str, Any], Mapping[str, Tensor]]] = []
-        kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:updates] if updates else []
+        with writing(path):
+            path.touch()
+            kept = keep_lines(path, updates)
+        if len(kept) < updates:
+            raise DistillkitError(
+                f"{path}: has {len(kept)} whole lines, and the checkpoint was made after update {updates}: put the "
+                "file back from a copy, or delete the checkpoints of later updates than the journal has"
+            )
         for line in kept:
             watch.see(json.loads(line))
-        path.write_text("".join(kept), encoding="utf-8")
 
     def add(self, line: dict[str, Any], found: Mapping[str, Tensor]) -> None:
         """Remember an update: what is known of it, and scalars that are on the device."""
@@ -46,11 +58,21 @@ class Journal:
         lines, found = zip(*self._waiting, strict=True)
         values = torch.stack([torch.stack([*scalars.values()]) for scalars in found]).double().tolist()
         self._waiting.clear()
-        full = [
-            line | dict(zip(scalars, row, strict=True)) for line, scalars, row in zip(lines, found, values, strict=True)
-        ]
-        with self._path.open("a", encoding="utf-8") as file:
+        full = [self._line(line, scalars, row) for line, scalars, row in zip(lines, found, values, strict=True)]
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             for line in full:
                 self._watch.see(line)
                 file.write(json.dumps(line) + "\n")
         return full
+
+    def _line(self, line: dict[str, Any], scalars: Iterable[str], values: list[float]) -> dict[str, Any]:
+        """One line, whole. An update that was left out says so, and has no number that is not one."""
+        read = dict(zip(scalars, values, strict=True))
+        if read.pop("made") or not self._watch.skips:
+            return line | read
+        return line | {key: value if isfinite(value) else None for key, value in read.items()} | {"skipped": True}
+
+    def sync(self) -> None:
+        """Have the disk take what is written."""
+        with writing(self._path):
+            flush(self._path)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distillkit import workers
 from distillkit.config import series
-from distillkit.interfaces import Update
+from distillkit.interfaces import TargetBatch, Update
 from distillkit.noise.seeds import generator
 from distillkit.training.assemble import Parts
 from distillkit.training.interrupt import StopRequest
@@ -48,12 +49,14 @@ class Hooks:
 
     Attributes:
         log: told the journal's new lines at every log point.
-        checkpoint: told the position when a checkpoint is due.
+        checkpoint_is_due: whether a checkpoint is due after an update.
+        checkpoint: told the position then.
         evaluate: asked for scores by name when an evaluation is due; None if the user broke it off.
         stop: whether to stop after the update that is being made.
     """
 
     log: Callable[[list[dict[str, Any]]], None]
+    checkpoint_is_due: Callable[[int], bool]
     checkpoint: Callable[[Position], None]
     evaluate: Callable[[int], dict[str, float] | None]
     stop: StopRequest
@@ -78,7 +81,7 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
     # One that was broken off is made up for, so that a schedule that watches it decides alike.
     if evaluation_is_due():
         evaluate()
-    while position.stage < len(plan):
+    while True:
         planned = plan[position.stage]
         if position.done == 0:
             source.start_stage(planned.stage, planned.stride, settings.model.path)
@@ -108,7 +111,8 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
                 losses.append(loss.detach())
                 sizes.append(size)
                 if aim is not None:
-                    source.advance(aim.z_next)
+                    source.advance(_spoiled(aim))
+            parts.student.moved = update.made
             if teacher is not None:
                 teacher.after_update(parts.student)
             if target is not None:
@@ -126,10 +130,11 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
                 "seconds": round(position.seconds, 4),
             }
             loss, size = torch.stack(losses).mean(), torch.stack(sizes).mean()
-            journal.add(line, {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size})
+            made = torch.ones_like(loss) if update.made is None else update.made
+            journal.add(line, {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size, "made": made})
             number = position.update
             evaluating = evaluation_is_due()
-            checkpoint = settings.run.checkpoint_every and number % settings.run.checkpoint_every == 0
+            checkpoint = hooks.checkpoint_is_due(number)
             # A network that has diverged is neither scored nor kept: flushing raises.
             if evaluating or checkpoint or number % settings.run.log_every == 0 or number == last:
                 hooks.log(journal.flush())
@@ -138,6 +143,8 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
             if checkpoint:
                 hooks.checkpoint(position)
             reporter.advance(1)
+            # Whoever was told to stop, all stop after the same update.
+            hooks.stop.asked = workers.agree(hooks.stop.asked)
             if hooks.stop.asked:
                 hooks.log(journal.flush())
                 return
@@ -145,9 +152,18 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
         if position.done < planned.stage.updates:
             number, given = position.stage + 1, planned.stage.updates
             reporter.say(f"stage {number} (N = {planned.stage.steps}) is over after {position.done} of {given} updates")
-        if teacher is not None and position.stage + 1 < len(plan):
+        # The position stays in the last stage: with more updates, it would go on there.
+        if position.stage + 1 == len(plan):
+            break
+        if teacher is not None:
             teacher.end_stage(parts.student)
         position.stage += 1
         position.done = 0
         position.scores = []
     hooks.log(journal.flush())
+
+
+def _spoiled(aim: TargetBatch) -> Tensor:
+    """Where trajectories go on; not a number for samples whose target is not finite, so that their walks begin anew."""
+    finite = aim.x0.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
+    return aim.z_next.where(finite, torch.nan)

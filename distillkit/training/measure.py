@@ -22,12 +22,12 @@ from distillkit.interfaces import Stage
 from distillkit.training.assemble import Parts, load, prepare, prepare_source
 from distillkit.training.chain import from_result
 from distillkit.training.divergence import Watch
+from distillkit.training.export import export
 from distillkit.training.folder import RunFolder
 from distillkit.training.interrupt import StopRequest
 from distillkit.training.journal import Journal
 from distillkit.training.loop import Hooks, Position, train
 from distillkit.training.progress import Reporter
-from distillkit.training.run import export
 
 UPDATES = 4
 """Updates that are made for each kind of stage. The first is not counted: it also allocates."""
@@ -106,7 +106,7 @@ def _try_source(parts: Parts, folder: Path) -> tuple[Parts, float]:
 def _update(parts: Parts, journal: Path, reporter: Reporter) -> float:
     """Seconds that one update takes."""
     lines: list[dict[str, Any]] = []
-    hooks = Hooks(lines.extend, lambda _: None, lambda _: None, StopRequest())
+    hooks = Hooks(lines.extend, lambda _: False, lambda _: None, lambda _: None, StopRequest())
     with reporter.task("updates", UPDATES):
         train(parts, Position(), Journal(journal, Watch(parts.settings.run)), reporter, hooks)
     seconds: list[float] = [line["seconds"] for line in lines]

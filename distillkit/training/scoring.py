@@ -54,18 +54,17 @@ class RunScores:
         evaluation = self._settings.evaluation
         for steps in {*evaluation.steps, self.full_steps}:
             self._teacher[steps] = self._evaluator.pictures.first(self._parts.student, steps, which="teacher")
-        if known:
-            self.rows += known
-        else:
-            self._score("teacher", sorted({*evaluation.steps, *evaluation.teacher_steps}))
-        self._place.write_scores(self.rows)
+        self._score("teacher", sorted({*evaluation.steps, *evaluation.teacher_steps}), known)
 
-    def student(self) -> None:
-        """Score the trained network and draw the sheets."""
+    def student(self, known: list[dict[str, Any]]) -> None:
+        """Score the trained network and draw the sheets.
+
+        Args:
+            known: rows of these weights from before, if the run was stopped here.
+        """
         settings = self._settings
         with settings.engine.averaged():
-            self._score("student", settings.evaluation.steps)
-            self._place.write_scores(self.rows)
+            self._score("student", settings.evaluation.steps, known)
             for steps in settings.evaluation.steps:
                 image = self._sheet(steps)
                 write_png(self._place.samples / f"steps-{steps:03d}.png", image)
@@ -94,17 +93,22 @@ class RunScores:
         if self._counting:
             self._reporter.advance(pictures)
 
-    def _score(self, which: Which, steps: tuple[int, ...] | list[int]) -> None:
+    def _score(self, which: Which, steps: tuple[int, ...] | list[int], known: list[dict[str, Any]]) -> None:
         samples = self._settings.evaluation.samples
         if not self._settings.metrics:
+            self._place.write_scores(self.rows)
             return
         with self._reporter.task(f"{which} samples", samples * len(steps)):
             for number in steps:
                 self._reporter.detail = f"{number} steps"
                 self._counting = True
-                scores = self._evaluator.score(self._parts.student, number, samples, which)
+                if not (rows := [row for row in known if row["steps"] == number]):
+                    scores = self._evaluator.score(self._parts.student, number, samples, which)
+                    rows = self._evaluator.rows(which, number, samples, scores)
                 self._counting = False
-                self.rows += self._evaluator.rows(which, number, samples, scores)
+                self.rows += rows
+                # At once: what is scored need not be scored again if the run is stopped here.
+                self._place.write_scores(self.rows)
 
     def _sheet(self, steps: int) -> Tensor:
         """Rows from the same noise: the teacher at its best, the teacher at `steps`, the student at `steps`."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class Trajectory(Source):
     """Walks from noise to data, a jump a draw, and begins again (Algorithm 2).
 
+    A walk whose next place is not finite begins anew where it began, and ends when it would have ended.
+
     All samples of a batch walk in step; staggered, they stand at different positions, so that one update sees many
     noise levels (the paper names samples that are not independent as its limitation).
     """
@@ -61,6 +63,10 @@ class Trajectory(Source):
         if self.options.staggered:
             self._length -= torch.arange(batch) * jumps // batch
         self._step: Step | None = None
+        # Where walks began, and how many jumps they are behind `_position` since they began anew: known to the device
+        # alone, so that nobody waits to see whether a place is finite.
+        self._start = torch.zeros(batch, 1, 1, 1)
+        self._behind = torch.zeros(batch, dtype=torch.long)
 
     def draw(self, generator: torch.Generator) -> Step:
         """The jumps at which the samples stand; those whose walk is over begin a new one."""
@@ -69,9 +75,10 @@ class Trajectory(Source):
         over = self._left == 0
         if over.any():
             self._begin(over, generator)
-        times = self._times[self._position].T.contiguous()
         assert self._step is not None
-        self._step = replace(self._step, times=times.to(self._step.z.device))
+        place = self._place(self._step.z.device) - self._behind
+        times = self._times.to(place.device)[place].T.contiguous()
+        self._step = replace(self._step, times=times)
         self._position = torch.where(self._left == 1, 0, self._position + 1)
         self._left -= 1
         return self._step
@@ -87,21 +94,34 @@ class Trajectory(Source):
             self._step = Step(noise, self._position, condition)
         else:
             self._step = _mix(over, Step(noise, self._position, condition), self._step)
+        z = self._step.z
+        mask = over.to(z.device)
+        self._start = torch.where(mask.view(-1, 1, 1, 1), z, self._start.to(z.device))
+        self._behind = self._behind.to(z.device).masked_fill(mask, 0)
         jumps = len(self._times)
         self._position[over] = 0
         self._left = torch.where(over, self._length, self._left)
         self._length = torch.where(over, jumps, self._length)
 
     def advance(self, z_next: Tensor) -> None:
-        """Go on from where the fine steps landed."""
+        """Go on from where the fine steps landed; where that is not finite, from the walk's beginning."""
+        import torch
+
         assert self._step is not None
-        self._step = replace(self._step, z=z_next).to(z_next.device)
+        finite = z_next.isfinite().flatten(1).all(1)
+        z = torch.where(finite.view(-1, 1, 1, 1), z_next, self._start.to(z_next.device))
+        self._behind = torch.where(finite, self._behind.to(z.device), self._place(z.device))
+        self._step = replace(self._step, z=z).to(z.device)
+
+    def _place(self, device: torch.device) -> Tensor:
+        return self._position.to(device)
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """Where every sample stands."""
         if self._step is None:
             return {}
         state = {"position": self._position, "left": self._left, "length": self._length, "z": self._step.z}
+        state |= {"start": self._start, "behind": self._behind}
         return state | self._step.condition.tensors()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -111,6 +131,7 @@ class Trajectory(Source):
         from distillkit.noise import Condition
 
         self._position, self._left, self._length = state["position"], state["left"], state["length"]
+        self._start, self._behind = state["start"], state["behind"]
         self._step = Step(state["z"], self._position, Condition.from_tensors(state))
 
 

@@ -87,7 +87,8 @@ class TorchEngine(Engine):
             fused=True,
         )
         self._average = [weight.detach().clone() for weight in self._weights] if ema else None
-        self._done = 0
+        # Updates made; on the device, as what is not finite is left out there.
+        self._done = torch.zeros((), dtype=torch.float64, device=self.device)
         self._accumulated = 0
 
     def forward(self, step: Any) -> Any:
@@ -104,7 +105,7 @@ class TorchEngine(Engine):
         import torch
 
         table = self._optimizer_table
-        torch.autograd.backward(loss / table.accumulate)
+        torch.autograd.backward(_marked(loss) / table.accumulate)
         self._accumulated += 1
         if self._accumulated < table.accumulate:
             return None
@@ -112,13 +113,17 @@ class TorchEngine(Engine):
         norm = torch.nn.utils.clip_grad_norm_(self._weights, table.clip or float("inf"))
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
+        made = norm.isfinite().float()
+        # What gradient scalers tell fused AdamW: with 1 it leaves weights, moments and its step as they are.
+        self._optimizer.found_inf = 1 - made  # type: ignore[attr-defined]
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         if self._average is not None and self._ema_table is not None:
             with torch.no_grad():
-                torch._foreach_lerp_(self._average, self._weights, 1 - self._ema_table.decay_at(self._done))
-        self._done += 1
-        return Update(norm)
+                share = (1 - self._ema_table.decay_after(self._done)).to(made) * made
+                torch._foreach_lerp_(self._average, self._weights, [share] * len(self._weights))
+        self._done += made
+        return Update(norm, made)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -144,9 +149,7 @@ class TorchEngine(Engine):
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """The trained weights, their average, and AdamW's moments, by name."""
-        import torch
-
-        state: dict[str, Tensor] = {"updates": torch.tensor(self._done)}
+        state: dict[str, Tensor] = {"updates": self._done}
         for i, (name, weight) in enumerate(zip(self._names, self._weights, strict=True)):
             state[f"network.{name}"] = weight.detach()
             if self._average is not None:
@@ -159,8 +162,8 @@ class TorchEngine(Engine):
         """Put all of it back."""
         import torch
 
-        self._done = int(state["updates"])
         with torch.no_grad():
+            self._done.copy_(state["updates"])
             for i, (name, weight) in enumerate(zip(self._names, self._weights, strict=True)):
                 weight.copy_(state[f"network.{name}"])
                 if self._average is not None:
@@ -169,6 +172,13 @@ class TorchEngine(Engine):
                 self._optimizer.state[weight] = {
                     key: state[f"optimizer.{key}.{name}"].clone().to(self.device) for key in keys
                 }
+
+
+def _marked(loss: Tensor) -> Tensor:
+    """The loss; where it is not finite, neither is its gradient then, which tells (that of an infinite one may be)."""
+    import torch
+
+    return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
 
 
 def _checkpoint_gradients(network: nn.Module) -> None:

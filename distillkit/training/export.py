@@ -1,0 +1,59 @@
+"""What a run leaves: its network as a pipeline."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distillkit.interfaces import Export
+from distillkit.training.assemble import Parts
+from distillkit.training.files import replace_folder, writing
+
+
+def export(parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the trained network, with the averaged weights, as a pipeline.
+
+    Args:
+        parts: prepared.
+        folder: the pipeline's. An adapter is written alone as well, beside it.
+        rows: of scores.json, for the model card.
+
+    Raises:
+        DistillkitError: it cannot be written.
+    """
+    settings, evaluation = parts.settings, parts.settings.evaluation
+    with settings.engine.averaged():
+        network = copy.deepcopy(parts.student.network).cpu()
+    about = Export(
+        steps=evaluation.export_steps or _taught_steps(parts),
+        served=evaluation.steps,
+        guidance=evaluation.guidance,
+        method=settings.run.method,
+        teacher=settings.model.label,
+        scores=rows,
+        settings=settings.tables,
+        sampler=evaluation.sampler,
+    )
+    if settings.student is not None:
+        _place(folder.with_name("lora"), lambda aside: settings.model.export_adapter(network, aside))
+    # Last: where it is, the run is over.
+    _place(folder, lambda aside: settings.model.export(network, aside, about))
+
+
+def _place(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder aside and put it in its place at once."""
+    aside = folder.with_name(f".{folder.name}.new")
+    with writing(folder):
+        shutil.rmtree(aside, ignore_errors=True)
+        write(aside)
+        replace_folder(aside, folder)
+
+
+def _taught_steps(parts: Parts) -> int:
+    """The smallest of the evaluated numbers of steps that a stage taught; the largest where none did."""
+    taught = {planned.stage.steps // planned.stride for planned in parts.plan if planned.stage.updates}
+    steps = parts.settings.evaluation.steps
+    return min(taught.intersection(steps), default=max(steps))

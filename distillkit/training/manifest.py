@@ -1,0 +1,81 @@
+"""What a checkpoint consists of: manifest.json has each file's size and SHA-256, and is written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillkit import workers
+
+NAME = "manifest.json"
+
+Entries = dict[str, dict[str, Any]]
+"""File -> {"sha256", "bytes"}."""
+
+
+def rank_file(rank: int) -> str:
+    """The file of a rank's engine state."""
+    return f"rank-{rank:05d}.safetensors"
+
+
+def complete(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first, damaged or not."""
+    numbers = {path: path.name.removeprefix("update-") for path in folder.glob("update-*")}
+    return sorted((path for path, number in numbers.items() if number.isdigit()), key=lambda path: int(numbers[path]))
+
+
+def hash_all(folder: Path, mine: Collection[str]) -> Entries:
+    """Sizes and hashes of all ranks' files; each rank reads its own."""
+    own = {name: _entry(folder / name) for name in mine}
+    # Of the others, the first rank only lacks what is in their one file: its size and hash.
+    last = own.get(rank_file(workers.rank()), {"sha256": "", "bytes": 0})
+    told = torch.tensor([[last["bytes"], *(bytes.fromhex(last["sha256"]) or bytes(32))]])
+    for rank, (size, *digest) in enumerate(workers.gather(told).tolist()):
+        if size:
+            own[rank_file(rank)] = {"sha256": bytes(digest).hex(), "bytes": size}
+    return own
+
+
+def _entry(file: Path) -> dict[str, Any]:
+    with file.open("rb") as content:
+        return {"sha256": hashlib.file_digest(content, "sha256").hexdigest(), "bytes": file.stat().st_size}
+
+
+def write(folder: Path, entries: Entries, about: Mapping[str, Any]) -> None:
+    """Write the manifest: `about`, and the files."""
+    text = json.dumps({**about, "files": dict(sorted(entries.items()))}, indent=1)
+    (folder / NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """A checkpoint's manifest."""
+    found: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    return found
+
+
+def damage(folder: Path, files: Collection[str]) -> str | None:
+    """What is wrong with a checkpoint; None if it is whole.
+
+    Args:
+        folder: the checkpoint's.
+        files: those of which the content is looked at; of the others only the size.
+    """
+    try:
+        entries: Entries = read(folder)["files"]
+        if missing := sorted({*files} - entries.keys()):
+            return f"{NAME} names no {missing[0]}"
+        for name, entry in entries.items():
+            if (size := (folder / name).stat().st_size) != entry["bytes"]:
+                return f"{name} has {size} bytes and not {entry['bytes']}"
+            if name in files and _entry(folder / name)["sha256"] != entry["sha256"]:
+                return f"{name} is not what was written: its SHA-256 is another one"
+    except FileNotFoundError as error:
+        return f"{Path(str(error.filename)).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{NAME} cannot be read: {error}"
+    return None

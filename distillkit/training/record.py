@@ -1,0 +1,39 @@
+"""A tracker's record around what is done: opened before it, and closed as what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from distillkit.errors import RunInterrupted, Terminated
+from distillkit.interfaces import RunInfo, Tracker
+from distillkit.training.interrupt import SIGNALS, deferred
+
+
+@contextmanager
+def recorded(tracker: Tracker, info: RunInfo, undo: Callable[[], None]) -> Iterator[Tracker]:
+    """Inside, the run is recorded by `tracker`, which this gives.
+
+    Args:
+        tracker: opened here.
+        info: what it is told.
+        undo: called if it cannot be opened.
+    """
+    # A record that is opened halfway could not be closed as killed.
+    with deferred() as stop:
+        try:
+            tracker.start(info)
+        except BaseException:
+            undo()
+            raise
+    try:
+        if stop.asked:
+            raise KeyboardInterrupt if stop.number == SIGNALS[0] else Terminated
+        yield tracker
+    except (KeyboardInterrupt, RunInterrupted):
+        tracker.finish("killed")
+        raise
+    except BaseException:
+        tracker.finish("failed")
+        raise
+    tracker.finish("finished")
