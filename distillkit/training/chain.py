@@ -11,13 +11,14 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from distillkit import interfaces
+from distillkit import interfaces, workers
 from distillkit.config import Chain, Settings, make_plan, read_component, table_of_result
 from distillkit.errors import RunInterrupted
 from distillkit.evaluation import tables
 from distillkit.interfaces import RunInfo
 from distillkit.training.assemble import check_phases
 from distillkit.training.folder import RunFolder
+from distillkit.training.recording import own_tracker
 from distillkit.training.run import run
 
 
@@ -45,12 +46,15 @@ def run_chain(chain: Chain, folder: Path, resume: bool = False) -> list[dict[str
     else:
         place.check_free()
         check_phases(chain.phases)
-        place.create(chain.tables)
-    tracker = chain.tracker
+        # All have seen that it was free.
+        workers.barrier()
+        if workers.is_first():
+            place.create(chain.tables)
+    tracker = own_tracker(chain.tracker, chain.phases[0].origin)
     try:
         tracker.start(RunInfo(chain.name, folder, chain.tables, _plan(chain), resume))
     except BaseException:
-        if not resume:
+        if not resume and workers.is_first():
             place.discard()
         raise
     try:
@@ -60,7 +64,7 @@ def run_chain(chain: Chain, folder: Path, resume: bool = False) -> list[dict[str
                 began = (here / "config.toml").is_file()
                 # A copy, so that what it loads is gone when it is over.
                 run(copy.deepcopy(from_result(phase, folder, i)), here, resume=began, parent=folder)
-        rows = _gather(chain, place)
+        rows = _gather(chain, place) if workers.is_first() else []
         tracker.log_scores(rows)
         for file in (place.config, place.scores, place.journal):
             tracker.log_file(file)
@@ -71,7 +75,8 @@ def run_chain(chain: Chain, folder: Path, resume: bool = False) -> list[dict[str
         tracker.finish("failed")
         raise
     tracker.finish("finished")
-    _print(chain, place)
+    if workers.is_first():
+        _print(chain, place)
     return rows
 
 

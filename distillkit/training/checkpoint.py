@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from distillkit import workers
 from distillkit.errors import DistillkitError
 from distillkit.training.assemble import Parts
 from distillkit.training.divergence import Diverged
@@ -29,8 +30,6 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
     """
     final = folder / f"update-{position.update:06d}"
     aside = folder / f".{final.name}.partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     tensors = {
         f"{owner}/{key}": value.detach().cpu().contiguous().clone()
         for owner, state in _states(parts, position).items()
@@ -41,6 +40,10 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
             raise Diverged(
                 f"update {position.update}: {key} is not finite: the run has diverged; lower optimizer.learning_rate"
             )
+    if not workers.is_first():
+        return final
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
     save_file(tensors, aside / TENSORS)
     (aside / POSITION).write_text(json.dumps(asdict(position)), encoding="utf-8")
     shutil.rmtree(final, ignore_errors=True)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from distillkit import workers
+
 
 class Curves:
     """Scores over the updates.
@@ -17,12 +19,14 @@ class Curves:
 
     def __init__(self, path: Path, evaluated: int = 0) -> None:
         self._path = path
-        if path.is_file():
+        if workers.is_first() and path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if json.loads(line)["update"] <= evaluated]
             path.write_text("".join(kept), encoding="utf-8")
 
     def add(self, update: int, scores: Mapping[str, float]) -> None:
         """Write an evaluation: the update after which it was made, and its scores by name ("fd-fashion/steps-4")."""
+        if not workers.is_first():
+            return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"update": update, "scores": {**scores}}) + "\n")

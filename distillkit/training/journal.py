@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distillkit import workers
 from distillkit.training.divergence import Watch
 
 
@@ -29,7 +31,9 @@ class Journal:
         kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:updates] if updates else []
         for line in kept:
             watch.see(json.loads(line))
-        path.write_text("".join(kept), encoding="utf-8")
+        workers.barrier()
+        if workers.is_first():
+            path.write_text("".join(kept), encoding="utf-8")
 
     def add(self, line: dict[str, Any], found: Mapping[str, Tensor]) -> None:
         """Remember an update: what is known of it, and scalars that are on the device."""
@@ -44,12 +48,12 @@ class Journal:
         if not self._waiting:
             return []
         lines, found = zip(*self._waiting, strict=True)
-        values = torch.stack([torch.stack([*scalars.values()]) for scalars in found]).double().tolist()
+        values = workers.mean(torch.stack([torch.stack([*scalars.values()]) for scalars in found]).double()).tolist()
         self._waiting.clear()
         full = [
             line | dict(zip(scalars, row, strict=True)) for line, scalars, row in zip(lines, found, values, strict=True)
         ]
-        with self._path.open("a", encoding="utf-8") as file:
+        with Path(self._path if workers.is_first() else os.devnull).open("a", encoding="utf-8") as file:
             for line in full:
                 self._watch.see(line)
                 file.write(json.dumps(line) + "\n")

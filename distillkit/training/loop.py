@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distillkit import workers
 from distillkit.config import series
 from distillkit.interfaces import Update
 from distillkit.noise.seeds import generator
@@ -89,8 +90,9 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
         ):
             began = time.perf_counter()
             before = parts.student.evaluations.count
-            # Dropout, where there is any, draws from the global state.
-            torch.manual_seed(generator(settings.run.seed, position.update, "network").initial_seed())
+            # Dropout, where there is any, draws from the global state, in each process something else.
+            purpose = "network" if workers.is_first() else f"network {workers.rank()}"
+            torch.manual_seed(generator(settings.run.seed, position.update, purpose).initial_seed())
 
             learning_rate = 0.5**position.rollbacks * settings.optimizer.learning_rate_at(
                 (position.update, last), (position.done, planned.stage.updates)
@@ -101,8 +103,9 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
             losses: list[Tensor] = []
             sizes: list[Tensor] = []
             while update is None:
-                draw = generator(settings.run.seed, position.update, len(losses), "source")
-                step = replace(source.draw(draw), update=position.update)
+                this = (settings.run.seed, position.update, len(losses))
+                seed = generator(*this, "target").initial_seed()
+                step = replace(source.draw(generator(*this, "source")), update=position.update, seed=seed)
                 loss, aim, size = engine.forward(step.to(engine.device))
                 update = engine.update(loss, learning_rate)
                 losses.append(loss.detach())
@@ -138,6 +141,8 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
             if checkpoint:
                 hooks.checkpoint(position)
             reporter.advance(1)
+            # Whoever was told to stop, all stop after the same update.
+            hooks.stop.asked = workers.agree(hooks.stop.asked)
             if hooks.stop.asked:
                 hooks.log(journal.flush())
                 return

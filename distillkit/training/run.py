@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
+from distillkit import workers
 from distillkit.config import Settings
 from distillkit.errors import RunInterrupted
 from distillkit.evaluation import tables
@@ -25,6 +28,7 @@ from distillkit.training.interrupt import StopRequest, deferred
 from distillkit.training.journal import Journal
 from distillkit.training.loop import Hooks, Position, train
 from distillkit.training.progress import Reporter
+from distillkit.training.recording import own_tracker
 from distillkit.training.scoring import RunScores
 
 
@@ -45,6 +49,7 @@ def run(settings: Settings, folder: Path, resume: bool = False, parent: Path | N
         RunInterrupted: Ctrl-C during the updates; a checkpoint was written.
     """
     reporter = Reporter(Console())
+    settings = replace(settings, tracker=own_tracker(settings.tracker, settings.origin))
     place = RunFolder(folder)
     # A phase's model is the result of the one before, wherever the chain's folder lies by now; the chain has compared.
     known = place.open(settings.tables, ignore=() if parent is None else ("model",)) if resume else None
@@ -54,14 +59,16 @@ def run(settings: Settings, folder: Path, resume: bool = False, parent: Path | N
     work = prepare(parts)
     # Reads the reference, so that all that may be missing is missed before anything is written.
     scores = RunScores(parts, place, reporter)
-    if not resume:
+    # All have seen that it was free.
+    workers.barrier()
+    if not resume and workers.is_first():
         place.create(settings.tables)
     # A record that is opened halfway could not be closed as killed.
     with deferred() as stop:
         try:
             settings.tracker.start(_info(parts, folder, resume, parent))
         except BaseException:
-            if not resume:
+            if not resume and workers.is_first():
                 place.discard()
             raise
     try:
@@ -125,7 +132,8 @@ def _do(work: Sequence[Callable[[], None]], parts: Parts, reporter: Reporter) ->
     """What the source has to do, with the network as it is when the run begins."""
     source, engine, counted = parts.settings.source, parts.settings.engine, parts.student.evaluations
     before = counted.count
-    with reporter.task(source.name, len(work)), torch.no_grad(), engine.autocast():
+    # Nothing was averaged yet: this is the network as it was loaded, whole.
+    with reporter.task(source.name, len(work)), torch.no_grad(), engine.averaged(), engine.autocast():
         for part in work:
             part()
             reporter.advance(1)
@@ -207,9 +215,17 @@ def export(parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
         folder: the pipeline's. An adapter is written alone as well, beside it.
         rows: of scores.json, for the model card.
     """
-    settings, evaluation = parts.settings, parts.settings.evaluation
+    settings = parts.settings
     with settings.engine.averaged():
-        network = copy.deepcopy(parts.student.network).cpu()
+        network = copy.deepcopy(parts.student.network).cpu() if workers.is_first() else None
+    if network is not None:
+        _export(network, parts, folder, rows)
+    # What comes next may read it.
+    workers.barrier()
+
+
+def _export(network: nn.Module, parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
+    settings, evaluation = parts.settings, parts.settings.evaluation
     about = Export(
         steps=evaluation.export_steps or _taught_steps(parts),
         served=evaluation.steps,

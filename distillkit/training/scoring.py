@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from distillkit import workers
 from distillkit.config import score_name
 from distillkit.errors import RunInterrupted
 from distillkit.evaluation import Evaluator, Which, sheet, write_png
@@ -52,23 +53,26 @@ class RunScores:
             known: the teacher's rows from before, if the run is resumed.
         """
         evaluation = self._settings.evaluation
-        for steps in {*evaluation.steps, self.full_steps}:
-            self._teacher[steps] = self._evaluator.pictures.first(self._parts.student, steps, which="teacher")
-        if known:
-            self.rows += known
-        else:
-            self._score("teacher", sorted({*evaluation.steps, *evaluation.teacher_steps}))
-        self._place.write_scores(self.rows)
+        # Nothing was averaged yet: this is the network as it was loaded, whole.
+        with self._settings.engine.averaged():
+            for steps in sorted({*evaluation.steps, self.full_steps}):
+                self._teacher[steps] = self._evaluator.pictures.first(self._parts.student, steps, which="teacher")
+            if known:
+                self.rows += known
+            else:
+                self._score("teacher", sorted({*evaluation.steps, *evaluation.teacher_steps}))
+        self._write_scores()
 
     def student(self) -> None:
         """Score the trained network and draw the sheets."""
         settings = self._settings
         with settings.engine.averaged():
             self._score("student", settings.evaluation.steps)
-            self._place.write_scores(self.rows)
+            self._write_scores()
             for steps in settings.evaluation.steps:
                 image = self._sheet(steps)
-                write_png(self._place.samples / f"steps-{steps:03d}.png", image)
+                if workers.is_first():
+                    write_png(self._place.samples / f"steps-{steps:03d}.png", image)
                 settings.tracker.log_image("samples", image, steps)
 
     def during(self, update: int, stop: StopRequest) -> dict[str, float] | None:
@@ -88,7 +92,7 @@ class RunScores:
         return found
 
     def _advance(self, pictures: int) -> None:
-        if self._stop.asked:
+        if workers.agree(self._stop.asked):
             raise RunInterrupted
         # In the middle of the run the bar counts updates.
         if self._counting:
@@ -105,6 +109,10 @@ class RunScores:
                 scores = self._evaluator.score(self._parts.student, number, samples, which)
                 self._counting = False
                 self.rows += self._evaluator.rows(which, number, samples, scores)
+
+    def _write_scores(self) -> None:
+        if workers.is_first():
+            self._place.write_scores(self.rows)
 
     def _sheet(self, steps: int) -> Tensor:
         """Rows from the same noise: the teacher at its best, the teacher at `steps`, the student at `steps`."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from distillkit import workers
 from distillkit.interfaces import Data, Model, Source, Stage, Step
 
 if TYPE_CHECKING:
@@ -50,11 +51,12 @@ class Trajectory(Source):
         """Lay out the stage's jumps; all samples are about to begin a walk."""
         import torch
 
-        batch = self.options.batch
+        batch = self.global_batch
         jumps = stage.steps // stride
         self._initial_scale = path.initial_scale
         # [jumps, stride + 1]: each jump's times, its landing being the next one's start.
         self._times = path.grid(stage.steps).unfold(0, stride + 1, stride)
+        # Where the samples of all processes stand, as new noise is drawn for all when any has arrived.
         self._position = torch.zeros(batch, dtype=torch.long)
         self._left = torch.zeros(batch, dtype=torch.long)
         self._length = torch.full((batch,), jumps)
@@ -69,7 +71,7 @@ class Trajectory(Source):
         over = self._left == 0
         if over.any():
             self._begin(over, generator)
-        times = self._times[self._position].T.contiguous()
+        times = self._times[workers.part(self._position)].T.contiguous()
         assert self._step is not None
         self._step = replace(self._step, times=times.to(self._step.z.device))
         self._position = torch.where(self._left == 1, 0, self._position + 1)
@@ -80,13 +82,11 @@ class Trajectory(Source):
         """New noise and conditions for the samples in the mask `over`, [B]."""
         import torch
 
-        batch = self.options.batch
-        noise = torch.randn(batch, *self._model.sample_shape, generator=generator) * self._initial_scale
+        batch = self.global_batch
+        noise = workers.part(torch.randn(batch, *self._model.sample_shape, generator=generator)) * self._initial_scale
         condition = self._model.draw_condition(batch, self.draw_guidance(batch, generator), generator)
-        if self._step is None:
-            self._step = Step(noise, self._position, condition)
-        else:
-            self._step = _mix(over, Step(noise, self._position, condition), self._step)
+        new = Step(noise, workers.part(self._position), condition.map(workers.part))
+        self._step = new if self._step is None else _mix(workers.part(over), new, self._step)
         jumps = len(self._times)
         self._position[over] = 0
         self._left = torch.where(over, self._length, self._left)
@@ -101,8 +101,9 @@ class Trajectory(Source):
         """Where every sample stands."""
         if self._step is None:
             return {}
-        state = {"position": self._position, "left": self._left, "length": self._length, "z": self._step.z}
-        return state | self._step.condition.tensors()
+        places = {"position": self._position, "left": self._left, "length": self._length}
+        mine = {key: workers.part(value) for key, value in places.items()}
+        return mine | {"z": self._step.z} | self._step.condition.tensors()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from there."""
@@ -110,8 +111,10 @@ class Trajectory(Source):
             return
         from distillkit.noise import Condition
 
-        self._position, self._left, self._length = state["position"], state["left"], state["length"]
-        self._step = Step(state["z"], self._position, Condition.from_tensors(state))
+        self._position, self._left, self._length = (
+            workers.gather(state[key].cpu()) for key in ("position", "left", "length")
+        )
+        self._step = Step(state["z"], state["position"], Condition.from_tensors(state))
 
 
 def _mix(mask: Tensor, new: Step, old: Step) -> Step:
