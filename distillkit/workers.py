@@ -1,23 +1,67 @@
-"""The processes that carry out one run together. With a single one, all of this is the identity."""
+"""The processes that carry out one run together. With a single one, all of this is the identity.
+
+How many there are, and which this one is, the launcher says in the environment: RANK, LOCAL_RANK and WORLD_SIZE, as
+torchrun, deepspeed, accelerate and `distillkit launch` set them. What gathers, agrees or waits must be called by all
+processes, in the same order.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from distillkit.errors import DistillkitError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+    from torch.distributed import ProcessGroup
 
 T = TypeVar("T")
+
+_host: Any = None
+"""The group for tensors on the CPU; None: the default one does."""
+_store: Any = None
+"""Where the processes leave each other notes."""
+
+
+def _joined() -> Any:
+    """torch.distributed, if there is a process group."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    return distributed if distributed and distributed.is_available() and distributed.is_initialized() else None
+
+
+def _alone() -> bool:
+    return _joined() is None or count() == 1
 
 
 def rank() -> int:
     """Which process this is, from 0."""
-    return 0
+    if (group := _joined()) is not None:
+        return int(group.get_rank())
+    return int(os.environ.get("RANK", "0")) if count() > 1 else 0
 
 
 def count() -> int:
     """How many processes there are."""
-    return 1
+    if (group := _joined()) is not None:
+        return int(group.get_world_size())
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """Which of the processes on this machine this is, from 0: the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if count() > 1 else 0
+
+
+def local_count() -> int:
+    """How many of the processes run on this machine."""
+    # deepspeed's launcher has a name of its own for it.
+    told = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1"))
+    return int(told) if count() > 1 else 1
 
 
 def is_first() -> bool:
@@ -25,25 +69,120 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def join(device: torch.device, timeout: float) -> None:
+    """Meet the other processes. Nothing happens if there are none, or if they have met already.
+
+    Args:
+        device: this process's.
+        timeout: seconds that a process waits for the others, here and later, before it fails.
+
+    Raises:
+        DistillkitError: the environment has not all that it takes.
+    """
+    global _host, _store
+    import torch
+    from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
+
+    if count() == 1 or _joined():
+        return
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise DistillkitError(
+            f"WORLD_SIZE is {count()} in the environment, but {' and '.join(missing)} not set; start the processes "
+            "with distillkit launch, torchrun, deepspeed or accelerate, or unset WORLD_SIZE"
+        )
+    limit = timedelta(seconds=timeout)
+    _store, number, size = next(rendezvous("env://", timeout=limit))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=_store, rank=number, world_size=size, timeout=limit)
+    if backend != "gloo":
+        # What is agreed upon on the CPU must not wait for a GPU.
+        _host = distributed.new_group(backend="gloo", timeout=limit)
+
+
+def leave() -> None:
+    """Part from the others, at the end."""
+    global _host, _store
+    if (group := _joined()) is not None:
+        group.destroy_process_group()
+    _host = _store = None
+
+
+def first_to_fail() -> bool:
+    """Whether this process failed before all others, so that it is the one to say why."""
+    if _store is None:
+        return is_first()
+    try:
+        return bool(_store.add("distillkit/failed", 1) == 1)
+    except RuntimeError:  # the process that held the store is gone: it failed first
+        return False
+
+
 def barrier() -> None:
     """Wait until all processes are here."""
+    agree(False)
 
 
 def agree(flag: bool) -> bool:
-    """Whether the flag is set in any process; all get the same answer."""
-    return flag
+    """Whether the flag is set in any process; all get the same answer. No GPU is waited for."""
+    if _alone():
+        return flag
+    import torch
+
+    told = torch.tensor(int(flag))
+    _joined().all_reduce(told, op=_joined().ReduceOp.MAX, group=_host)
+    return bool(told)
 
 
 def from_first(value: T) -> T:
-    """The first process's value, which all get."""
-    return value
+    """The first process's value, which all get (anything that can be pickled)."""
+    if _alone():
+        return value
+    values = [value]
+    _joined().broadcast_object_list(values, src=0, group=_host)
+    return values[0]
+
+
+def mean(tensor: Tensor) -> Tensor:
+    """The mean over the processes, elementwise."""
+    if _alone():
+        return tensor
+    total = tensor.detach().clone()
+    _joined().all_reduce(total, group=_group(total))
+    return total / count()
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """All processes' tensors, one behind the other: [n, ...] of each -> [sum of n, ...]."""
-    return tensor
+    """All processes' tensors, one behind the other: [n, ...] of each, with n its own -> [sum of n, ...]."""
+    if _alone():
+        return tensor
+    import torch
+
+    lengths = [torch.zeros(1, dtype=torch.long) for _ in range(count())]
+    _joined().all_gather(lengths, torch.tensor([len(tensor)]), group=_host)
+    sizes = [int(length) for length in lengths]
+    padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    parts = [torch.empty_like(padded) for _ in sizes]
+    _joined().all_gather(parts, padded, group=_group(tensor))
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
 def part(tensor: Tensor) -> Tensor:
     """This process's part of a tensor that is equal in all of them: [count · b, ...] -> [b, ...]."""
-    return tensor
+    return tensor.chunk(count())[rank()] if count() > 1 else tensor
+
+
+def share(items: Sequence[T]) -> Iterator[T]:
+    """This process's items: each round gives every process the next one, and `gather` puts them in their order again.
+
+    All processes get equally many. In the last round the last item may be given again and again: drop what is too much.
+    """
+    for begin in range(0, len(items), count()):
+        yield items[min(begin + rank(), len(items) - 1)]
+
+
+def _group(tensor: Tensor) -> ProcessGroup | None:
+    return _host if tensor.device.type == "cpu" else None

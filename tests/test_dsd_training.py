@@ -174,12 +174,12 @@ def test_noisier_step_is_the_network_on_fresh_noise_a_step_before() -> None:
     for path in PATHS.values():
         update = made(path, NoisierStep(NoisierStep.Options()))
         starts = jumps(path, 999, 950.0, 700.7, 450.1, 200.9, 60.0, span=124.0)
-        step = replace(starts, times=starts.times[:2])  # steps of 62, and a last time so near that there is none above
-        torch.manual_seed(3)
+        step = replace(
+            starts, times=starts.times[:2], seed=3
+        )  # steps of 62, and a last time so near that there is none above
         _, aim, _ = update(step)
         assert aim is not None
-        torch.manual_seed(3)
-        fresh = torch.randn(BATCH, 1, 5, 5).double()
+        fresh = torch.randn(BATCH, 1, 5, 5, generator=torch.Generator().manual_seed(3)).double()
         noisier = (step.times[0] + (step.times[0] - step.times[1])).clamp(max=999)
         assert noisier[:3].tolist() == [999, 999, step.times[0, 2] + 62]
         assert step.data is not None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import signal
+from contextlib import redirect_stdout
 from importlib import import_module
 from typing import Any
 
 import click
 
-from distillkit import __version__
+from distillkit import __version__, workers
 from distillkit.errors import DistillkitError, RunInterrupted
 
 COMMANDS = {
@@ -49,18 +51,35 @@ class LazyGroup(click.Group):
             formatter.write_dl([*COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; what the user got wrong is a message and exit code 2, our own faults keep their traceback."""
+        """Run a command; what the user got wrong is a message and exit code 2, our own faults keep their traceback.
+
+        Of several processes one says it: the first, or the one that failed before the others.
+        """
+        if not workers.is_first():
+            ctx.with_resource(redirect_stdout(io.StringIO()))
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, RunInterrupted) as stop:
-            click.echo(f"stopped: {stop}" if str(stop) else "stopped", err=True)
+            if workers.is_first():
+                click.echo(f"stopped: {stop}" if str(stop) else "stopped", err=True)
             ctx.exit(STOPPED + getattr(stop, "number", signal.SIGINT))
         except DistillkitError as error:
-            click.echo(str(error), err=True)
+            if workers.first_to_fail():
+                click.echo(str(error), err=True)
             ctx.exit(2)
+        except click.ClickException as error:
+            if workers.is_first():
+                raise
+            ctx.exit(error.exit_code)
+        except RuntimeError:  # so does a collective end that another process's failure broke off
+            if workers.first_to_fail():
+                raise
+            ctx.exit(1)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
+# deepspeed's launcher gives it to whatever it starts; the environment says it as well.
+@click.option("--local_rank", type=int, hidden=True, expose_value=False)
 def cli() -> None:
     """Make a diffusion model sample in a few steps."""

@@ -48,15 +48,21 @@ def command(
         has = f"has the classes 0 to {model.classes - 1}" if model.classes else "is not conditioned on classes"
         raise click.BadParameter(f"the model {has} (got {class_labels})", param_hint="--class-labels")
 
+    import torch
+
+    from distillkit import workers
     from distillkit.evaluation import Pictures, sheet, write_png
 
     predictor, scoring = make_predictor(model, scoring)
     pictures = Pictures(scoring.evaluation, model, scoring.engine.device, scoring.engine.autocast)
-    rows = [
-        pictures.draw(predictor, steps, indices, labels and [labels[i] for i in indices]).cpu()
-        for indices in _chunks(count, ceil(sqrt(count)))
+    size = ceil(sqrt(count))
+    drawn = [
+        workers.gather(pictures.draw(predictor, steps, indices, labels and [labels[i] for i in indices]).cpu())
+        for indices in workers.share(_chunks(count, size))
     ]
-    write_png(output, sheet(rows))
+    rows = torch.split(torch.cat(drawn)[:count], size)
+    if workers.is_first():
+        write_png(output, sheet(rows))
     click.echo(f"{output}: {count} samples in {steps} steps")
 
 

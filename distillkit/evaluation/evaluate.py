@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distillkit import workers
 from distillkit.config import Scoring
 from distillkit.evaluation.pictures import ROUNDING, Pictures, Which, to_uint8
 from distillkit.interfaces import Data, Features, FeatureStatistics, Metric, Model
@@ -57,7 +58,7 @@ class Evaluator:
             return bundled
         assert data is not None  # the config's checks see to it that one of the two is there
         data.check_shape(self._model)
-        return self._statistics(_real_pictures(data, self._settings.evaluation.batch))
+        return self._statistics(_real_pictures(data, self._settings.evaluation.batch), len(data))
 
     def score(self, predictor: Predictor, steps: int, samples: int, which: Which = "student") -> dict[str, float]:
         """Score the first `samples` pictures in `steps` steps: metric label -> value. Empty without metrics.
@@ -71,26 +72,30 @@ class Evaluator:
         """
         if not self.metrics:
             return {}
-        statistics = self._statistics(self._drawn(predictor, steps, samples, which))
-        return {label: metric.compute(statistics, self.reference) for label, metric in self.metrics.items()}
-
-    def _drawn(self, predictor: Predictor, steps: int, samples: int, which: Which) -> Iterator[Tensor]:
-        for batch in self.pictures.batches(predictor, steps, samples, which):
-            yield batch
-            if self._on_batch is not None:
-                self._on_batch(len(batch))
+        batches = self.pictures.batches(predictor, steps, samples, which)
+        statistics = self._statistics(batches, samples, self._on_batch)
+        scores = {label: metric.compute(statistics, self.reference) for label, metric in self.metrics.items()}
+        # What is decided on them must be decided alike, to the last digit.
+        return workers.from_first(scores)
 
     @torch.no_grad()
-    def _statistics(self, batches: Iterable[Tensor]) -> FeatureStatistics:
-        """Features of uint8 pictures [B, C, H, W], batch by batch, gathered on the CPU."""
+    def _statistics(
+        self, batches: Iterable[Tensor], count: int, on_batch: Callable[[int], None] | None = None
+    ) -> FeatureStatistics:
+        """Features of `count` uint8 pictures [B, C, H, W], gathered on the CPU in the pictures' order."""
         assert self._features is not None
         features, logits, digest = [], [], hashlib.sha256()
+        left = count
         for batch in batches:
-            digest.update(batch.cpu().numpy().tobytes())
+            pictures = workers.gather(batch.cpu())[:left]
+            digest.update(pictures.numpy().tobytes())
             found, classes = self._features.extract(batch.to(self._device))
-            features.append(found.float().cpu())
+            features.append(workers.gather(found.float().cpu())[:left])
             if classes is not None:
-                logits.append(classes.float().cpu())
+                logits.append(workers.gather(classes.float().cpu())[:left])
+            left -= len(pictures)
+            if on_batch is not None:
+                on_batch(len(pictures))
         return FeatureStatistics.of(torch.cat(features), torch.cat(logits) if logits else None, digest.hexdigest()[:8])
 
     def protocol(self, metric: str, samples: int, which: Which = "student") -> str:
@@ -140,7 +145,7 @@ class Evaluator:
 
 
 def _real_pictures(data: Data, batch: int) -> Iterator[Tensor]:
-    """All images of a data set, in order: uint8 [B, C, H, W]."""
-    for indices in torch.split(torch.arange(len(data)), batch):
+    """This process's of a data set's images: uint8 [B, C, H, W]."""
+    for indices in workers.share(torch.split(torch.arange(len(data)), batch)):
         images, _ = data.batch(indices)
         yield to_uint8(images)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from distillkit import workers
 from distillkit.config import EvaluationTable
 from distillkit.interfaces import Model, Sampler
 from distillkit.noise import Predictor
@@ -91,15 +92,17 @@ class Pictures:
         return noise_for(self._evaluation.seed, indices, self._model.sample_shape, step).to(self._device)
 
     def batches(self, predictor: Predictor, steps: int, count: int, which: Which = "student") -> Iterator[Tensor]:
-        """The first `count` pictures, `evaluation.batch` at a time."""
-        for start in range(0, count, self._evaluation.batch):
+        """This process's of the first `count` pictures, `evaluation.batch` at a time (see `workers.share`)."""
+        # Whole batches, so that no picture depends on how many processes there are.
+        for start in workers.share(range(0, count, self._evaluation.batch)):
             indices = range(start, min(start + self._evaluation.batch, count))
             yield self.draw(predictor, steps, indices, which=which)
 
     def first(self, predictor: Predictor, steps: int, count: int | None = None, which: Which = "student") -> Tensor:
         """The first `count` pictures (`evaluation.grid` by default), on the CPU: a row of a sample sheet."""
         wanted = self._evaluation.grid if count is None else count
-        return torch.cat([batch.cpu() for batch in self.batches(predictor, steps, wanted, which)])
+        batches = [workers.gather(batch.cpu()) for batch in self.batches(predictor, steps, wanted, which)]
+        return torch.cat(batches)[:wanted]
 
 
 @contextmanager

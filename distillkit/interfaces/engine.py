@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from distillkit.component import Component
 from distillkit.interfaces.optimization import EmaTable, OptimizerTable
@@ -34,12 +34,15 @@ class Engine(Component):
     """Owns where and how the network is trained."""
 
     device: torch.device
-    replicated: ClassVar[bool] = True
-    """Whether `state_dict` is the same in all processes, so that a checkpoint has the first one's alone."""
+
+    @property
+    def replicated(self) -> bool:
+        """Whether every process's `state_dict` is the same; if not, each process's part goes into a checkpoint."""
+        return True
 
     @abstractmethod
     def setup(self) -> None:
-        """Claim the device. Called once, first.
+        """Claim the device, and meet the other processes (`workers.join`). Called first; again, it changes nothing.
 
         Raises:
             DistillkitError: the device is not there.
@@ -60,7 +63,8 @@ class Engine(Component):
     def state_bytes(self, parameters: int, average: bool) -> int:
         """What training a network takes of the device's memory, in bytes, but for activations.
 
-        By default AdamW's in float32: weights, gradients and two moments, and the average of the weights.
+        Of this process, where several share it. By default AdamW's in float32: weights, gradients and two moments, and
+        the average of the weights.
         """
         return parameters * (20 if average else 16)
 
@@ -88,7 +92,17 @@ class Engine(Component):
 
     @abstractmethod
     def averaged(self) -> AbstractContextManager[None]:
-        """Inside, the trained network carries the EMA weights (its own, where there is no EMA of them)."""
+        """Inside, the trained network carries the EMA weights (its own, where there is no EMA of them), whole.
+
+        Weights that are loaded into it there take their place. All processes enter it together.
+        """
+
+    def whole(self) -> AbstractContextManager[Any]:
+        """Inside, the trained network's own weights can be read, where each process holds but a part of them.
+
+        All processes enter it together.
+        """
+        return nullcontext()
 
     @abstractmethod
     def autocast(self) -> AbstractContextManager[Any]:

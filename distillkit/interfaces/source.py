@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
+from distillkit import workers
 from distillkit.component import Component
 from distillkit.interfaces.data import Data
 from distillkit.interfaces.model import Model
@@ -37,7 +38,7 @@ class Source(Component):
     class Options(Component.Options):
         """
         Attributes:
-            batch: samples per draw, B.
+            batch: samples per draw and process, B.
             guidance: guidance scale s (1: none): one for all, or [low, high], drawn evenly for each sample.
         """
 
@@ -52,6 +53,11 @@ class Source(Component):
 
     knows_landing: bool = False
     """Whether every step says where the teacher lands (`Step.landing`)."""
+
+    @property
+    def global_batch(self) -> int:
+        """Samples per draw of all processes together."""
+        return self.options.batch * workers.count()
 
     @property
     def sequential(self) -> bool:
@@ -112,13 +118,21 @@ class Source(Component):
 
     @abstractmethod
     def draw(self, generator: torch.Generator) -> Step:
-        """The next batch of jumps. All randomness must come from `generator` (on the CPU)."""
+        """The next batch of jumps.
+
+        All randomness must come from `generator` (on the CPU), which is the same in all processes: draw for
+        `global_batch` samples, and keep this process's `workers.part`. So k processes with a batch of b do what one
+        with k·b does.
+        """
 
     def advance(self, z_next: Tensor) -> None:
         """Told the target's `z_next`, [B, C, H, W]: trajectories go on from there."""
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """What a checkpoint must hold to go on in the middle of a stage; empty if nothing."""
+        """What a checkpoint must hold to go on in the middle of a stage; empty if nothing.
+
+        Each tensor has this process's samples as its first dimension, [B, ...]; a checkpoint has those of all.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

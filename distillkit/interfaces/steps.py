@@ -39,6 +39,7 @@ class Step:
         data, noise: the clean samples and the noise that z was made from, [B, C, H, W]; None on trajectories.
         landing: where the teacher lands at times[-1], [B, C, H, W]; None where the source does not know it.
         update: the number of the update that it is for, from 0; set by the loop.
+        seed: for what a target draws, of this batch alone and the same in all processes; set by the loop.
     """
 
     z: Tensor
@@ -48,6 +49,7 @@ class Step:
     noise: Tensor | None = None
     landing: Tensor | None = None
     update: int = 0
+    seed: int = 0
 
     def to(self, device: torch.device) -> Step:
         """The same on another device."""

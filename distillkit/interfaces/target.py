@@ -75,7 +75,11 @@ class Target(Component):
         """Called after every parameter update (a slow average follows the student here)."""
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """What a checkpoint must hold besides the student; empty if nothing."""
+        """What a checkpoint must hold besides the student; empty if nothing.
+
+        Called in all processes, of which the first writes it: what each knows of its own samples is gathered here
+        (`workers.gather`), and divided again in `load_state_dict` (`workers.part`).
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from distillkit import workers
 from distillkit.config import find_score, scores_taken
 from distillkit.training.assemble import Parts
 from distillkit.training.files import partial, replace_file, writing
@@ -55,22 +56,26 @@ class Best:
         value = scores[self._score]
         before = self.found
         # Not a number is not better than anything.
-        if not self._sign * value < (self._sign * before.value if before else inf):
+        if not workers.from_first(self._sign * value < (self._sign * before.value if before else inf)):
             return
         with self._parts.settings.engine.averaged():
-            weights = {key: weight.cpu().contiguous() for key, weight in self._parts.student.state_dict().items()}
-        said = {"update": str(update), "score": self._score, "value": repr(value)}
+            if workers.is_first():
+                self._write({"update": str(update), "score": self._score, "value": repr(value)})
+
+    def _write(self, said: dict[str, str]) -> None:
+        weights = {key: weight.cpu().contiguous() for key, weight in self._parts.student.state_dict().items()}
         with writing(self._path):
             save_file(weights, partial(self._path), metadata=said)
             replace_file(partial(self._path), self._path)
 
     def forget_after(self, update: int) -> None:
         """Drop the weights if they are of a later update: the run goes on from before it, and will see it again."""
-        if (found := self.found) is not None and found.update > update:
+        if workers.is_first() and (found := self.found) is not None and found.update > update:
             self._path.unlink()
 
     def restore(self) -> Found | None:
         """Give the averaged network the best weights. For the end of a run: nothing can be trained after it."""
+        workers.barrier()
         found = self.found
         if found is not None:
             with self._parts.settings.engine.averaged():

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from distillkit import interfaces
+from distillkit import interfaces, workers
 from distillkit.config import Chain, Settings, make_plan, read_component, table_of_result
 from distillkit.errors import DistillkitError
 from distillkit.evaluation import tables
@@ -21,7 +21,7 @@ from distillkit.interfaces import RunInfo
 from distillkit.training.assemble import check_phases
 from distillkit.training.files import partial, replace_file, replace_folder, writing
 from distillkit.training.folder import RunFolder
-from distillkit.training.record import recorded
+from distillkit.training.record import own_tracker, recorded
 from distillkit.training.run import run
 
 
@@ -55,17 +55,19 @@ def run_chain(chain: Chain, folder: Path, resume: bool = False, allow: Collectio
             check_phases(chain.phases)
             place.create(chain.tables)
         info = RunInfo(chain.name, folder, chain.tables, _plan(chain), resume)
-        with recorded(chain.tracker, info, place.discard if not resume else lambda: None) as tracker:
+        tracker = own_tracker(chain.tracker, chain.phases[0].origin)
+        with recorded(tracker, info, place.discard if not resume else lambda: None):
             if place.finished:
                 print(f"{folder}: this run is finished")
                 rows = place.read_scores()
             else:
                 _carry_out(chain, place, allow)
-                rows = _gather(chain, place)
+                rows = _gather(chain, place) if workers.is_first() else []
             tracker.log_scores(rows)
             for file in (place.config, place.scores, place.journal):
                 tracker.log_file(file)
-        _print(chain, place)
+        if workers.is_first():
+            _print(chain, place)
     return rows
 
 

@@ -6,11 +6,15 @@ import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from torch import nn
+
+from distillkit import workers
 from distillkit.interfaces import Export
 from distillkit.training.assemble import Parts
 from distillkit.training.files import replace_folder, writing
+from distillkit.training.together import on_first
 
 
 def export(parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -24,9 +28,14 @@ def export(parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
     Raises:
         DistillkitError: it cannot be written.
     """
+    with parts.settings.engine.averaged():
+        network = copy.deepcopy(parts.student.network).cpu() if workers.is_first() else None
+    # What comes next may read it.
+    on_first(lambda: _write(cast(nn.Module, network), parts, folder, rows), folder)
+
+
+def _write(network: nn.Module, parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
     settings, evaluation = parts.settings, parts.settings.evaluation
-    with settings.engine.averaged():
-        network = copy.deepcopy(parts.student.network).cpu()
     about = Export(
         steps=evaluation.export_steps or _taught_steps(parts),
         served=evaluation.steps,

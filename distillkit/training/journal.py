@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distillkit import workers
 from distillkit.errors import DistillkitError
 from distillkit.training.divergence import Watch
-from distillkit.training.files import flush, keep_lines, writing
+from distillkit.training.files import flush, keep_lines
+from distillkit.training.together import on_first
 
 
 class Journal:
@@ -32,9 +34,14 @@ class Journal:
         self._path = path
         self._watch = watch
         self._waiting: list[tuple[dict[str, Any], Mapping[str, Tensor]]] = []
-        with writing(path):
+        kept: list[str] = []
+
+        def cut() -> None:
             path.touch()
-            kept = keep_lines(path, updates)
+            kept.extend(keep_lines(path, updates))
+
+        on_first(cut, path)
+        kept = workers.from_first(kept)
         if len(kept) < updates:
             raise DistillkitError(
                 f"{path}: has {len(kept)} whole lines, and the checkpoint was made after update {updates}: put the "
@@ -56,13 +63,16 @@ class Journal:
         if not self._waiting:
             return []
         lines, found = zip(*self._waiting, strict=True)
-        values = torch.stack([torch.stack([*scalars.values()]) for scalars in found]).double().tolist()
+        values = workers.mean(torch.stack([torch.stack([*scalars.values()]) for scalars in found]).double()).tolist()
         self._waiting.clear()
         full = [self._line(line, scalars, row) for line, scalars, row in zip(lines, found, values, strict=True)]
-        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
+        good: list[dict[str, Any]] = []
+        try:
             for line in full:
                 self._watch.see(line)
-                file.write(json.dumps(line) + "\n")
+                good.append(line)
+        finally:
+            on_first(lambda: self._append(good), self._path)
         return full
 
     def _line(self, line: dict[str, Any], scalars: Iterable[str], values: list[float]) -> dict[str, Any]:
@@ -72,7 +82,10 @@ class Journal:
             return line | read
         return line | {key: value if isfinite(value) else None for key, value in read.items()} | {"skipped": True}
 
+    def _append(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+
     def sync(self) -> None:
         """Have the disk take what is written."""
-        with writing(self._path):
-            flush(self._path)
+        on_first(lambda: flush(self._path), self._path)

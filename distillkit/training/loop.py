@@ -92,8 +92,9 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
         ):
             began = time.perf_counter()
             before = parts.student.evaluations.count
-            # Dropout, where there is any, draws from the global state.
-            torch.manual_seed(generator(settings.run.seed, position.update, "network").initial_seed())
+            # Dropout, where there is any, draws from the global state, in each process something else.
+            purpose = "network" if workers.is_first() else f"network {workers.rank()}"
+            torch.manual_seed(generator(settings.run.seed, position.update, purpose).initial_seed())
 
             learning_rate = 0.5**position.rollbacks * settings.optimizer.learning_rate_at(
                 (position.update, last), (position.done, planned.stage.updates)
@@ -104,8 +105,9 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
             losses: list[Tensor] = []
             sizes: list[Tensor] = []
             while update is None:
-                draw = generator(settings.run.seed, position.update, len(losses), "source")
-                step = replace(source.draw(draw), update=position.update)
+                this = (settings.run.seed, position.update, len(losses))
+                seed = generator(*this, "target").initial_seed()
+                step = replace(source.draw(generator(*this, "source")), update=position.update, seed=seed)
                 loss, aim, size = engine.forward(step.to(engine.device))
                 update = engine.update(loss, learning_rate)
                 losses.append(loss.detach())

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from distillkit import workers
 from distillkit.config import Settings
 from distillkit.evaluation import Pictures
 from distillkit.interfaces import Stage
@@ -59,8 +60,10 @@ def measure(phases: Sequence[Settings]) -> tuple[list[Measured], int, str]:
         DistillkitError: a run would have raised it at its beginning.
     """
     reporter = Reporter(Console(stderr=True, quiet=True))
+    # Claims the device, and meets the other processes.
+    phases[0].engine.setup()
     with tempfile.TemporaryDirectory(prefix="distillkit-") as temporary:
-        place = RunFolder(Path(temporary))
+        place = RunFolder(Path(workers.from_first(temporary)))
         found = [_phase(from_result(phase, place.path, i), place, i, reporter) for i, phase in enumerate(phases, 1)]
     device = phases[0].engine.device
     return found, _memory(device), str(device)
@@ -96,7 +99,7 @@ def _try_source(parts: Parts, folder: Path) -> tuple[Parts, float]:
     parts = replace(parts, settings=replace(settings, source=settings.source.trial(folder)))
     work = prepare_source(parts)
     began = time.perf_counter()
-    with torch.no_grad(), settings.engine.autocast():
+    with torch.no_grad(), settings.engine.averaged(), settings.engine.autocast():
         for part in work:
             part()
     _finish(settings.engine.device)
@@ -128,8 +131,9 @@ def _scoring(parts: Parts) -> float:
         _finish(settings.engine.device)
         return time.perf_counter() - began
 
-    seconds(1)
-    one, two = seconds(1), seconds(2)
+    with settings.engine.averaged():
+        seconds(1)
+        one, two = seconds(1), seconds(2)
     per_step, once = max(two - one, 0.0), max(2 * one - two, 0.0)
     return sum(samples * (steps * per_step + once) for steps, samples in _scored(parts)) / len(batch)
 

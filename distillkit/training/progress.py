@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from distillkit import workers
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -17,6 +19,8 @@ class Reporter:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        # The others would say the same.
+        console.quiet = console.quiet or not workers.is_first()
         self.detail = ""
         """How the task goes, beside its bar."""
         self._bar: Progress | None = None

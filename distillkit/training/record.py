@@ -1,10 +1,13 @@
-"""A tracker's record around what is done: opened before it, and closed as what became of it."""
+"""A tracker's record around what is done: opened before it, and closed as what became of it; of one process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
+from distillkit import workers
+from distillkit.config import read_component
 from distillkit.errors import RunInterrupted, Terminated
 from distillkit.interfaces import RunInfo, Tracker
 from distillkit.training.interrupt import SIGNALS, deferred
@@ -37,3 +40,13 @@ def recorded(tracker: Tracker, info: RunInfo, undo: Callable[[], None]) -> Itera
         tracker.finish("failed")
         raise
     tracker.finish("finished")
+
+
+def own_tracker(tracker: Tracker, origin: str) -> Tracker:
+    """The config's tracker in the first process, and one that records nothing in the others.
+
+    Args:
+        tracker: the config's.
+        origin: where the config came from, for messages.
+    """
+    return tracker if workers.is_first() else cast(Tracker, read_component("tracker", {"type": "none"}, origin))

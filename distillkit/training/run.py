@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from distillkit.training.export import export
 from distillkit.training.folder import RunFolder
 from distillkit.training.loop import Position
 from distillkit.training.progress import Reporter
-from distillkit.training.record import recorded
+from distillkit.training.record import own_tracker, recorded
 from distillkit.training.scoring import RunScores
 from distillkit.training.updates import Updates
 
@@ -46,6 +47,7 @@ def run(
         RunInterrupted: Ctrl-C or SIGTERM during the updates; a checkpoint was written.
     """
     reporter = Reporter(Console())
+    settings = replace(settings, tracker=own_tracker(settings.tracker, settings.origin))
     with RunFolder(folder) as place:
         changed: list[str] = []
         if resume:
@@ -148,7 +150,8 @@ def _do(work: Sequence[Callable[[], None]], parts: Parts, reporter: Reporter) ->
     """What the source has to do, with the network as it is when the run begins."""
     source, engine, counted = parts.settings.source, parts.settings.engine, parts.student.evaluations
     before = counted.count
-    with reporter.task(source.name, len(work)), torch.no_grad(), engine.autocast():
+    # Nothing was averaged yet: this is the network as it was loaded, whole.
+    with reporter.task(source.name, len(work)), torch.no_grad(), engine.averaged(), engine.autocast():
         for part in work:
             part()
             reporter.advance(1)

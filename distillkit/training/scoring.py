@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from distillkit import workers
 from distillkit.config import score_name
 from distillkit.errors import RunInterrupted
 from distillkit.evaluation import Evaluator, Which, sheet, write_png
@@ -52,9 +53,11 @@ class RunScores:
             known: the teacher's rows from before, if the run is resumed.
         """
         evaluation = self._settings.evaluation
-        for steps in {*evaluation.steps, self.full_steps}:
-            self._teacher[steps] = self._evaluator.pictures.first(self._parts.student, steps, which="teacher")
-        self._score("teacher", sorted({*evaluation.steps, *evaluation.teacher_steps}), known)
+        # Nothing was averaged yet: this is the network as it was loaded, whole.
+        with self._settings.engine.averaged():
+            for steps in sorted({*evaluation.steps, self.full_steps}):
+                self._teacher[steps] = self._evaluator.pictures.first(self._parts.student, steps, which="teacher")
+            self._score("teacher", sorted({*evaluation.steps, *evaluation.teacher_steps}), known)
 
     def student(self, known: list[dict[str, Any]]) -> None:
         """Score the trained network and draw the sheets.
@@ -67,7 +70,8 @@ class RunScores:
             self._score("student", settings.evaluation.steps, known)
             for steps in settings.evaluation.steps:
                 image = self._sheet(steps)
-                write_png(self._place.samples / f"steps-{steps:03d}.png", image)
+                if workers.is_first():
+                    write_png(self._place.samples / f"steps-{steps:03d}.png", image)
                 settings.tracker.log_image("samples", image, steps)
 
     def during(self, update: int, stop: StopRequest) -> dict[str, float] | None:
@@ -87,7 +91,7 @@ class RunScores:
         return found
 
     def _advance(self, pictures: int) -> None:
-        if self._stop.asked:
+        if workers.agree(self._stop.asked):
             raise RunInterrupted
         # In the middle of the run the bar counts updates.
         if self._counting:

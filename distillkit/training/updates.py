@@ -114,9 +114,10 @@ class Updates:
         run = self._settings.run
         if run.checkpoint_every and update % run.checkpoint_every == 0:
             return True
+        if not run.checkpoint_minutes:
+            return False
         # Clocks differ, and a checkpoint is everybody's.
-        late = bool(run.checkpoint_minutes) and time.monotonic() - self._saved_at >= 60 * run.checkpoint_minutes
-        return workers.from_first(late)
+        return workers.from_first(time.monotonic() - self._saved_at >= 60 * run.checkpoint_minutes)
 
     def _save(self, position: Position) -> None:
         # Behind the last update a checkpoint may be due anyway.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from distillkit import workers
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Data, Model, Source, Stage, Step, Teacher
 
@@ -83,7 +84,12 @@ class CachedTrajectories(Source):
         self._check_room({grid: making.size(begin(0), grid[0] // grid[1]) for grid in _grids(stages)})
 
         def fill(store: Store, shard: int, grid: tuple[int, int]) -> None:
-            store.write(shard, making.make([begin(i) for i in self._indices(shard)], student, teacher, *grid))
+            made = making.make([begin(i) for i in self._indices(shard)], student, teacher, *grid)
+            # One after the other: they all write the manifest.
+            for writer in range(workers.count()):
+                if workers.rank() == writer:
+                    store.write(shard, made)
+                workers.barrier()
 
         work, made_by = [], teacher_of(student, teacher) | self._conditions()
         for steps, stride in _grids(stages):
@@ -91,7 +97,9 @@ class CachedTrajectories(Source):
             store = Store(options.folder / f"steps-{steps}-stride-{stride}", origin)
             self._stores[steps, stride] = store
             missing = [shard for shard in range(self._shards) if not store.has(shard, len(self._indices(shard)))]
-            work += [partial(fill, store, shard, (steps, stride)) for shard in missing]
+            work += [partial(fill, store, shard, (steps, stride)) for shard in workers.share(missing)]
+        # What is missing must be seen by all before the first writes.
+        workers.barrier()
         return work
 
     def trial(self, folder: Path) -> CachedTrajectories:
@@ -135,9 +143,10 @@ class CachedTrajectories(Source):
 
         from distillkit_cache import making
 
-        batch = self.options.batch
-        places = torch.randint(self.options.trajectories, (batch,), generator=generator).tolist()
-        jumps = torch.randint(len(self._times), (batch,), generator=generator)
+        batch = self.global_batch
+        drawn = torch.randint(self.options.trajectories, (batch,), generator=generator)
+        jumps = workers.part(torch.randint(len(self._times), (batch,), generator=generator))
+        places = workers.part(drawn).tolist()
         shards, rows = zip(*(divmod(place, self.options.shard) for place in places), strict=True)
         (z, landing), condition = making.pick([self._store.read(shard) for shard in shards], rows, jumps.tolist())
         return Step(z, self._times[jumps].T.contiguous(), condition, landing=landing)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from distillkit import workers
 from distillkit.interfaces import Data, Model, Source, Stage, Step
 
 if TYPE_CHECKING:
@@ -52,23 +53,24 @@ class NoisedData(Source):
         """A batch of images, each at a random jump's start."""
         import torch
 
-        batch = self.options.batch
+        batch = self.global_batch
         indices = torch.randint(len(self._data), (batch,), generator=generator)
-        images, labels = self._data.batch(indices)
+        images, labels = self._data.batch(workers.part(indices))
         data = self._model.encode(images)
-        noise = torch.randn(data.shape, generator=generator)
-        times = self._draw_times(generator)
+        noise = workers.part(torch.randn(batch, *data.shape[1:], generator=generator))
+        times = workers.part(self._draw_times(generator).T).T.contiguous()
         if labels is not None and self.options.drop_labels:
-            dropped = torch.rand(batch, generator=generator) < self.options.drop_labels
+            dropped = workers.part(torch.rand(batch, generator=generator) < self.options.drop_labels)
             labels = labels.masked_fill(dropped, -1)
-        condition = self._model.condition(labels, batch, self.draw_guidance(batch, generator))
+        guidance = self.draw_guidance(batch, generator)
+        condition = self._model.condition(labels, len(data), None if guidance is None else workers.part(guidance))
         return Step(self._path.noised(data, noise, times[0]), times, condition, data, noise)
 
     def _draw_times(self, generator: torch.Generator) -> Tensor:
-        """The jumps' times, [stride + 1, B]."""
+        """The jumps' times, [stride + 1, B] with the B of all processes."""
         import torch
 
-        batch, stride = self.options.batch, self._stride
+        batch, stride = self.global_batch, self._stride
         if self.options.times == "grid":
             return self._jumps[torch.randint(len(self._jumps), (batch,), generator=generator)].T.contiguous()
         first, clean = self._grid[0].item(), self._grid[-1].item()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distillkit import workers
 from distillkit.interfaces import Stage, Step, Target, TargetBatch, Teacher
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class NoisierStep(Target):
         assert step.data is not None  # needs_data: the config's checks see to it
         start, end = step.times
         noisier = (2 * start - end).clamp(max=path.start)
-        z = path.noised(step.data, torch.randn_like(step.data), noisier)
+        # For the samples of all processes, of which each keeps its own.
+        shape = (len(step.data) * workers.count(), *step.data.shape[1:])
+        noise = workers.part(torch.randn(shape, generator=torch.Generator().manual_seed(step.seed)))
+        z = path.noised(step.data, noise.to(step.data.device), noisier)
         x0 = teacher.predict(z, noisier, step.condition).x0
         return TargetBatch(x0, path.ddim(step.z, student.x0, start, end))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from distillkit import workers
 from distillkit.interfaces import Data, Model, Source, Stage, Step
 
 if TYPE_CHECKING:
@@ -52,21 +53,22 @@ class Trajectory(Source):
         """Lay out the stage's jumps; all samples are about to begin a walk."""
         import torch
 
-        batch = self.options.batch
+        batch = self.global_batch
         jumps = stage.steps // stride
         self._initial_scale = path.initial_scale
         # [jumps, stride + 1]: each jump's times, its landing being the next one's start.
         self._times = path.grid(stage.steps).unfold(0, stride + 1, stride)
+        # Where the samples of all processes stand, as new noise is drawn for all when any has arrived.
         self._position = torch.zeros(batch, dtype=torch.long)
         self._left = torch.zeros(batch, dtype=torch.long)
         self._length = torch.full((batch,), jumps)
         if self.options.staggered:
             self._length -= torch.arange(batch) * jumps // batch
         self._step: Step | None = None
-        # Where walks began, and how many jumps they are behind `_position` since they began anew: known to the device
-        # alone, so that nobody waits to see whether a place is finite.
-        self._start = torch.zeros(batch, 1, 1, 1)
-        self._behind = torch.zeros(batch, dtype=torch.long)
+        # Where this process's walks began, and how many jumps they are behind `_position` since they began anew: known
+        # to the device alone, so that nobody waits to see whether a place is finite.
+        self._start = torch.zeros(self.options.batch, 1, 1, 1)
+        self._behind = torch.zeros(self.options.batch, dtype=torch.long)
 
     def draw(self, generator: torch.Generator) -> Step:
         """The jumps at which the samples stand; those whose walk is over begin a new one."""
@@ -87,15 +89,13 @@ class Trajectory(Source):
         """New noise and conditions for the samples in the mask `over`, [B]."""
         import torch
 
-        batch = self.options.batch
-        noise = torch.randn(batch, *self._model.sample_shape, generator=generator) * self._initial_scale
+        batch = self.global_batch
+        noise = workers.part(torch.randn(batch, *self._model.sample_shape, generator=generator)) * self._initial_scale
         condition = self._model.draw_condition(batch, self.draw_guidance(batch, generator), generator)
-        if self._step is None:
-            self._step = Step(noise, self._position, condition)
-        else:
-            self._step = _mix(over, Step(noise, self._position, condition), self._step)
+        new = Step(noise, workers.part(self._position), condition.map(workers.part))
+        self._step = new if self._step is None else _mix(workers.part(over), new, self._step)
         z = self._step.z
-        mask = over.to(z.device)
+        mask = workers.part(over).to(z.device)
         self._start = torch.where(mask.view(-1, 1, 1, 1), z, self._start.to(z.device))
         self._behind = self._behind.to(z.device).masked_fill(mask, 0)
         jumps = len(self._times)
@@ -114,15 +114,16 @@ class Trajectory(Source):
         self._step = replace(self._step, z=z).to(z.device)
 
     def _place(self, device: torch.device) -> Tensor:
-        return self._position.to(device)
+        return workers.part(self._position).to(device)
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """Where every sample stands."""
         if self._step is None:
             return {}
-        state = {"position": self._position, "left": self._left, "length": self._length, "z": self._step.z}
-        state |= {"start": self._start, "behind": self._behind}
-        return state | self._step.condition.tensors()
+        places = {"position": self._position, "left": self._left, "length": self._length}
+        mine = {key: workers.part(value) for key, value in places.items()}
+        mine |= {"z": self._step.z, "start": self._start, "behind": self._behind}
+        return mine | self._step.condition.tensors()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from there."""
@@ -130,9 +131,11 @@ class Trajectory(Source):
             return
         from distillkit.noise import Condition
 
-        self._position, self._left, self._length = state["position"], state["left"], state["length"]
+        self._position, self._left, self._length = (
+            workers.gather(state[key].cpu()) for key in ("position", "left", "length")
+        )
         self._start, self._behind = state["start"], state["behind"]
-        self._step = Step(state["z"], self._position, Condition.from_tensors(state))
+        self._step = Step(state["z"], state["position"], Condition.from_tensors(state))
 
 
 def _mix(mask: Tensor, new: Step, old: Step) -> Step:

@@ -1,12 +1,14 @@
-"""One process, one device, plain torch."""
+"""Plain torch: one device for each process."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
-from distillkit.errors import DistillkitError
+from pydantic import Field
+
+from distillkit import workers
 from distillkit.interfaces import EmaTable, Engine, OptimizerTable, Update
 
 if TYPE_CHECKING:
@@ -14,70 +16,78 @@ if TYPE_CHECKING:
 
 
 class TorchEngine(Engine):
-    """A CPU or one GPU; float32 weights, optionally bfloat16 autocast; fused AdamW; EMA."""
+    """CPUs or GPUs; float32 weights, optionally bfloat16 autocast; fused AdamW; EMA; DDP or FSDP2."""
 
     name = "torch"
 
     class Options(Engine.Options):
         """
         Attributes:
-            device: "auto" (a GPU if there is one), "cpu", or a CUDA device as torch names it ("cuda", "cuda:1").
+            device: "auto" (a GPU if there is one), "cpu", or a CUDA device as torch names it ("cuda", "cuda:1"). Of
+                several processes on a machine each takes the GPU of its own number.
             precision: "fp32"; "bf16" for bfloat16 autocast around the networks; "auto": bf16 where the device computes
                 in it (a GPU that has it, a CPU with AVX512-BF16), fp32 elsewhere.
             gradient_checkpointing: keep few of the student's activations and compute the others again in the backward
                 pass: less memory for one more forward pass. Of networks that have it, as diffusers' do.
+            sharding: what several processes do: "none": each has the whole network (DDP); "fsdp": each keeps a part of
+                weights, gradients, moments and average (FSDP2).
+            timeout_minutes: how long processes wait for each other before they give up.
         """
 
         device: str = "auto"
         precision: Literal["fp32", "bf16", "auto"] = "fp32"
         gradient_checkpointing: bool = False
+        sharding: Literal["none", "fsdp"] = "none"
+        timeout_minutes: float = Field(30, gt=0)
 
     options: Options
 
-    def setup(self) -> None:
-        """Claim the device."""
-        import torch
-
-        wanted = self.options.device
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self.device = torch.device(wanted)
-        except RuntimeError:
-            raise DistillkitError(
-                f"engine.device: '{wanted}' is no device; expected auto, cpu, cuda or cuda:N"
-            ) from None
-        if self.device.type not in ("cpu", "cuda"):
-            raise DistillkitError(f"engine.device: expected auto, cpu, cuda or cuda:N (got '{wanted}')")
-        if self.device.type == "cuda" and (self.device.index or 0) >= torch.cuda.device_count():
-            count = torch.cuda.device_count()
-            raise DistillkitError(
-                f"engine.device: '{wanted}' is not there: torch sees {count} CUDA device{'s' * (count != 1)}; "
-                'use "auto" or "cpu"'
-            )
+    @property
+    def _sharded(self) -> bool:
+        return self.options.sharding == "fsdp" and workers.count() > 1
 
     @property
-    def _bf16(self) -> bool:
-        import torch
+    def replicated(self) -> bool:
+        """Whether each process has the whole network."""
+        return not self._sharded
 
-        if self.options.precision == "auto":
-            if self.device.type == "cuda":
-                return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-            # torch has no public question for it in all the versions that distillkit takes.
-            return bool(torch.cpu._is_avx512_bf16_supported())
-        return self.options.precision == "bf16"
+    def state_bytes(self, parameters: int, average: bool) -> int:
+        """float32 weights, gradients, two moments and the average; with FSDP2, a process's part of them."""
+        return super().state_bytes(parameters, average) // (workers.count() if self._sharded else 1)
+
+    def setup(self) -> None:
+        """Claim the device."""
+        from distillkit_engines.device import claim, has_bf16
+
+        self.device = claim(self.options.device, self.options.timeout_minutes)
+        precision = self.options.precision
+        self._bf16 = has_bf16(self.device) if precision == "auto" else precision == "bf16"
 
     def prepare(self, module: nn.Module, network: nn.Module, optimizer: OptimizerTable, ema: EmaTable | None) -> None:
-        """Move the module to the device and make the optimiser."""
+        """Move the module to the device, spread it, and make the optimiser."""
         import torch
 
+        from distillkit_engines.device import checkpoint_gradients
+        from distillkit_engines.fsdp import local, shard
+        from distillkit_engines.replica import Replica
+
         if self.options.gradient_checkpointing:
-            _checkpoint_gradients(network)
-        self._module = module.to(self.device)
+            checkpoint_gradients(network)
+        self._module, self._network = module.to(self.device), network
         self._optimizer_table, self._ema_table = optimizer, ema
+        if self._sharded:
+            self._replica = Replica(module, network)
+            shard(network, self.device)
+        elif workers.count() > 1:
+            self._module = torch.nn.parallel.DistributedDataParallel(
+                module,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+            )
         trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
         self._names = [*trained]
         self._weights: list[Tensor] = [*trained.values()]
+        self._local = [local(weight) for weight in self._weights]
         self._optimizer = torch.optim.AdamW(
             self._weights,
             lr=optimizer.learning_rate,
@@ -86,15 +96,27 @@ class TorchEngine(Engine):
             weight_decay=optimizer.weight_decay,
             fused=True,
         )
-        self._average = [weight.detach().clone() for weight in self._weights] if ema else None
+        self._average = [weight.clone() for weight in self._local] if ema else None
         # Updates made; on the device, as what is not finite is left out there.
         self._done = torch.zeros((), dtype=torch.float64, device=self.device)
         self._accumulated = 0
 
     def forward(self, step: Any) -> Any:
         """Call the module under autocast."""
-        with self.autocast():
+        with self.autocast(), self._synchronised():
             return self._module(step)
+
+    def _synchronised(self) -> AbstractContextManager[Any]:
+        """Gradients travel with the last of the accumulated batches only."""
+        from distillkit_engines.fsdp import synchronise
+
+        last = self._accumulated + 1 == self._optimizer_table.accumulate
+        if self._sharded:
+            synchronise(self._network, last)
+        elif workers.count() > 1 and not last:
+            unsynchronised: AbstractContextManager[Any] = self._module.no_sync()  # type: ignore[operator]
+            return unsynchronised
+        return nullcontext()
 
     def place_frozen(self, module: nn.Module) -> None:
         """Frozen modules live on the same device."""
@@ -104,13 +126,16 @@ class TorchEngine(Engine):
         """Backward, and with the last of the accumulated batches one step of AdamW."""
         import torch
 
+        from distillkit_engines.fsdp import whole
+
         table = self._optimizer_table
-        torch.autograd.backward(_marked(loss) / table.accumulate)
+        with self._synchronised():
+            torch.autograd.backward(_marked(loss) / table.accumulate)
         self._accumulated += 1
         if self._accumulated < table.accumulate:
             return None
         self._accumulated = 0
-        norm = torch.nn.utils.clip_grad_norm_(self._weights, table.clip or float("inf"))
+        norm = whole(torch.nn.utils.clip_grad_norm_(self._weights, table.clip or float("inf")))
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         made = norm.isfinite().float()
@@ -121,25 +146,41 @@ class TorchEngine(Engine):
         if self._average is not None and self._ema_table is not None:
             with torch.no_grad():
                 share = (1 - self._ema_table.decay_after(self._done)).to(made) * made
-                torch._foreach_lerp_(self._average, self._weights, [share] * len(self._weights))
+                torch._foreach_lerp_(self._average, self._local, [share] * len(self._local))
         self._done += made
         return Update(norm, made)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the network carries the EMA weights."""
-        if self._average is None:
-            yield
-            return
-        self._swap(self._average)
+        self._swap()
         try:
-            yield
-        finally:
-            self._swap(self._average)
+            if not self._sharded:
+                yield
+                return
+            from distillkit_engines.fsdp import fill, whole
 
-    def _swap(self, average: list[Tensor]) -> None:
-        for weight, mean in zip(self._weights, average, strict=True):
-            weight.data, mean.data = mean.data, weight.data
+            pairs = dict(zip(self._names, self._weights, strict=True))
+            weights = {name: whole(weight) for name, weight in pairs.items()}
+            with self._replica.filled(weights, self.device) as twin:
+                yield
+            for name, weight in twin.named_parameters():
+                if name in pairs:
+                    fill(pairs[name], weight.detach())
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for weight, mean in zip(self._local, self._average or (), strict=False):
+            kept = weight.clone()
+            weight.copy_(mean)
+            mean.copy_(kept)
+
+    def whole(self) -> AbstractContextManager[Any]:
+        """Inside, the weights are whole."""
+        from distillkit_engines.fsdp import unsharded
+
+        return unsharded(self._network) if self._sharded else nullcontext()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bfloat16 where the config and the device say so."""
@@ -148,30 +189,36 @@ class TorchEngine(Engine):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """The trained weights, their average, and AdamW's moments, by name."""
+        """The trained weights, their average, and AdamW's moments, by name; of FSDP2's, this process's part."""
+        from distillkit_engines.fsdp import local
+
         state: dict[str, Tensor] = {"updates": self._done}
         for i, (name, weight) in enumerate(zip(self._names, self._weights, strict=True)):
-            state[f"network.{name}"] = weight.detach()
+            state[f"network.{name}"] = self._local[i]
             if self._average is not None:
                 state[f"average.{name}"] = self._average[i]
             for key, value in self._optimizer.state[weight].items():
-                state[f"optimizer.{key}.{name}"] = value
+                state[f"optimizer.{key}.{name}"] = local(value)
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put all of it back."""
         import torch
 
-        with torch.no_grad():
-            self._done.copy_(state["updates"])
-            for i, (name, weight) in enumerate(zip(self._names, self._weights, strict=True)):
-                weight.copy_(state[f"network.{name}"])
-                if self._average is not None:
-                    self._average[i].copy_(state[f"average.{name}"])
-                keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{key}.{name}" in state]
-                self._optimizer.state[weight] = {
-                    key: state[f"optimizer.{key}.{name}"].clone().to(self.device) for key in keys
-                }
+        from distillkit_engines.fsdp import local
+
+        self._done.copy_(state["updates"])
+        for i, (name, weight) in enumerate(zip(self._names, self._weights, strict=True)):
+            self._local[i].copy_(state[f"network.{name}"])
+            if self._average is not None:
+                self._average[i].copy_(state[f"average.{name}"])
+            self._optimizer.state[weight] = {}
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if (kept := state.get(f"optimizer.{key}.{name}")) is None:
+                    continue
+                like = torch.zeros((), device=self.device) if key == "step" else torch.zeros_like(weight).detach()
+                local(like).copy_(kept)
+                self._optimizer.state[weight][key] = like
 
 
 def _marked(loss: Tensor) -> Tensor:
@@ -179,17 +226,3 @@ def _marked(loss: Tensor) -> Tensor:
     import torch
 
     return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
-
-
-def _checkpoint_gradients(network: nn.Module) -> None:
-    """Ask a network to; diffusers' have a method for it.
-
-    Raises:
-        DistillkitError: it cannot.
-    """
-    try:
-        network.enable_gradient_checkpointing()  # type: ignore[operator]
-    except (AttributeError, ValueError):
-        raise DistillkitError(
-            f"engine.gradient_checkpointing: {type(network).__name__} has no gradient checkpointing; set it to false"
-        ) from None

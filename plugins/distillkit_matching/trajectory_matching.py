@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from distillkit import workers
 from distillkit.interfaces import Stage, Step, Target, TargetBatch, Teacher
 
 if TYPE_CHECKING:
@@ -80,10 +81,13 @@ class TrajectoryMatching(Target):
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """Where the teacher stands in its walks."""
-        return {} if self._walk is None else self._walk.state_dict()
+        if self._walk is None:
+            return {}
+        return {key: workers.gather(value) for key, value in self._walk.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from there."""
         from distillkit_matching.solver import Walk
 
-        self._walk = Walk.from_state_dict(state) if state else None
+        mine = {key: workers.part(value) for key, value in state.items()}
+        self._walk = Walk.from_state_dict(mine) if mine else None
