@@ -1,0 +1,171 @@
+"""SIGKILL at any moment: the run that goes on from what is left is the run that was never killed, bit for bit."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from digits import MODEL, PLAIN, SCORED
+from faults import KILL, Fault, Place, content
+
+RUN = (
+    *("run.updates=6", "run.checkpoint_every=2", "run.log_every=1", "schedule.start=4", "source.batch=3"),
+    *("source.staggered=true", "source.guidance=[1.0, 3.0]", "teacher.type=ema", "teacher.decay=0.9", "ema.decay=0.9"),
+    *("optimizer.learning_rate=1e-3", "evaluation.every=2", "evaluation.samples=6", "evaluation.every_samples=6"),
+    *("evaluation.best=steps-2", "evaluation.batch=6"),
+)
+FEW = 6
+"""Kills in the fast part."""
+
+
+def place(top: Path, *options: str) -> Place:
+    top.mkdir(exist_ok=True)
+    (top / "mine.toml").write_text('preset = "dsdi"\n' + MODEL + PLAIN + SCORED, encoding="utf-8")
+    return Place(top, (*RUN, *options))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A run that nothing happened to."""
+    made = place(tmp_path_factory.mktemp("whole"))
+    assert made.go() == 0, made.errors
+    return made
+
+
+def kill_and_go_on(whole: Place, top: Path, number: int) -> None:
+    killed = place(top)
+    assert killed.go(Fault(number, signals=KILL)) == -9
+    event = killed.events[-1]
+    assert killed.go() == 0, f"{event}: {killed.errors}"
+    assert content(killed.run) == content(whole.run), event
+
+
+def test_killed_at_a_few_writes(whole: Place, tmp_path: Path) -> None:
+    """At the most delicate ones: the first, a checkpoint's, its renaming, the removal of an old one, and the last."""
+    events = whole.events
+    delicate = [
+        0,
+        next(i for i, event in enumerate(events) if event.startswith("rename checkpoints/.update-000002.partial")),
+        next(i for i, event in enumerate(events) if event.startswith("fsync checkpoints/.update-000004.partial/man")),
+        next(i for i, event in enumerate(events) if event.startswith("rmdir checkpoints/update-000002")),
+        next(i for i, event in enumerate(events) if event.startswith("rename .best.safetensors.partial")),
+        next(i for i, event in enumerate(events) if event.startswith("rename .pipeline.new pipeline")),
+    ]
+    for i in delicate:
+        kill_and_go_on(whole, tmp_path / str(i), i + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", range(8))
+def test_killed_at_every_write(whole: Place, tmp_path: Path, share: int) -> None:
+    """Each file that is opened, written, flushed, renamed or removed, of config, journal, curves, checkpoints, best
+    weights, scores, samples and pipeline."""
+    assert len(whole.events) >= 60
+    for number in range(1 + share, len(whole.events) + 1, 8):
+        kill_and_go_on(whole, tmp_path / str(number), number)
+
+
+@pytest.mark.parametrize("number", [3, 5])
+def test_half_a_line(whole: Place, tmp_path: Path, number: int) -> None:
+    """Killed while the journal and the curves were being written: what is behind the last whole line is cut off."""
+    killed = place(tmp_path)
+    assert killed.go(Fault(number, "open journal.jsonl", signals=KILL)) == -9
+    for name in ("journal.jsonl", "curves.jsonl"):
+        with (killed.run / name).open("a", encoding="utf-8") as file:
+            file.write('{"update": 1, "sco')
+    assert killed.go() == 0, killed.errors
+    assert content(killed.run) == content(whole.run)
+
+
+def test_all_is_flushed_before_it_is_in_its_place(whole: Place) -> None:
+    """Each file of a checkpoint and its folder; behind the renaming the folder above; then old ones are removed."""
+    events = whole.events
+    aside, final = "checkpoints/.update-000006.partial", "checkpoints/update-000006"
+    renamed = events.index(f"rename {aside} {final}")
+    names = ("rank-00000.safetensors", "state.safetensors", "position.json", "manifest.json")
+    for path in (aside, *(f"{aside}/{name}" for name in names)):
+        last = max(i for i, event in enumerate(events[:renamed]) if event.split()[1] == path)
+        assert events[last] == f"fsync {path}"
+    assert events[renamed + 1] == "fsync checkpoints"
+    assert events.index("rmtree checkpoints/update-000002") > renamed
+    # What the checkpoint is behind of is on the disk before it.
+    [saved] = [i for i, event in enumerate(events) if event.startswith(f"save {aside}/rank")]
+    written = max(i for i, event in enumerate(events[:saved]) if event == "open journal.jsonl")
+    assert "fsync journal.jsonl" in events[written:saved]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_random_moments_again_and_again(tmp_path: Path, seed: int) -> None:
+    long = ("run.updates=60", "run.checkpoint_every=5", "run.log_every=3")
+    undisturbed, killed = place(tmp_path / "whole", *long), place(tmp_path / "killed", *long)
+    assert undisturbed.go() == 0, undisturbed.errors
+    draw, kills = random.Random(seed), 0
+    while kills < 12 and not (killed.run / "pipeline").exists():
+        [process] = killed.start()
+        process.join(draw.uniform(0.3, 1.5))
+        kills += process.exitcode is None
+        process.kill()
+        process.join()
+    assert kills >= 3
+    assert killed.go() == 0, killed.errors
+    assert content(killed.run) == content(undisturbed.run)
+
+
+# --- chains ----------------------------------------------------------------------------------------------------------
+
+PHASES = """
+[run]
+name = "two"
+[[phase]]
+preset = "dsdi"
+run = { updates = 2, checkpoint_every = 1 }
+schedule = { start = 4, stop = 4 }
+[[phase]]
+preset = "tsd"
+run = { updates = 2, checkpoint_every = 1 }
+schedule = { start = 4, stop = 4 }
+"""
+SMALL = "[source]\nbatch = 3\n[evaluation]\nsteps = [2]\nsamples = 6\ngrid = 2\nbatch = 6\n"
+
+
+def chain(top: Path) -> Place:
+    top.mkdir(exist_ok=True)
+    plain = PLAIN.replace("[evaluation]\nsteps = [2]\ngrid = 2\n", "")
+    (top / "mine.toml").write_text(SMALL + MODEL + plain + SCORED + PHASES, encoding="utf-8")
+    return Place(top)
+
+
+@pytest.fixture(scope="module")
+def whole_chain(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A chain that nothing happened to."""
+    made = chain(tmp_path_factory.mktemp("chain"))
+    assert made.go() == 0, made.errors
+    return made
+
+
+def kill_chain(whole_chain: Place, top: Path, number: int) -> None:
+    killed = chain(top)
+    assert killed.go(Fault(number, signals=KILL)) == -9
+    event = killed.events[-1]
+    assert killed.go() == 0, f"{event}: {killed.errors}"
+    assert content(killed.run) == content(whole_chain.run), event
+
+
+def test_a_chain_killed_at_a_few_writes(whole_chain: Place, tmp_path: Path) -> None:
+    """In the second phase's training, and while the chain's own files are made."""
+    for part in (
+        "rename phases/2/checkpoints/.update-000002.partial",
+        "rename .journal.jsonl.partial",
+        "rename .pipeline.new",
+    ):
+        number = next(i for i, event in enumerate(whole_chain.events, 1) if event.startswith(part))
+        kill_chain(whole_chain, tmp_path / str(number), number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", range(4))
+def test_a_chain_killed_at_every_third_write(whole_chain: Place, tmp_path: Path, share: int) -> None:
+    for number in range(1 + 3 * share, len(whole_chain.events) + 1, 12):
+        kill_chain(whole_chain, tmp_path / str(number), number)

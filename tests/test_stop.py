@@ -1,0 +1,56 @@
+"""SIGTERM and Ctrl-C in every phase of a run: what is left, the exit code, and going on from there."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from faults import Fault, content
+from test_kill import place, whole
+
+__all__ = ["whole"]
+
+TERM, INT = signal.SIGTERM, signal.SIGINT
+CODES = {TERM: 143, INT: 130}
+
+# Phase -> the event at which the signal comes, which of them, and the updates after which the run stops (None: it
+# stops at once, in a part of the run that is made again).
+PHASES: dict[str, tuple[str, int, int | None]] = {
+    "start-up": ("rename .config.toml.partial", 1, None),
+    "the teacher's scores": ("open .scores.json.partial", 1, None),
+    "an update": ("open journal.jsonl", 3, 1),
+    "an evaluation": ("open curves.jsonl", 1, 2),
+    "a checkpoint": ("save checkpoints/.update-000002.partial/rank", 1, 2),
+    "the last checkpoint": ("fsync checkpoints/.update-000006.partial/state", 1, 6),
+    "the student's scores": ("open .scores.json.partial", 2, None),
+    "the export": ("save ..pipeline.new.partial/", 1, None),
+}
+
+
+@pytest.mark.parametrize("number", [TERM, INT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_stopped_in_a_phase(whole, tmp_path: Path, phase: str, number: int) -> None:  # type: ignore[no-untyped-def]
+    at, which, updates = PHASES[phase]
+    stopped = place(tmp_path)
+    assert stopped.go(Fault(which, at, signals=(number,))) == CODES[number], stopped.errors
+    if updates is None:
+        assert stopped.errors == "stopped\n"
+    else:
+        assert stopped.errors == f"stopped: after update {updates} of 6; go on with --resume\n"
+        assert "stopping after this update; Ctrl-C once more stops at once\n" in stopped.output
+        assert (stopped.run / f"checkpoints/update-{updates:06d}/manifest.json").is_file()
+    assert stopped.go() == 0, stopped.errors
+    assert content(stopped.run) == content(whole.run)
+
+
+@pytest.mark.parametrize("pair", [(TERM, TERM), (INT, INT), (TERM, INT)], ids=str)
+@pytest.mark.parametrize("phase", ["an update", "a checkpoint"])
+def test_a_second_signal_stops_at_once(whole, tmp_path: Path, phase: str, pair: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
+    at, which, _ = PHASES[phase]
+    stopped = place(tmp_path)
+    assert stopped.go(Fault(which, at, signals=pair)) == CODES[pair[1]], stopped.errors
+    assert stopped.errors == "stopped\n"
+    assert not [*stopped.run.glob("checkpoints/update-*")]
+    assert stopped.go() == 0, stopped.errors
+    assert content(stopped.run) == content(whole.run)
