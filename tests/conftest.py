@@ -39,6 +39,16 @@ def config(tmp_path: Path) -> ConfigFile:
     return ConfigFile(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def store_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An MLflow store: making its tables takes seconds."""
+    from distillkit_mlflow.store import open_store
+
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+    open_store(uri)
+    return uri
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""
     marked = [item for item in items if item.get_closest_marker("gpu")]

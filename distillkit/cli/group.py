@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "Score a pipeline at some numbers of steps.",
     "convert": "Turn an original checkpoint into a diffusers pipeline.",
     "compare": "Compare the scores of several runs.",
+    "track": "Send what the tracker could not record of a run.",
     "ui": "Open the MLflow UI on a run's records.",
     "completion": "Print a shell's completion script.",
 }

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from distillkit import interfaces
 from distillkit.config.override import assign, lay_over, parse_assignments
-from distillkit.config.pieces import read_component
 from distillkit.config.read import settle
 from distillkit.config.settings import Settings
 from distillkit.config.source import read_toml
@@ -34,8 +33,8 @@ class Chain:
     @property
     def tracker(self) -> interfaces.Tracker:
         """A tracker for the run as a whole, set up as the first phase's."""
-        first = self.phases[0]
-        return cast(interfaces.Tracker, read_component("tracker", first.tables["tracker"], first.origin))
+        first = self.phases[0].tracker
+        return type(first)(first.options)
 
 
 def read_chain(

@@ -39,14 +39,23 @@ class RunInfo:
 
 
 class Tracker(Component):
-    """Records one run. The journal and scores.json are the truth; a tracker is a view of them."""
+    """Records one run. The journal and scores.json are the truth; a tracker is a view of them.
+
+    A run neither waits for its tracker nor fails with it: the `log_` methods and `finish` never block on a network and
+    never raise. What cannot be recorded is a warning, told once. `finish` may wait five seconds for what is on its way.
+    `start` raises where the options can be known to be wrong without asking anyone, as `check` does.
+    """
 
     has_ui: ClassVar[bool] = False
     """Whether `distillkit ui` has something to open."""
 
     @abstractmethod
     def start(self, run: RunInfo) -> None:
-        """Open the record and write the settings."""
+        """Open the record and write the settings.
+
+        Raises:
+            DistillkitError: nothing could ever be recorded with these options.
+        """
 
     @abstractmethod
     def log_metrics(self, metrics: Mapping[str, float], update: int) -> None:
@@ -67,6 +76,17 @@ class Tracker(Component):
     @abstractmethod
     def finish(self, status: Status) -> None:
         """Close the record."""
+
+    def replay(self, folder: Path) -> str:
+        """Send what could not be recorded while the run in a folder went on (`distillkit track`).
+
+        Returns:
+            what was sent, in a line for the user.
+
+        Raises:
+            DistillkitError: the tracker has nothing to send, or nobody takes it.
+        """
+        raise DistillkitError(f"the tracker '{self.name}' keeps nothing that could be sent")
 
     def open_ui(self, port: int) -> None:
         """Show the recorded runs on http://127.0.0.1:`port`, until the user stops it.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import warnings
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-from distillkit_mlflow.uri import artifact_root
+from distillkit_mlflow.uri import artifact_root, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -15,20 +17,28 @@ if TYPE_CHECKING:
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
-    # A server that is away must not hold up the training for minutes at each point of a curve.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 """What MLflow reads when it is imported. A user's own settings win."""
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Has MLflow's UI open the experiment among those of model training, with its table of runs and their comparison."""
 
+RECORD = "distillkit.record"
+"""The tag that holds the id of a run's record, by which the run is found where an answer was lost."""
+
 
 def open_store(uri: str) -> MlflowClient:
     """A client of the store. Makes and migrates a new SQLite store, which takes some seconds."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Who sends decides when to try again. MLflow would also repeat what makes a run, and make two.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    file = sqlite_file(uri)
+    if file is not None and file.is_file():
+        # MLflow would try for many minutes.
+        with closing(sqlite3.connect(file, timeout=3)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
     with warnings.catch_warnings():
         # MLflow's own use of SQLAlchemy; nobody here can do anything about it.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -67,13 +77,7 @@ def run_exists(client: MlflowClient, run_id: str) -> bool:
         raise
 
 
-def logged_points(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
-    """(metric, update) of every point that a run has."""
-    keys = client.get_run(run_id).data.metrics
-    return {(key, point.step) for key in keys for point in client.get_metric_history(run_id, key)}
-
-
-def logged_images(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
-    """(key, step) of every picture that a run has, read from MLflow's file names (`key+step+4+timestamp+…`)."""
-    names = [file.path.rpartition("/")[2].split("+") for file in client.list_artifacts(run_id, "images")]
-    return {(name[0].replace("~", "/"), int(name[2])) for name in names}
+def find_run(client: MlflowClient, experiment: str, record: str) -> str | None:
+    """The run of a record, by the record's id."""
+    found = client.search_runs([experiment], f"tags.`{RECORD}` = '{record}'", max_results=1)
+    return str(found[0].info.run_id) if found else None

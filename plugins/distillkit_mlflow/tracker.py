@@ -4,31 +4,48 @@ from __future__ import annotations
 
 import json
 import logging
-import time
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
+
+from pydantic import PlainSerializer
 
 from distillkit.component import Component
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import RunInfo, Tracker
-from distillkit_mlflow.params import BATCH, cut, flatten
-from distillkit_mlflow.uri import redact, scheme, sqlite_file
+from distillkit_mlflow.handle import Handle
+from distillkit_mlflow.params import cut, flatten
+from distillkit_mlflow.record import Record
+from distillkit_mlflow.uri import HIDDEN, absolute, describe, mistake, redact_uri, sqlite_file
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from torch import Tensor
 
     from distillkit.interfaces.tracker import Status
 
 _logger = logging.getLogger(__name__)
 
-MEMO = "mlflow.json"
-"""In the run's folder: which MLflow run it is, so that a resumed run goes on in the same one."""
+PATIENCE = 5.0
+"""Seconds that the end of a run may wait for the store."""
+
+MAKING = 120.0
+"""Seconds that the beginning of a run may wait for a new SQLite store to be made; it takes about ten."""
+
+ENVIRONMENT = "MLFLOW_TRACKING_URI"
+"""Where a URI is looked for that was written without its credentials."""
+
+_running: dict[Path, MlflowTracker] = {}
+"""The trackers of runs that are going on, by folder: a chain's phases find the chain's there."""
 
 
 class MlflowTracker(Tracker):
-    """Records a run in MLflow. Once the run has started, a store that fails costs one warning, never the run."""
+    """Writes a record in the run's folder, which another process sends to MLflow.
+
+    So the run goes on at full speed whatever becomes of the store. That it fails costs one warning; `distillkit track`
+    sends what is missing.
+    """
 
     name = "mlflow"
     has_ui = True
@@ -37,135 +54,155 @@ class MlflowTracker(Tracker):
         """
         Attributes:
             uri: the tracking store: `sqlite:///` + file, a database, or a tracking server. A SQLite store's
-                artifacts lie beside it in mlartifacts/.
+                artifacts lie beside it in mlartifacts/. A run's own config.toml has `***` for a password in it.
             experiment: the MLflow experiment that the run belongs to.
         """
 
-        uri: str = "sqlite:///mlflow.db"
+        # So that no credentials get into what is made of the resolved config: files, parameters, model cards.
+        uri: Annotated[str, PlainSerializer(redact_uri)] = "sqlite:///mlflow.db"
         experiment: str = "distillkit"
 
     options: Options
-    _client: MlflowClient
-    _run_id: str
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
+        self._record: Record | None = None
+        self._handle: Handle | None = None
+        self._chain: MlflowTracker | None = None
         self._warned = False
-        self._update = 0
-        self._points: set[tuple[str, int]] = set()
-        self._images: set[tuple[str, int]] = set()
+
+    @property
+    def _uri(self) -> str:
+        """The store, with its credentials."""
+        hidden = HIDDEN in self.options.uri
+        return absolute(os.environ.get(ENVIRONMENT, self.options.uri) if hidden else self.options.uri)
 
     def check(self) -> Iterator[Mistake]:
         """The store must be one that MLflow has, and a SQLite file's folder must be there."""
-        uri = self.options.uri
-        if scheme(uri) in ("", "file"):
-            yield Mistake("uri", f"MLflow has no file stores any more; write sqlite:///mlflow.db (got '{redact(uri)}')")
-        file = sqlite_file(uri)
-        if file is not None and not file.parent.is_dir():
-            yield Mistake("uri", f"the folder {file.parent} is not there; make it, or name another file")
+        if HIDDEN in self._uri:
+            yield Mistake(
+                "uri",
+                f"was written without its credentials ({self.options.uri}): set {ENVIRONMENT} to the whole of it, or "
+                "leave them out for MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            )
+        elif wrong := mistake(self._uri):
+            yield Mistake("uri", wrong)
 
     def start(self, run: RunInfo) -> None:
-        """Open the store and the run; a resumed run goes on in its old one, without writing a point twice.
+        """Begin the record, or go on with a resumed run's, and start the process that sends it.
+
+        A phase of a chain leaves that to the chain.
 
         Raises:
-            DistillkitError: the store cannot be opened or written to.
+            DistillkitError: the store's driver is not installed.
         """
+        self._load_driver()
+        self._folder = run.folder
+        above = None if run.parent is None else _running.get(run.parent)
+        self._chain = above if above is not None and above._uri == self._uri else None
+        _running[run.folder] = self
+        self._guard(lambda: self._begin(run))
+        if self._chain is None:
+            self._guard(self._send)
+
+    def _load_driver(self) -> None:
+        if self._uri.startswith(("sqlite", "http", "databricks")):
+            return
+        from sqlalchemy import make_url
+
         try:
-            self._start(run)
+            make_url(self._uri).get_dialect().import_dbapi()
         except Exception as error:
-            # Messages of SQLAlchemy and MLflow may quote the URI, with its password.
             raise DistillkitError(
-                f"tracker.uri: MLflow cannot record the run in {redact(self.options.uri)}: {redact(str(error))}; "
+                f"tracker.uri: MLflow cannot record the run in {redact_uri(self._uri)}: {describe(self._uri, error)}; "
                 'correct it, or set tracker.type = "none"'
             ) from None
 
-    def _start(self, run: RunInfo) -> None:
-        from distillkit_mlflow import store
-
-        self._client = store.open_store(self.options.uri)
-        memo = run.folder / MEMO
-        if run.resumed and memo.is_file():
-            self._run_id = json.loads(memo.read_text(encoding="utf-8"))["run_id"]
-            if store.run_exists(self._client, self._run_id):
-                self._client.update_run(self._run_id, status="RUNNING")
-                self._points = store.logged_points(self._client, self._run_id)
-                self._images = store.logged_images(self._client, self._run_id)
-                self._update = max((update for _, update in self._points), default=0)
-                return
-        experiment = store.experiment_id(self._client, self.options.experiment, self.options.uri)
+    def _begin(self, run: RunInfo) -> None:
+        self._record = record = Record(run.folder)
+        if record.events:
+            record.add("resume")
+            return
         plan = [{"steps": steps, "updates": updates, "evaluations": count} for steps, updates, count in run.plan]
-        tags = {"method": str(run.settings.get("run", {}).get("method", "custom")), "plan": cut(json.dumps(plan))}
-        if run.parent is not None and (above := run.parent / MEMO).is_file():
-            tags["mlflow.parentRunId"] = json.loads(above.read_text(encoding="utf-8"))["run_id"]
-        self._run_id = self._client.create_run(experiment, tags=tags, run_name=run.name).info.run_id
-        try:
-            content = {"run_id": self._run_id, "uri": redact(self.options.uri)}
-            memo.write_text(json.dumps(content) + "\n", encoding="utf-8")
-            self._log_params(flatten(run.settings))
-        except BaseException:
-            self.finish("failed")
-            raise
+        method = str(run.settings.get("run", {}).get("method", "custom"))
+        record.add(
+            "start",
+            id=str(uuid4()),
+            name=run.name,
+            experiment=self.options.experiment,
+            uri=redact_uri(self.options.uri),
+            store=redact_uri(self._uri),
+            nested=self._chain is not None,
+            tags={"method": method, "plan": cut(json.dumps(plan))},
+            params=flatten(run.settings),
+        )
 
-    def _log_params(self, params: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
-        entries = [Param(key, value) for key, value in params.items()]
-        for i in range(0, len(entries), BATCH):
-            self._client.log_batch(self._run_id, params=entries[i : i + BATCH], synchronous=True)
+    def _send(self) -> None:
+        file = sqlite_file(self._uri)
+        is_new = file is not None and not file.exists()
+        self._handle = Handle(self._folder, self._uri)
+        if is_new:
+            # It takes as long as many a short run.
+            self._handle.wait_until_ready(MAKING)
 
     def log_metrics(self, metrics: Mapping[str, float], update: int) -> None:
-        """Points of the curves at one update, written at once: asynchronous logging drops a batch on an error."""
-        self._update = update
-        new = {key: value for key, value in metrics.items() if (key, update) not in self._points}
-        self._guard(lambda: self._log_points(new))
-
-    def _log_points(self, metrics: Mapping[str, float]) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        points = [Metric(key, float(value), now, self._update) for key, value in metrics.items()]
-        self._client.log_batch(self._run_id, metrics=points, synchronous=True)
+        """Points of the curves at one update."""
+        self._write(lambda record: record.add_metrics(metrics, update))
 
     def log_scores(self, scores: Sequence[Mapping[str, Any]]) -> None:
         """Each row as a metric `student/fd-fashion/steps-4`, and all of them as scores.json."""
-        rows = {f"{row['model']}/{row['metric']}/steps-{row['steps']}": row["value"] for row in scores}
-        self._guard(lambda: self._log_points(rows))
-        self._guard(lambda: self._client.log_text(self._run_id, json.dumps(scores, indent=2), "scores.json"))
+        self._write(lambda record: record.add_scores(scores))
 
     def log_image(self, key: str, image: Tensor, step: int) -> None:
         """A picture, uint8 [H, W, 3]; MLflow's UI shows those of one key with a slider over `step`."""
-        if (key, step) in self._images:
-            return
-        pixels = image.cpu().numpy()
-        self._guard(lambda: self._client.log_image(self._run_id, pixels, key=key, step=step, synchronous=True))
+        self._write(lambda record: record.add_image(key, image, step))
 
     def log_file(self, path: Path) -> None:
         """A file as an artifact. A config goes without the credentials of its URIs."""
-        if path.suffix == ".toml":
-            text = redact(path.read_text(encoding="utf-8"))
-            self._guard(lambda: self._client.log_text(self._run_id, text, path.name))
-        else:
-            self._guard(lambda: self._client.log_artifact(self._run_id, str(path)))
+        self._write(lambda record: record.add_file(path))
 
     def finish(self, status: Status) -> None:
-        """Close the run as FINISHED, FAILED or KILLED."""
-        self._guard(lambda: self._client.set_terminated(self._run_id, status.upper()))
+        """Close the run as FINISHED, FAILED or KILLED; wait five seconds at most for all to be sent."""
+        self._write(lambda record: record.add("finish", status=status))
+        handle, self._handle = self._handle, None
+        if handle is not None and (trouble := handle.close(PATIENCE)):
+            self._warn(trouble)
+        _running.pop(self._folder, None)
+
+    def replay(self, folder: Path) -> str:
+        """Send what the record in a run's folder has and the store lacks."""
+        from distillkit_mlflow.replay import replay
+
+        return replay(folder, self.options.uri, self._uri)
 
     def open_ui(self, port: int) -> None:
         """Serve MLflow's UI on the store until it is stopped."""
         from distillkit_mlflow import ui
 
-        ui.open_ui(self.options.uri, port)
+        ui.open_ui(self._uri, port)
 
-    def _guard(self, write: Callable[[], object]) -> None:
-        """Do a write; the first that fails is told, and the run goes on: the journal has everything."""
+    def _write(self, write: Callable[[Record], None]) -> None:
+        """Write to the record, and hear how the sending goes."""
+        if (record := self._record) is not None:
+            self._guard(lambda: write(record))
+        handle = (self._chain or self)._handle
+        if handle is not None and (trouble := handle.trouble()):
+            self._warn(trouble)
+
+    def _guard(self, act: Callable[[], None]) -> None:
         try:
-            write()
+            act()
         except Exception as error:
-            if not self._warned:
-                self._warned = True
-                _logger.warning(
-                    "MLflow could not record a part of the run, which goes on: %s: %s",
-                    type(error).__name__,
-                    redact(str(error)),
-                )
+            self._warn(describe(self._uri, error))
+
+    def _warn(self, trouble: str) -> None:
+        """Tell the first trouble of a run, or of a chain with all its phases."""
+        whole = self._chain or self
+        if not whole._warned:
+            whole._warned = True
+            _logger.warning(
+                "MLflow does not have all of the run, which goes on (%s): what is missing is sent as soon as that can "
+                "be, or by: distillkit track %s",
+                trouble,
+                whole._folder,
+            )

@@ -1,26 +1,54 @@
-"""Store URIs: where their files lie, and how to show them without their credentials."""
+"""Store URIs: where their files lie, what is wrong with them, and how to show them without their credentials."""
 
 from __future__ import annotations
 
 import re
+from importlib.metadata import entry_points
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-_USER = re.compile(r"(?<=://)[^/\s:@]*(?::\S*)?@")
+HIDDEN = "***"
+"""What is shown for credentials."""
+
+STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+"""MLflow's own. Other packages add theirs by an entry point."""
+
+_USER = re.compile(r"(?<=:/)(/?)[^/\s:@]*(?::\S*)?@")
 """`user:password@` of any URI in a text, up to the last @: SQLAlchemy takes passwords that hold an @ or a slash."""
 
-_QUERY = re.compile(r"(?i)((?:password|passwd|pwd|token|secret|api_?key|access_?key)=)[^&\s'\"]*")
-"""Credentials among a URI's query parameters."""
+_NAMES = "password|passwd|pwd|pass|token|secret|key|auth|credentials?|sig|signature|odbc_connect"
+"""What the names of query parameters end in that hold credentials."""
+
+_QUERY = re.compile(rf"(?i)((?:{_NAMES})=)([^&;#\s'\"]*)")
+"""Such a parameter and its value, anywhere in a text."""
+
+_PASSWORD = re.compile(r"://[^/:@]*:(.*)@")
+"""The password in a URI alone."""
 
 
 def redact(text: str) -> str:
     """A text with the credentials of every URI in it replaced by `***`."""
-    return _QUERY.sub(r"\1***", _USER.sub("***@", text))
+    return _QUERY.sub(rf"\1{HIDDEN}", _USER.sub(rf"\1{HIDDEN}@", text))
+
+
+def redact_uri(uri: str) -> str:
+    """A URI without its credentials. Unlike in the midst of a text, they may hold spaces."""
+    return redact(uri.replace(" ", "%20")).replace("%20", " ")
+
+
+def redact_about(uri: str, text: str) -> str:
+    """A message about a store, which may quote its URI or, alone, its password."""
+    text = text.replace(uri, redact_uri(uri))
+    for secret in [*_PASSWORD.findall(uri), *(value for _, value in _QUERY.findall(uri))]:
+        for form in filter(None, (secret, unquote(secret))):
+            text = text.replace(form, HIDDEN)
+    return redact(text)
 
 
 def scheme(uri: str) -> str:
     """`sqlite`, `postgresql` (the driver after + is left out), `https`, …; empty for a path."""
-    return urlsplit(uri).scheme.partition("+")[0]
+    found = re.match(r"[A-Za-z][A-Za-z0-9-]*", uri)
+    return found[0].lower() if found and (uri == "databricks" or uri[found.end() :].startswith((":", "+"))) else ""
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -28,6 +56,16 @@ def sqlite_file(uri: str) -> Path | None:
     if scheme(uri) != "sqlite":
         return None
     return Path(uri.partition(":///")[2].partition("?")[0]).absolute()
+
+
+def absolute(uri: str) -> str:
+    """The same store, from whatever folder: a SQLite file's path is made absolute."""
+    file = sqlite_file(uri)
+    if file is None:
+        return uri
+    head, _, rest = uri.partition(":///")
+    _, mark, query = rest.partition("?")
+    return f"{head}:///{file}{mark}{query}"
 
 
 def artifact_root(uri: str) -> str | None:
@@ -40,3 +78,32 @@ def artifact_root(uri: str) -> str | None:
         return None
     file = sqlite_file(uri)
     return ((file.parent if file else Path.cwd()) / "mlartifacts").as_uri()
+
+
+def mistake(uri: str) -> str | None:
+    """What can be known to be wrong with a URI without opening the store."""
+    kind = scheme(uri)
+    if kind in ("", "file"):
+        return f"MLflow has no file stores any more; write sqlite:///mlflow.db (got '{redact_uri(uri)}')"
+    if kind not in STORES and kind not in {point.name for point in entry_points(group="mlflow.tracking_store")}:
+        # What looks like a scheme may be a user's name, and the rest a password.
+        return f"MLflow has no such store; expected one of {', '.join(f'{name}:' for name in STORES)}"
+    if kind in ("http", "https"):
+        try:
+            known = bool(urlsplit(uri).hostname) and urlsplit(uri).port != 0
+        except ValueError:
+            known = False
+        if not known:
+            return f"must name a server, as in http://127.0.0.1:5000 (got '{redact_uri(uri)}')"
+    file = sqlite_file(uri)
+    if file is not None and file.is_dir():
+        return f"must name a file, as in sqlite:///mlflow.db (got '{redact_uri(uri)}')"
+    if file is not None and not file.parent.is_dir():
+        return f"the folder {file.parent} is not there; make it, or name another file"
+    return None
+
+
+def describe(uri: str, error: Exception) -> str:
+    """What a store's error says, in one line and without credentials."""
+    lines = redact_about(uri, str(error)).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:300]}"

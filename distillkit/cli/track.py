@@ -1,0 +1,30 @@
+"""`distillkit track`: what a run's tracker could not record while it went on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from distillkit.errors import DistillkitError
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--uri", metavar="URI", help="Another MLflow store to send the whole run to. [default: RUN's own]")
+def command(run: Path, uri: str | None) -> None:
+    """Send what the store lacks of RUN, a run's folder, to MLflow: nothing is lost, and nothing is there twice.
+
+    The store may have been away, or the run was killed before it was sent to the end.
+    """
+    from distillkit.config import read_component
+    from distillkit.config.source import read_toml
+
+    config = run / "config.toml"
+    if not config.is_file():
+        raise DistillkitError(f"{run}: holds no run (no config.toml)")
+    tables = read_toml(config)
+    # A chain is recorded as its first phase is.
+    table = tables.get("phase", [tables])[0]["tracker"] if uri is None else {"type": "mlflow", "uri": uri}
+    tracker = read_component("tracker", table, str(config) if uri is None else "--uri")
+    click.echo(tracker.replay(run))
