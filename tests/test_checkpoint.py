@@ -63,7 +63,7 @@ def test_resumed_run_is_the_same_run(tmp_path: Path, case: str) -> None:
     # In the middle of a stage, at the end of one, and at the end of all.
     within = next(p["update"] for p, q in itertools.pairwise(positions) if p["stage"] == q["stage"])
     ends = [p["update"] for p, q in itertools.pairwise(positions) if p["stage"] != q["stage"]]
-    for update in {within, ends[0], 12}:
+    for update in {within, *ends[:1], 12}:
         folder = tmp_path / f"from-{update}"
         shutil.copytree(whole.folder, folder / "run")
         for later in range(update + 1, 13):
