@@ -64,7 +64,7 @@ def test_it_says_what_it_does(done: tuple[Run, Result]) -> None:
     assert said["model"] == "ClassConditionalPipeline, 45.3 k parameters"
     rate = re.escape(f"{1e-4 * (1_220_000 / 45_321) ** 0.5:.2g}")
     assert re.fullmatch(rf"best: 6 updates, batches of 2, learning rate {rate} to 5\.2e-05", said["method"])
-    assert said["stages"] == "N = 16, 8, 4, 8 times: at the end 2 steps; 12 network evaluations"
+    assert said["stages"] == "N = 16, 8, 4, 8 times: for 2 steps; 12 network evaluations"
     assert said["guidance"] == "2"
     assert re.fullmatch(r"torch on (cpu|cuda), precision auto, gradient checkpointing off", said["engine"])
     # 24 bytes for each of 45 321 parameters.

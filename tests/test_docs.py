@@ -13,6 +13,7 @@ import pytest
 import tomli_w
 from click.testing import CliRunner
 from snippets import ROOT, blocks, parse, shell_commands
+from text_pipelines import stable_diffusion
 
 from distillkit import hookspecs
 from distillkit.cli.group import COMMANDS, cli
@@ -117,7 +118,7 @@ def test_commands_exist(page: Path) -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the pages' configs name: my-pipeline, as diffusers saves one, and my-pictures."""
+    """What the pages' configs name: pipelines as diffusers saves them, my-pictures, and prompts.txt."""
     monkeypatch.chdir(tmp_path)
     for name, text in {
         "unet/config.json": '{"_class_name": "UNet2DModel"}',
@@ -127,6 +128,8 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         file = tmp_path / "my-pipeline" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
+    stable_diffusion(tmp_path / "my-stable-diffusion")
+    (tmp_path / "prompts.txt").write_text("a cat\n", encoding="utf-8")
     (tmp_path / "my-pictures").mkdir()
     # Inception's weights, too, are looked for and not opened.
     (tmp_path / "hub/checkpoints").mkdir(parents=True)

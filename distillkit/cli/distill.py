@@ -15,7 +15,6 @@ METHOD = "best"
 FLAGS = {
     "preset": "--method",
     "run.updates": "--updates",
-    "model.prompts": "--prompts",
     "model.prompts_file": "--prompts",
     "source.guidance": "--guidance",
     "evaluation.guidance": "--guidance",

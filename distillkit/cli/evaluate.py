@@ -42,7 +42,14 @@ def command(
     --set change what the config's tables evaluation, engine, data, features and metric say; grid and sampler are
     the pipeline's own, unless --set names others.
     """
-    from distillkit.cli.pipeline import grid_of, load_model, make_predictor, pipeline_folder, tables_of_run
+    from distillkit.cli.pipeline import (
+        grid_of,
+        load_model,
+        make_predictor,
+        picture_shape,
+        pipeline_folder,
+        tables_of_run,
+    )
     from distillkit.config import read_scoring
 
     folder = pipeline_folder(pipeline)
@@ -59,7 +66,7 @@ def command(
     if samples is not None:
         tables["evaluation"]["samples"] = samples
     if reference is not None:
-        channels, size, _ = model.sample_shape
+        channels, size = picture_shape(model)
         tables["data"] = {"type": "images", "folder": str(reference), "size": size, "channels": channels}
         tables["evaluation"]["reference"] = "data"
     scoring = read_scoring(tables, str(folder), assignments)

@@ -51,6 +51,14 @@ def grid_of(model: Model) -> dict[str, Any]:
     return {"spacing": model.path.spacing} | start
 
 
+def picture_shape(model: Model) -> tuple[int, int]:
+    """Channels and height of a model's pictures: a latent model's samples are none yet."""
+    import torch
+
+    _, channels, height, _ = model.decode(torch.zeros(1, *model.sample_shape)).shape
+    return channels, height
+
+
 def make_predictor(model: Model, scoring: Scoring) -> tuple[Predictor, Scoring]:
     """The network on the engine's device; and the settings with the pipeline's sampler, if none is set."""
     from distillkit.noise import Predictor

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from distillkit.config import Settings, make_plan
-from distillkit.config.memory import estimate
+from distillkit.config.memory import activations, estimate
 from distillkit.interfaces import Inventory
 
 
-def describe(settings: Settings, inventory: Inventory, memory: int, place: Path, config: Path) -> list[str]:
+def describe(settings: Settings, inventory: Inventory, memory: float, place: Path, config: Path) -> list[str]:
     """The plan, a line for each question.
 
     Args:
@@ -22,7 +22,9 @@ def describe(settings: Settings, inventory: Inventory, memory: int, place: Path,
     engine, source, evaluation, optimizer = settings.engine, settings.source, settings.evaluation, settings.optimizer
     options = engine.options.model_dump()
     needs = estimate(settings, inventory)
+    one = activations(inventory, evaluation.guidance, bool(options.get("gradient_checkpointing")))
     beside = f" and {_count(inventory.frozen)} in frozen parts" if inventory.frozen else ""
+    adapter = f", an adapter of {_count(inventory.adapter)}" if inventory.adapter else ""
     batch = f"batches of {source.options.batch}"
     if optimizer.accumulate > 1:
         batch += f", {optimizer.accumulate} to an update"
@@ -31,14 +33,15 @@ def describe(settings: Settings, inventory: Inventory, memory: int, place: Path,
     recomputed = "on" if options.get("gradient_checkpointing") else "off"
     steps = ",".join(map(str, evaluation.steps))
     lines = {
-        "model": f"{inventory.what}, {_count(inventory.parameters)} parameters{beside}",
+        "model": f"{inventory.what}, {_count(inventory.parameters)} parameters{beside}{adapter}",
         "method": f"{settings.run.method}: {settings.run.updates} updates, {batch}, {rate}",
         "stages": _stages(settings),
         "guidance": f"{evaluation.guidance:g}" if evaluation.guidance != 1 else "none",
         "engine": f"{engine.name} on {engine.device}, precision {options.get('precision')}, gradient checkpointing "
         f"{recomputed}",
         "memory": f"{_bytes(needs.total)} of {_bytes(memory)}: {_bytes(needs.trained)} for training, "
-        f"{_bytes(needs.copies)} for teachers, {_bytes(needs.frozen)} for frozen parts; activations come on top",
+        f"{_bytes(needs.copies)} for teachers, {_bytes(needs.frozen)} for frozen parts; activations come on top, about "
+        f"{_bytes(source.options.batch * one)}",
         "": f"(measure them: distillkit plan {config} --measure)",
         "scores": "none, as they need real pictures; with a folder of them, afterwards:",
         " ": f"distillkit evaluate {place} --steps {steps} --features inception --metric fid --reference FOLDER",
@@ -57,9 +60,9 @@ def _stages(settings: Settings) -> str:
     if length > 8:
         shown[2:-1] = ["…"]
     times = f", {len(depths) // length} times" if length < len(depths) else ""
-    jumps = plan[-1].stage.steps // plan[-1].stride
     evaluations = sum(planned.evaluations for planned in plan)
-    return f"N = {', '.join(shown)}{times}: at the end {jumps} steps; {evaluations} network evaluations"
+    steps = settings.evaluation.export_steps
+    return f"N = {', '.join(shown)}{times}: for {steps} steps; {evaluations} network evaluations"
 
 
 def _count(number: int) -> str:
@@ -67,5 +70,5 @@ def _count(number: int) -> str:
     return next(f"{number / unit:.3g} {name}".strip() for unit, name in units if number >= unit)
 
 
-def _bytes(number: int) -> str:
+def _bytes(number: float) -> str:
     return f"{number / 1e9:.3g} GB"

@@ -39,6 +39,12 @@ class Wish:
     prompts: Path | None = None
 
     @property
+    def path(self) -> str:
+        """The model as the config names it."""
+        folder = Path(self.model)
+        return str(folder.absolute()) if folder.is_dir() else self.model
+
+    @property
     def name(self) -> str:
         """The run's."""
         letters = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.model).resolve().name).strip("-._")
@@ -46,7 +52,7 @@ class Wish:
 
 
 def choose(
-    wish: Wish, overrides: Iterable[str], memory: Callable[[Engine], int], registry: Registry | None = None
+    wish: Wish, overrides: Iterable[str], memory: Callable[[Engine], float], registry: Registry | None = None
 ) -> tuple[Settings, Inventory]:
     """The settings, and what they were chosen for.
 
@@ -63,7 +69,7 @@ def choose(
     registry, overrides, origin = registry or load_registry(), list(overrides), f"distillkit distill {wish.model}"
     tables = _asked(wish, registry)
     settings = settle(lay_over({}, tables), wish.name, overrides, registry, origin)
-    inventory = settings.model.inventory()
+    inventory = settings.model.inventory(settings.student)
     if inventory is None:
         raise DistillkitError(f"{origin}: the size of the model is not known; write a config, and use distillkit run")
     fixed = {assignment.key for assignment in parse_assignments(overrides)[0]}
@@ -87,11 +93,12 @@ def _asked(wish: Wish, registry: Registry) -> dict[str, Any]:
     if wish.updates is None and scale is None:
         raise DistillkitError(f"--updates is required: the method '{wish.method}' does not say how many suit it")
     updates = wish.updates or round(scale.updates * longer)  # type: ignore[union-attr]
-    prompts = {} if wish.prompts is None else {"prompts_file": str(wish.prompts)}
+    # From wherever the run's config is read, they are the same files.
+    prompts = {} if wish.prompts is None else {"prompts_file": str(wish.prompts.absolute())}
     return {
         "preset": wish.method,
         "run": {"name": wish.name, "updates": updates},
-        "model": {"type": "diffusers", "path": wish.model} | prompts,
+        "model": {"type": "diffusers", "path": wish.path} | prompts,
         "schedule": schedule,
         # The steps that a fall of two halvings teaches.
         "evaluation": {"steps": [wish.steps, 2 * wish.steps, 4 * wish.steps], "export_steps": wish.steps},

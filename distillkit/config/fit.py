@@ -6,7 +6,7 @@ from collections.abc import Collection
 from math import sqrt
 from typing import Any
 
-from distillkit.config.memory import estimate
+from distillkit.config.memory import activations, estimate
 from distillkit.config.settings import Settings
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Inventory
@@ -14,22 +14,15 @@ from distillkit.registry import Scale
 
 ROOM = 0.9
 """The share of a device's memory that is counted on."""
-ACTIVATIONS = 50
-"""Bytes of activations of a sample, per √parameters and place of the sample's height and width, in float32. Rough:
-eight of diffusers' networks, from 2 M to 2.6 G parameters, have 3 to 130, most of them 13 to 65."""
-CHECKPOINTED = 0.1
-"""The share of them that is left with gradient checkpointing; from 0.01 to 0.7 there."""
 SMALL = 4
 """Below so many samples at a time, computing activations twice is the lesser evil."""
-LARGE = 128 * 128
-"""Height times width that is assumed where the files do not say."""
 
 
 def fit(
     settings: Settings,
     inventory: Inventory,
     scale: Scale | None,
-    memory: int,
+    memory: float,
     fixed: Collection[str],
     guidance: float | None,
 ) -> dict[str, Any]:
@@ -54,14 +47,12 @@ def fit(
             "choose a method that holds fewer of them (--method; docs/methods.md), another device "
             "(--set engine.device=…), or a smaller model"
         )
-    # Guidance evaluates the network on twice as many.
-    sample = ACTIVATIONS * sqrt(inventory.parameters) * (inventory.size or LARGE) * (1 if guidance == 1 else 2)
     tables: dict[str, Any] = {"optimizer": _rates(settings, inventory, scale)}
     batch, room = settings.source.options.batch, ROOM * memory - state
-    part = _part(batch, room / sample)
+    part = _part(batch, room / activations(inventory, guidance, False))
     recompute = part < min(SMALL, batch)
     if recompute:
-        part = _part(batch, room / (sample * CHECKPOINTED))
+        part = _part(batch, room / activations(inventory, guidance, True))
     if "source.batch" not in fixed:
         tables["source"] = {"batch": part}
         tables["optimizer"]["accumulate"] = batch // part
@@ -77,7 +68,7 @@ def _rates(settings: Settings, inventory: Inventory, scale: Scale | None) -> dic
     """Learning rates ∝ 1/√parameters: docs/methods.md, "The size of the network"."""
     if scale is None:
         return {}
-    factor = sqrt(scale.parameters / inventory.parameters)
+    factor = sqrt(scale.parameters / (inventory.adapter or inventory.parameters))
     table = settings.optimizer
     rates = {"learning_rate": table.learning_rate, "final_learning_rate": table.final_learning_rate}
     return {key: float(f"{rate * factor:.2g}") for key, rate in rates.items() if rate is not None}

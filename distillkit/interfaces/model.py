@@ -46,6 +46,7 @@ class Inventory:
         frozen: parameters of the parts that stay beside it in memory (an autoencoder).
         size: height times width of the samples that the network sees; None if the files do not say.
         guidance: the scale s at which its own pipeline samples where it is not told another (1: none).
+        adapter: parameters of the student's adapter; 0 without one.
     """
 
     what: str
@@ -53,6 +54,7 @@ class Inventory:
     frozen: int
     size: int | None
     guidance: float
+    adapter: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,12 @@ class Model(Component):
     classes: int | None
     """How many classes it is conditioned on; None if unconditional."""
 
-    def inventory(self) -> Inventory | None:
-        """What its files say of it, without loading it; None if that is not known. Must not import torch."""
+    def inventory(self, student: StudentTable | None = None) -> Inventory | None:
+        """What its files say of it, without loading it; None if that is not known. Must not import torch.
+
+        Args:
+            student: the config's `[student]`.
+        """
         return None
 
     @abstractmethod

@@ -184,6 +184,11 @@ def _check_guidance(settings: Settings, taught: bool) -> Iterator[Mistake]:
             )
         elif not model.supports_guidance and set(scales) != {1}:
             yield Mistake(key, "must be 1: the model has no null condition for guidance to compare with")
+        elif told is None and min(scales) < 1:
+            yield Mistake(
+                key,
+                f"must be 1 (none) or more, as diffusers' pipelines guide above 1 only (got {_written(scales)})",
+            )
     mixes = teacher is not None and teacher.mixes_guidance
     if told is not None and told.new and not mixes:
         yield Mistake(

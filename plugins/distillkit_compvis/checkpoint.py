@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import warnings
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def read(path: Path) -> dict[str, Tensor]:
         raise _unreadable(path, str(error).partition(". ")[0]) from None
     except OSError as error:
         raise _unreadable(path, str(error.strerror)) from None
-    except (EOFError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
+    except (EOFError, ValueError, TypeError, LookupError, AttributeError, AssertionError, struct.error):
         raise _unreadable(path, "it is no pickle of tensors") from None
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):

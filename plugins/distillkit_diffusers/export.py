@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from distillkit_diffusers.folder import PipelineFolder
+from distillkit_diffusers.folder import PICKLES, PipelineFolder
 
 
 def save(pipeline: Any, folder: Path, card: str, shipped: Mapping[str, ModuleType] | None = None) -> None:
@@ -54,7 +54,7 @@ def save_over(source: PipelineFolder, parts: Mapping[str, Any], folder: Path, ca
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a part. Where it has half-precision weights alone, they lose their mark, as a folder is loaded by one."""
-    shutil.copytree(source, target)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*(f"*{suffix}" for suffix in PICKLES)))
     weights = [file.name for file in target.glob("*.safetensors")]
     if weights and all(".fp16" in name for name in weights):
         for file in list(target.glob("*.fp16*")):

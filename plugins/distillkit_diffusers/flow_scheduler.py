@@ -45,6 +45,11 @@ def read(config: dict[str, Any], spacing: FlowSpacing, length: int | None = None
     times = config.get("num_train_timesteps", 1000)
     if TRAINED in config:
         return FlowPath(times, config[TRAINED]["shift"], "trailing")
+    if spacing == "trailing" and config.get("shift_terminal"):
+        raise DistillkitError(
+            "scheduler: shift_terminal is set, which stretches the grid that the pipeline hands its scheduler, so that "
+            "no grid of 2 S steps would have the times of S; leave it out"
+        )
     if config.get("use_dynamic_shifting"):
         shift, cleanest = dynamic_shift(config, length), 1 / times
     else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.errors import DistillkitError, Mistake
+from distillkit.interfaces import StudentTable
 
 WEIGHTS = "diffusion_pytorch_model"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -36,7 +37,7 @@ class PipelineFolder:
         """The pipeline's class; None where there are only parts."""
         found = self.index.get("_class_name")
         # With a file of its own, it is [file, class].
-        return found[-1] if isinstance(found, list) else found
+        return str(found[-1]) if isinstance(found, list) and found else found or None
 
     @property
     def components(self) -> dict[str, str]:
@@ -103,12 +104,41 @@ class PipelineFolder:
         Raises:
             DistillkitError: a file is damaged.
         """
-        return sum(map(_parameters, _weights(self.part(part))))
+        return sum(map(prod, self._shapes(part).values()))
+
+    def adapter_parameters(self, part: str, student: StudentTable) -> int:
+        """How many parameters an adapter of a part's network has: rank·(in + out) a layer.
+
+        Norms have weights of one dimension, and no adapter. Raises as `parameters`.
+        """
+        layers = {
+            name.removesuffix(".weight"): shape
+            for name, shape in self._shapes(part).items()
+            if name.endswith(".weight") and len(shape) in (2, 4)
+        }
+        wanted = student.target_modules
+        return sum(
+            student.rank * (shape[0] + prod(shape[1:]))
+            for name, shape in layers.items()
+            if wanted is None or any(name == target or name.endswith(f".{target}") for target in wanted)
+        )
+
+    def _shapes(self, part: str) -> dict[str, list[int]]:
+        """The weights' names and shapes."""
+        return {name: shape for file in _weights(self.part(part)) for name, shape in _shapes(file).items()}
 
     def sample_size(self, part: str) -> tuple[int, int] | None:
         """(H, W) of the samples that a network works on, if its config says."""
-        size = read_json(self.part(part) / "config.json").get("sample_size")
-        return (size, size) if isinstance(size, int) else size and (size[0], size[1])
+        file = self.part(part) / "config.json"
+        match read_json(file).get("sample_size"):
+            case None:
+                return None
+            case int(size):
+                return size, size
+            case [int(height), int(width)]:
+                return height, width
+            case found:
+                raise DistillkitError(f"{file}: sample_size must be one number or two (got {found!r})")
 
     def scheduler_config(self) -> dict[str, Any]:
         """The noise schedule's config; empty if the folder has none."""
@@ -158,12 +188,12 @@ def _weights(folder: Path) -> list[Path]:
     return []
 
 
-def _parameters(file: Path) -> int:
+def _shapes(file: Path) -> dict[str, list[int]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="np") as weights:
-            return sum(prod(weights.get_slice(name).get_shape()) for name in weights.offset_keys())
+            return {name: weights.get_slice(name).get_shape() for name in weights.offset_keys()}
     except (OSError, SafetensorError) as error:
         raise DistillkitError(f"{file}: cannot be read as safetensors ({error})") from None
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from distillkit.errors import DistillkitError
 
-WANTED = ["*.json", "*.txt", "*.model", "*/*.safetensors"]
-"""What is fetched: parts in folders of their own, no pickles, and no second copies of everything in one file."""
+WANTED = ["*.json", "*.txt", "*.model", "*/*.safetensors", "diffusion_pytorch_model*.safetensors"]
+"""What is fetched: parts in folders of their own, or a bare network; no pickles, and no second copies of everything in
+one file."""
 NOT_WANTED = ["*.fp16.*", "*non_ema*", "*.bf16.*"]
 
 

@@ -63,9 +63,9 @@ class FamilyModel(Model):
             DistillkitError: there is none for what the options name.
         """
 
-    def inventory(self) -> Inventory | None:
+    def inventory(self, student: StudentTable | None = None) -> Inventory | None:
         """What the family finds in its files."""
-        return self.find_family().inventory()
+        return self.find_family().inventory(student)
 
     def load(self) -> None:
         """Load everything that the family needs."""

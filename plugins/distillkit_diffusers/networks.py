@@ -26,12 +26,24 @@ def load(folder: Path, network_class: Any) -> nn.Module:
     weights = list(folder.glob("*.safetensors"))
     variant = "fp16" if weights and all(".fp16" in file.name for file in weights) else None
     try:
-        network: nn.Module = network_class.from_pretrained(
-            folder, variant=variant, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        network, found = network_class.from_pretrained(
+            folder,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise DistillkitError(f"model.path: diffusers cannot load the network in {folder}: {error}") from error
-    return network.float()
+    # diffusers would begin with random numbers there.
+    if missing := sorted(found["missing_keys"]):
+        raise DistillkitError(
+            f"model.path: the weights in {folder} are not whole: {missing[0]} is missing, of {len(missing)}; get "
+            "the folder anew"
+        )
+    loaded: nn.Module = network.float()
+    return loaded
 
 
 def load_frozen(folder: Path, network_class: Any) -> nn.Module:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from distillkit.errors import DistillkitError, Mistake
-from distillkit.interfaces import Export, GuidanceInput, Inventory, Sampler
+from distillkit.interfaces import Export, GuidanceInput, Inventory, Sampler, StudentTable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -66,7 +66,7 @@ class Family(ABC):
         pipeline = self.folder and (self.folder.pipeline_class or self.folder.network_class)
         return pipeline or "a new network"
 
-    def inventory(self) -> Inventory | None:
+    def inventory(self, student: StudentTable | None) -> Inventory | None:
         """As `Model.inventory`; a new network has no files."""
         folder = self.folder
         if folder is None:
@@ -75,9 +75,15 @@ class Family(ABC):
         return Inventory(
             what=str(folder.pipeline_class or folder.network_class),
             parameters=folder.parameters(self.distilled),
-            frozen=sum(folder.parameters(part) for part in self.parts if part != self.distilled),
+            # Text encoders are gone when training begins.
+            frozen=sum(
+                folder.parameters(part)
+                for part in self.parts
+                if part != self.distilled and not part.startswith("text_encoder")
+            ),
             size=size and size[0] * size[1],
             guidance=self.default_guidance(folder),
+            adapter=0 if student is None else folder.adapter_parameters(self.distilled, student),
         )
 
     def default_guidance(self, folder: PipelineFolder) -> float:

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from distillkit.interfaces import GuidanceInput
 from distillkit_diffusers.families.straight import FlowFamily
 from distillkit_diffusers.families.text import Text
+from distillkit_diffusers.folder import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from distillkit_diffusers.folder import PipelineFolder
 
 
 class Flux(FlowFamily, Text):
@@ -27,10 +30,16 @@ class Flux(FlowFamily, Text):
         "text_encoder": ("CLIPTextModel",),
         "text_encoder_2": ("T5EncoderModel",),
     }
-    part = "transformer"
+    distilled = "transformer"
     pipeline = "FluxPipeline"
     pipeline_spacing = "trailing"
     default_size = 128
+    stock_guidance = 3.5
+
+    def default_guidance(self, folder: PipelineFolder) -> float:
+        """By its input for the scale; a network without one is not guided, if it is not told to."""
+        written = read_json(folder.part(self.distilled) / "config.json")
+        return super().default_guidance(folder) if written.get("guidance_embeds") else 1.0
 
     @property
     def channels(self) -> int:

@@ -23,9 +23,10 @@ class StableDiffusion3(FlowFamily, Text):
         "text_encoder_2": ("CLIPTextModelWithProjection",),
         "text_encoder_3": ("T5EncoderModel",),
     }
-    part = "transformer"
+    distilled = "transformer"
     pipeline = "StableDiffusion3Pipeline"
     pipeline_spacing = "linspace"
+    stock_guidance = 7.0
 
     def read_scheduler(self, length: int | None = None) -> None:
         """For as many tokens as there are patches."""

@@ -21,6 +21,7 @@ class StableDiffusionXL(TextUnet):
         "text_encoder_2": ("CLIPTextModelWithProjection",),
     }
     pipeline = "StableDiffusionXLPipeline"
+    stock_guidance = 5.0
 
     def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, Tensor]:
         """Both encoders' last hidden states but one, side by side; the second one's pooled embedding; the size."""

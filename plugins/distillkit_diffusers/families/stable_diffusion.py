@@ -20,6 +20,7 @@ class StableDiffusion(TextUnet):
         "text_encoder": ("CLIPTextModel",),
     }
     pipeline = "StableDiffusionPipeline"
+    stock_guidance = 7.5
     for_encoding: ClassVar[Mapping[str, Any]] = {"requires_safety_checker": False}
 
     def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, Tensor]:

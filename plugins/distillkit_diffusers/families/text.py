@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from distillkit.noise import Condition
     from distillkit_diffusers.card import Sampling
+    from distillkit_diffusers.folder import PipelineFolder
 
 SLICE = 8
 """Prompts that are encoded at once."""
@@ -30,10 +31,10 @@ class Text(Family):
     the scheduler as it came.
     """
 
-    part: ClassVar[str]
-    """The part with the network."""
     pipeline: ClassVar[str]
     """The pipeline's class in diffusers."""
+    stock_guidance: ClassVar[float]
+    """The scale at which diffusers' pipeline samples where it is not told another."""
     for_encoding: ClassVar[Mapping[str, Any]] = {}
     """What else the pipeline is told where it does no more than encode."""
     takes = prompts.OPTIONS
@@ -45,6 +46,10 @@ class Text(Family):
         if self.folder is not None:
             yield from self.folder.check_components()
 
+    def default_guidance(self, folder: PipelineFolder) -> float:
+        """The stock pipeline's; what it was saved with does not say."""
+        return self.stock_guidance
+
     def load(self) -> None:
         """Load the network and the autoencoder, and encode the prompts."""
         import diffusers
@@ -53,8 +58,8 @@ class Text(Family):
         from distillkit_diffusers.autoencoder import Autoencoder
 
         assert self.folder is not None  # new networks are in pixel space
-        place = self.folder.part(self.part)
-        self.network = networks.load(place, getattr(diffusers, self.parts[self.part][0]))
+        place = self.folder.part(self.distilled)
+        self.network = networks.load(place, getattr(diffusers, self.parts[self.distilled][0]))
         self.config = networks.config(self.network)
         self.autoencoder = Autoencoder.load(self.folder.part("vae"))
         channels = self.autoencoder.channels
@@ -110,7 +115,7 @@ class Text(Family):
 
         assert self.folder is not None
         encoders = {name: classes[0] for name, classes in self.parts.items() if name.startswith("text_encoder")}
-        others = {self.part: self.network, **self.for_encoding}
+        others = {self.distilled: self.network, **self.for_encoding}
         pipeline = text_encoders.load(self.folder, getattr(diffusers, self.pipeline), encoders, others)
         self.prompts = prompts.read(self.options)
         self.classes = len(self.prompts)
@@ -182,7 +187,7 @@ class Text(Family):
         scales = None if told is None else (told.low, told.high)
         stock = getattr(diffusers, self.pipeline)
         text = card.model_card(export, stock, snippet, sampling, scales, "text-to-image")
-        save_over(self.folder, {self.part: network, "scheduler": scheduler}, folder, text)
+        save_over(self.folder, {self.distilled: network, "scheduler": scheduler}, folder, text)
 
     def call(self, export: Export) -> dict[str, Any]:
         """What the pipeline must be told, besides a prompt and the steps, to sample as it was trained."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 class TextUnet(TableFamily, Text):
     """A U-Net on a variance-preserving path; a guidance-distilled one (LCM's, say) takes the scale as an input."""
 
-    part = "unet"
-
     @property
     def guidance_input(self) -> GuidanceInput | None:
         """Where the config has a `time_cond_proj_dim`; it does not say for what scales the network was made."""
