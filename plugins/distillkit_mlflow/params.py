@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from distillkit_mlflow.uri import redact
+from distillkit.errors import redact
 
 MAX_LENGTH = 6000
 """Characters of a parameter's value that MLflow keeps."""

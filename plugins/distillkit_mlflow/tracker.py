@@ -13,12 +13,12 @@ from uuid import uuid4
 from pydantic import PlainSerializer
 
 from distillkit.component import Component
-from distillkit.errors import DistillkitError, Mistake
+from distillkit.errors import HIDDEN, DistillkitError, Mistake
 from distillkit.interfaces import RunInfo, Tracker
 from distillkit_mlflow.handle import Handle
 from distillkit_mlflow.params import cut, flatten
 from distillkit_mlflow.record import Record
-from distillkit_mlflow.uri import HIDDEN, absolute, describe, mistake, redact_uri, sqlite_file
+from distillkit_mlflow.uri import absolute, describe, mistake, redact_uri, sqlite_file
 
 if TYPE_CHECKING:
     from torch import Tensor
