@@ -132,8 +132,8 @@ def test_the_run_goes_on_and_nothing_is_lost(
     check_whole(later, run)
 
 
-def test_the_end_waits_five_seconds() -> None:
-    assert tracking.PATIENCE == 5
+def test_the_end_is_held_up_for_less_than_five_seconds() -> None:
+    assert tracking.PATIENCE < 5
 
 
 def test_one_warning_says_what_is_wrong(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
