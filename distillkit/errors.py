@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+HIDDEN = "***"
+"""What is shown for credentials."""
+
+_USER = re.compile(r"(?<=:/)(/?)[^/\s:@]*(?::\S*)?@")
+"""`user:password@` of any URI in a text, up to the last @: SQLAlchemy takes passwords that hold an @ or a slash."""
+
+_NAMES = "password|passwd|pwd|pass|token|secret|key|auth|credentials?|sig|signature|odbc_connect"
+"""What the names of query parameters end in that hold credentials."""
+
+QUERY = re.compile(rf"(?i)([?&;#][^=&;#\s]*(?:{_NAMES})=)([^&;#\s'\"]*)")
+"""Such a parameter of a URI, and its value."""
+
+
+def redact(text: str) -> str:
+    """A text with the credentials of every URI in it replaced by `***`."""
+    return QUERY.sub(rf"\1{HIDDEN}", _USER.sub(rf"\1{HIDDEN}@", text))
 
 
 class DistillkitError(Exception):
@@ -13,13 +31,16 @@ class DistillkitError(Exception):
 
 @dataclass(frozen=True)
 class Mistake:
-    """One mistake in a config: `key` is the TOML key as a user would search for it (`optimizer.betas[1]`)."""
+    """One mistake in a config: `key` is the TOML key as a user would search for it (`optimizer.betas[1]`).
+
+    It is shown without the credentials of any URI that it quotes.
+    """
 
     key: str
     message: str
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.message}" if self.key else self.message
+        return redact(f"{self.key}: {self.message}" if self.key else self.message)
 
 
 class ConfigError(DistillkitError):

@@ -17,8 +17,8 @@ class Server(ThreadingHTTPServer):
 
     Attributes:
         mode: "hangs": no answer until `release` is set, and none then; "passes on": everything goes to `upstream`;
-            "loses answers": that too, but every third answer does not come back.
-        requests: how many there were.
+            "loses answers": that too, but the first answer of each address does not come back.
+        lost: those addresses.
     """
 
     daemon_threads = True
@@ -29,7 +29,7 @@ class Server(ThreadingHTTPServer):
         self.mode = mode
         self.upstream = upstream
         self.release = threading.Event()
-        self.requests = 0
+        self.lost: set[str] = set()
 
     @property
     def uri(self) -> str:
@@ -47,7 +47,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         server = self.server
-        server.requests += 1
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length)
         self.close_connection = True
@@ -56,7 +55,9 @@ class Handler(BaseHTTPRequestHandler):
         elif server.mode == "answers 500":
             self.send_error(500)
         else:
-            lost = server.mode == "loses answers" and server.requests % 3 == 0
+            address = self.path.partition("?")[0]
+            lost = server.mode == "loses answers" and address not in server.lost
+            server.lost.add(address)
             connection = http.client.HTTPConnection("127.0.0.1", server.upstream, timeout=60)
             connection.request(self.command, self.path, body, {**self.headers, "Connection": "close"})
             with connection.getresponse() as reply:

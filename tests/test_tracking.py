@@ -22,12 +22,12 @@ from distillkit_mlflow.lock import lock
 from distillkit_mlflow.record import Record, read
 from distillkit_mlflow.store import open_store
 from distillkit_mlflow.tracker import MlflowTracker
-from distillkit_mlflow.uri import describe, redact, redact_uri, sqlite_file
+from distillkit_mlflow.uri import describe, redact_uri, sqlite_file
 from failing_servers import serve
 
 from distillkit.cli.group import cli
 from distillkit.config import read_config
-from distillkit.errors import ConfigError, DistillkitError
+from distillkit.errors import ConfigError, DistillkitError, redact
 from distillkit.interfaces import RunInfo
 
 if TYPE_CHECKING:
@@ -132,8 +132,8 @@ def test_the_run_goes_on_and_nothing_is_lost(
     check_whole(later, run)
 
 
-def test_the_end_waits_five_seconds() -> None:
-    assert tracking.PATIENCE == 5
+def test_the_end_is_held_up_for_less_than_five_seconds() -> None:
+    assert tracking.PATIENCE < 5
 
 
 def test_one_warning_says_what_is_wrong(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -270,6 +270,23 @@ def test_credentials_are_in_no_file_and_no_message(
 def test_redacted_uris(text: str, shown: str) -> None:
     assert redact(text) == shown
     assert redact(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("written", "assignment"),
+    [
+        (f'["http://me:{SECRET}@host"]', "run.seed=1"),
+        (f'"nothing://me:{SECRET}@host"', "run.seed=1"),
+        ('"sqlite:///mlflow.db"', f"tracker.uri:http://me:{SECRET}@host"),
+        ('"sqlite:///mlflow.db"', f'tracker="http://me:{SECRET}@host"'),
+    ],
+)
+def test_mistakes_quote_no_credentials(tmp_path: Path, written: str, assignment: str) -> None:
+    (tmp_path / "mine.toml").write_text(f'preset = "dsdi"\n{tables("x")}'.replace('"x"', written))
+    with pytest.raises(ConfigError) as caught:
+        read_config(tmp_path / "mine.toml", ["run.updates=2", assignment])
+    assert len(caught.value.mistakes) == 1
+    assert SECRET not in str(caught.value)
 
 
 def test_redacted_messages() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID, uuid5
 
+from distillkit.errors import redact
 from distillkit_mlflow.store import run_exists
-from distillkit_mlflow.uri import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,17 +1,16 @@
-"""A config as MLflow parameters."""
+"""A config as MLflow parameters, and the rest of what is known of a run as tags."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from distillkit_mlflow.uri import redact
+from distillkit.errors import redact
+from distillkit.interfaces import RunInfo
 
 MAX_LENGTH = 6000
 """Characters of a parameter's value that MLflow keeps."""
-
-BATCH = 100
-"""Parameters that MLflow takes at once."""
 
 
 def flatten(tables: Mapping[str, Any]) -> dict[str, str]:
@@ -20,6 +19,13 @@ def flatten(tables: Mapping[str, Any]) -> dict[str, str]:
     Values are cut at 6000 characters, and credentials in URIs are replaced by `***`.
     """
     return {key: cut(redact(str(value))) for key, value in _leaves("", tables)}
+
+
+def tags(run: RunInfo) -> dict[str, str]:
+    """The method, and the stages as JSON."""
+    plan = [{"steps": steps, "updates": updates, "evaluations": count} for steps, updates, count in run.plan]
+    method = run.settings.get("run", {}).get("method", "custom")
+    return {"method": str(method), "plan": cut(json.dumps(plan))}
 
 
 def cut(text: str) -> str:

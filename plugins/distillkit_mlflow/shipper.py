@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -31,6 +32,9 @@ LINGER = 60.0
 
 def main() -> int:
     """Send until the run is over. 0 if the store has everything."""
+    # Its end comes by the input, a minute after the run's at most. A cluster signals all processes of a job at once.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     output = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     # MLflow prints links.
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115

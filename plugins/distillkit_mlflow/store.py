@@ -9,7 +9,7 @@ import warnings
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from distillkit_mlflow.uri import artifact_root, sqlite_file
+from distillkit_mlflow.uri import artifact_root, scheme, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,6 +26,18 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 RECORD = "distillkit.record"
 """The tag that holds the id of a run's record, by which the run is found where an answer was lost."""
+
+
+def load_driver(uri: str) -> None:
+    """What a database takes must be installed.
+
+    Raises:
+        Exception: SQLAlchemy's, or that of the import.
+    """
+    if scheme(uri) in ("postgresql", "mysql", "mssql"):
+        from sqlalchemy import make_url
+
+        make_url(uri).get_dialect().import_dbapi()
 
 
 def open_store(uri: str) -> MlflowClient:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,12 +12,13 @@ from uuid import uuid4
 from pydantic import PlainSerializer
 
 from distillkit.component import Component
-from distillkit.errors import DistillkitError, Mistake
+from distillkit.errors import HIDDEN, DistillkitError, Mistake
 from distillkit.interfaces import RunInfo, Tracker
+from distillkit_mlflow import store
 from distillkit_mlflow.handle import Handle
-from distillkit_mlflow.params import cut, flatten
+from distillkit_mlflow.params import flatten, tags
 from distillkit_mlflow.record import Record
-from distillkit_mlflow.uri import HIDDEN, absolute, describe, mistake, redact_uri, sqlite_file
+from distillkit_mlflow.uri import absolute, describe, mistake, redact_uri, sqlite_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-PATIENCE = 5.0
-"""Seconds that the end of a run may wait for the store."""
+PATIENCE = 4.0
+"""Seconds that the end of a run waits for the store. Five are promised."""
 
 MAKING = 120.0
 """Seconds that the beginning of a run may wait for a new SQLite store to be made; it takes about ten."""
@@ -96,7 +96,13 @@ class MlflowTracker(Tracker):
         Raises:
             DistillkitError: the store's driver is not installed.
         """
-        self._load_driver()
+        try:
+            store.load_driver(self._uri)
+        except Exception as error:
+            raise DistillkitError(
+                f"tracker.uri: MLflow cannot record the run in {redact_uri(self._uri)}: {describe(self._uri, error)}; "
+                'correct it, or set tracker.type = "none"'
+            ) from None
         self._folder = run.folder
         above = None if run.parent is None else _running.get(run.parent)
         self._chain = above if above is not None and above._uri == self._uri else None
@@ -105,26 +111,11 @@ class MlflowTracker(Tracker):
         if self._chain is None:
             self._guard(self._send)
 
-    def _load_driver(self) -> None:
-        if self._uri.startswith(("sqlite", "http", "databricks")):
-            return
-        from sqlalchemy import make_url
-
-        try:
-            make_url(self._uri).get_dialect().import_dbapi()
-        except Exception as error:
-            raise DistillkitError(
-                f"tracker.uri: MLflow cannot record the run in {redact_uri(self._uri)}: {describe(self._uri, error)}; "
-                'correct it, or set tracker.type = "none"'
-            ) from None
-
     def _begin(self, run: RunInfo) -> None:
         self._record = record = Record(run.folder)
         if record.events:
             record.add("resume")
             return
-        plan = [{"steps": steps, "updates": updates, "evaluations": count} for steps, updates, count in run.plan]
-        method = str(run.settings.get("run", {}).get("method", "custom"))
         record.add(
             "start",
             id=str(uuid4()),
@@ -133,7 +124,7 @@ class MlflowTracker(Tracker):
             uri=redact_uri(self.options.uri),
             store=redact_uri(self._uri),
             nested=self._chain is not None,
-            tags={"method": method, "plan": cut(json.dumps(plan))},
+            tags=tags(run),
             params=flatten(run.settings),
         )
 

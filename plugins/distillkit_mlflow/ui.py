@@ -9,7 +9,7 @@ import sys
 import click
 
 from distillkit.errors import DistillkitError
-from distillkit_mlflow.uri import redact, scheme, sqlite_file
+from distillkit_mlflow.uri import redact_uri, scheme, sqlite_file
 
 
 def open_ui(uri: str, port: int) -> None:
@@ -19,10 +19,10 @@ def open_ui(uri: str, port: int) -> None:
         DistillkitError: there is no store yet, it is a server that has a UI of its own, or the UI cannot start.
     """
     if scheme(uri) in ("http", "https"):
-        raise DistillkitError(f"tracker.uri: {redact(uri)} is a server with a UI of its own: open that address")
+        raise DistillkitError(f"tracker.uri: {redact_uri(uri)} is a server with a UI of its own: open that address")
     file = sqlite_file(uri)
     if file is not None and not file.is_file():
-        raise DistillkitError(f"tracker.uri: no run was recorded in {redact(uri)} yet: there is no {file}")
+        raise DistillkitError(f"tracker.uri: no run was recorded in {redact_uri(uri)} yet: there is no {file}")
     # The URI goes by the environment: a command line, and any password in it, is there for every user to see.
     environment = {
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -7,28 +7,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-HIDDEN = "***"
-"""What is shown for credentials."""
+from distillkit.errors import HIDDEN, QUERY, redact
 
 STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 """MLflow's own. Other packages add theirs by an entry point."""
 
-_USER = re.compile(r"(?<=:/)(/?)[^/\s:@]*(?::\S*)?@")
-"""`user:password@` of any URI in a text, up to the last @: SQLAlchemy takes passwords that hold an @ or a slash."""
-
-_NAMES = "password|passwd|pwd|pass|token|secret|key|auth|credentials?|sig|signature|odbc_connect"
-"""What the names of query parameters end in that hold credentials."""
-
-_QUERY = re.compile(rf"(?i)((?:{_NAMES})=)([^&;#\s'\"]*)")
-"""Such a parameter and its value, anywhere in a text."""
-
 _PASSWORD = re.compile(r"://[^/:@]*:(.*)@")
 """The password in a URI alone."""
-
-
-def redact(text: str) -> str:
-    """A text with the credentials of every URI in it replaced by `***`."""
-    return _QUERY.sub(rf"\1{HIDDEN}", _USER.sub(rf"\1{HIDDEN}@", text))
 
 
 def redact_uri(uri: str) -> str:
@@ -39,7 +24,7 @@ def redact_uri(uri: str) -> str:
 def redact_about(uri: str, text: str) -> str:
     """A message about a store, which may quote its URI or, alone, its password."""
     text = text.replace(uri, redact_uri(uri))
-    for secret in [*_PASSWORD.findall(uri), *(value for _, value in _QUERY.findall(uri))]:
+    for secret in [*_PASSWORD.findall(uri), *(value for _, value in QUERY.findall(uri))]:
         for form in filter(None, (secret, unquote(secret))):
             text = text.replace(form, HIDDEN)
     return redact(text)
