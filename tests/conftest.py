@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,16 @@ def store_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
     open_store(uri)
     return uri
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run that nothing happened to, of those that `faults` makes."""
+    from faults import place
+
+    made = place(tmp_path_factory.mktemp("whole"))
+    assert made.go() == 0, made.errors
+    return made
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -21,6 +21,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from digits import MODEL, PLAIN, SCORED
+
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 TOLD = {"os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.mkdir": 1, "os.truncate": 1, "shutil.rmtree": 1}
 """What Python tells of besides open, and how many paths it names."""
@@ -218,3 +220,18 @@ def _read(file: Path) -> Any:
 
 
 KILL = (signal.SIGKILL,)
+
+# All that a run has: an average, a teacher with a state, trajectories out of step, scores, the best weights.
+RUN = (
+    *("run.updates=6", "run.checkpoint_every=2", "run.log_every=1", "schedule.start=4", "source.batch=3"),
+    *("source.staggered=true", "source.guidance=[1.0, 3.0]", "teacher.type=ema", "teacher.decay=0.9", "ema.decay=0.9"),
+    *("optimizer.learning_rate=1e-3", "evaluation.every=2", "evaluation.samples=6", "evaluation.every_samples=6"),
+    *("evaluation.best=steps-2", "evaluation.batch=6"),
+)
+
+
+def place(top: Path, *options: str) -> Place:
+    """A place for runs of six updates in two stages."""
+    top.mkdir(exist_ok=True)
+    (top / "mine.toml").write_text('preset = "dsdi"\n' + MODEL + PLAIN + SCORED, encoding="utf-8")
+    return Place(top, (*RUN, *options))

@@ -96,7 +96,8 @@ def test_run_that_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, due:
     assert result.exit_code == 2
     assert re.fullmatch(
         r"update 2: the loss is (inf|nan) and the gradient's norm \S+: the run has diverged; lower "
-        r"optimizer\.learning_rate \(it was \S+e\+\d+ there\)\n",
+        r"optimizer\.learning_rate \(it was \S+e\+\d+ there\); no checkpoint was made before "
+        r"\(run\.checkpoint_every\): begin anew in another folder\n",
         result.stderr,
     )
     journal = (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()

@@ -8,10 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults import Fault, Place, content
-from test_kill import place, whole
-
-__all__ = ["whole"]
+from faults import Fault, Place, content, place
 
 ADVICE = (
     "nothing that was there before is lost: make room, or see to the folder's permissions, and go on with --resume\n"
@@ -36,7 +33,10 @@ MOMENTS: dict[str, tuple[str, int, str]] = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+FAST = ("the journal", "a checkpoint's weights", "a checkpoint's renaming", "the export")
+
+
+@pytest.mark.parametrize("moment", [pytest.param(m, marks=[pytest.mark.slow] * (m not in FAST)) for m in MOMENTS])
 def test_full_from_a_moment_on(whole: Place, tmp_path: Path, moment: str) -> None:
     at, which, named = MOMENTS[moment]
     full = place(tmp_path)

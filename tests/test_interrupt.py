@@ -1,4 +1,4 @@
-"""Ctrl-C to a real process: what it leaves, and going on from there."""
+"""Ctrl-C and SIGTERM to a real process: what it leaves, and going on from there."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Process:
         tables = (MODEL + PLAIN + SCORED).replace('type = "none"\n', store)
         (top / "mine.toml").write_text('preset = "dsdi"\n' + tables, encoding="utf-8")
 
-    def run(self, *options: str, until: Callable[[], bool] | None = None) -> int:
-        """Run; stop it with SIGINT as soon as `until` holds. The exit code."""
+    def run(self, *options: str, until: Callable[[], bool] | None = None, by: int = signal.SIGINT) -> int:
+        """Run; stop it with a signal as soon as `until` holds. The exit code."""
         command = [sys.executable, "-m", "distillkit", "run", "mine.toml", "--output", "run"]
         assignments = [f"run.updates={UPDATES}", "run.log_every=1", "source.batch=2", "schedule.start=4"]
         assignments += ["evaluation.samples=1500"]
@@ -45,7 +45,7 @@ class Process:
                     assert process.poll() is None
                     time.sleep(0.01)
                 if until is not None:
-                    process.send_signal(signal.SIGINT)
+                    process.send_signal(by)
                 self.output, self.errors = process.communicate(timeout=120)
             finally:
                 process.kill()
@@ -75,7 +75,8 @@ def test_stopped_in_evaluation_then_in_updates_then_finished(tmp_path: Path) -> 
     assert process.journal() == []
 
     # While it learns.
-    assert process.run("--resume", until=lambda: len(process.journal()) > 2) == 130
+    learning = process.run("--resume", until=lambda: len(process.journal()) > 2, by=signal.SIGTERM)
+    assert learning == 143
     done = process.journal()
     assert process.errors == f"stopped: after update {len(done)} of {UPDATES}; go on with --resume\n"
     assert done == list(range(1, len(done) + 1))
@@ -107,3 +108,16 @@ def test_stopped_in_an_evaluation_between_updates(tmp_path: Path) -> None:
     assert process.errors == f"stopped: after update 3 of {UPDATES}; go on with --resume\n"
     assert process.journal() == [1, 2, 3]
     assert [file.name for file in (process.folder / "checkpoints").iterdir()] == ["update-000003"]
+
+
+def test_stopped_before_it_has_begun(tmp_path: Path) -> None:
+    """While torch is being imported: nothing is left."""
+    command = [sys.executable, "-m", "distillkit", "run", "mine.toml", "--output", "run"]
+    (tmp_path / "mine.toml").write_text('preset = "dsdi"\n' + MODEL + PLAIN + "[run]\nupdates = 9\n", encoding="utf-8")
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8"):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (143, "stopped\n")
+    assert not (tmp_path / "run").exists()

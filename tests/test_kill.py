@@ -7,30 +7,7 @@ from pathlib import Path
 
 import pytest
 from digits import MODEL, PLAIN, SCORED
-from faults import KILL, Fault, Place, content
-
-RUN = (
-    *("run.updates=6", "run.checkpoint_every=2", "run.log_every=1", "schedule.start=4", "source.batch=3"),
-    *("source.staggered=true", "source.guidance=[1.0, 3.0]", "teacher.type=ema", "teacher.decay=0.9", "ema.decay=0.9"),
-    *("optimizer.learning_rate=1e-3", "evaluation.every=2", "evaluation.samples=6", "evaluation.every_samples=6"),
-    *("evaluation.best=steps-2", "evaluation.batch=6"),
-)
-FEW = 6
-"""Kills in the fast part."""
-
-
-def place(top: Path, *options: str) -> Place:
-    top.mkdir(exist_ok=True)
-    (top / "mine.toml").write_text('preset = "dsdi"\n' + MODEL + PLAIN + SCORED, encoding="utf-8")
-    return Place(top, (*RUN, *options))
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A run that nothing happened to."""
-    made = place(tmp_path_factory.mktemp("whole"))
-    assert made.go() == 0, made.errors
-    return made
+from faults import KILL, Fault, Place, content, place
 
 
 def kill_and_go_on(whole: Place, top: Path, number: int) -> None:

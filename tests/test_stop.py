@@ -6,10 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from faults import Fault, content
-from test_kill import place, whole
-
-__all__ = ["whole"]
+from faults import Fault, Place, content, place
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
 CODES = {TERM: 143, INT: 130}
@@ -28,9 +25,9 @@ PHASES: dict[str, tuple[str, int, int | None]] = {
 }
 
 
-@pytest.mark.parametrize("number", [TERM, INT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize("number", [TERM, pytest.param(INT, marks=pytest.mark.slow)], ids=["SIGTERM", "Ctrl-C"])
 @pytest.mark.parametrize("phase", PHASES)
-def test_stopped_in_a_phase(whole, tmp_path: Path, phase: str, number: int) -> None:  # type: ignore[no-untyped-def]
+def test_stopped_in_a_phase(whole: Place, tmp_path: Path, phase: str, number: int) -> None:
     at, which, updates = PHASES[phase]
     stopped = place(tmp_path)
     assert stopped.go(Fault(which, at, signals=(number,))) == CODES[number], stopped.errors
@@ -44,9 +41,9 @@ def test_stopped_in_a_phase(whole, tmp_path: Path, phase: str, number: int) -> N
     assert content(stopped.run) == content(whole.run)
 
 
-@pytest.mark.parametrize("pair", [(TERM, TERM), (INT, INT), (TERM, INT)], ids=str)
+@pytest.mark.parametrize("pair", [(TERM, INT), *(pytest.param((n, n), marks=pytest.mark.slow) for n in CODES)], ids=str)
 @pytest.mark.parametrize("phase", ["an update", "a checkpoint"])
-def test_a_second_signal_stops_at_once(whole, tmp_path: Path, phase: str, pair: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
+def test_a_second_signal_stops_at_once(whole: Place, tmp_path: Path, phase: str, pair: tuple[int, int]) -> None:
     at, which, _ = PHASES[phase]
     stopped = place(tmp_path)
     assert stopped.go(Fault(which, at, signals=pair)) == CODES[pair[1]], stopped.errors
