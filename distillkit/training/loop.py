@@ -151,7 +151,8 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
             number, given = position.stage + 1, planned.stage.updates
             reporter.say(f"stage {number} (N = {planned.stage.steps}) is over after {position.done} of {given} updates")
         if teacher is not None and position.stage + 1 < len(plan):
-            teacher.end_stage(parts.student)
+            with engine.whole():
+                teacher.end_stage(parts.student)
         position.stage += 1
         position.done = 0
         position.scores = []
