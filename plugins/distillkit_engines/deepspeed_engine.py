@@ -62,9 +62,8 @@ class DeepSpeedEngine(Engine):
         """DeepSpeed is there, and its JSON does not contradict the options."""
         options = self.options
         if find_spec("deepspeed") is None:
-            yield Mistake(
-                "type", "'deepspeed' needs DeepSpeed, which is not installed: pip install 'distillkit[deepspeed]'"
-            )
+            missing = "'deepspeed' needs DeepSpeed, which is not installed: pip install 'distillkit[deepspeed]'"
+            yield Mistake("type", missing)
         if options.offload != "none" and options.zero_stage == 0:
             yield Mistake("offload", "needs a zero_stage of 1 to 3: without ZeRO, nothing is offloaded")
         if options.config is not None:

@@ -69,7 +69,7 @@ def conflicts(theirs: Json, ours: Json, precision: str) -> Iterator[str]:
     if precision == "auto":
         for key in ("bf16", "fp16"):
             if theirs.get(key, {}).get("enabled", "auto") != "auto":
-                yield f'{key}.enabled is engine.precision\'s to say, which is "auto"; leave it out, or name "{key}" there'
+                yield f'{key}.enabled: engine.precision is "auto", and decides it; name "{key}" there, or leave it out'
     for key, value in _leaves(ours):
         said: Any = theirs
         for part in key.split("."):

@@ -41,9 +41,7 @@ class Masters:
             )
         else:
             # Without ZeRO the weights themselves, or one in float32 for each.
-            self._own = dict.fromkeys(self._weights.values())  # type: ignore[arg-type]
-            for weight in self._own:
-                self._own[weight] = weight
+            self._own = {weight: weight for weight in self._weights.values()}
             pairs = zip(getattr(optimizer, "fp16_groups", ()), getattr(optimizer, "fp32_groups", ()), strict=True)
             for low, high in pairs:
                 self._own.update(zip(low, high, strict=True))
