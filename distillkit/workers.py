@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 T = TypeVar("T")
+
+PATIENCE = 10.0
+"""Seconds that a process which is about to exit waits for the others."""
 
 _host: Any = None
 """The group for tensors on the CPU; None: the default one does."""
@@ -111,13 +115,35 @@ def leave() -> None:
 
 
 def first_to_fail() -> bool:
-    """Whether this process failed before all others, so that it is the one to say why."""
+    """Whether this process failed before all others, so that it is the one to say why.
+
+    If not, this waits, as a launcher takes the exit code of the first to end, and ends the others.
+    """
     if _store is None:
-        return is_first()
+        # The first most likely fails alike. If it does not, this is the only one that knows.
+        if not is_first():
+            time.sleep(PATIENCE)
+        return True
     try:
-        return bool(_store.add("distillkit/failed", 1) == 1)
+        first = bool(_store.add("distillkit/failed", 1) == 1)
     except RuntimeError:  # the process that held the store is gone: it failed first
-        return False
+        first = False
+    if not first:
+        time.sleep(PATIENCE)
+    return first
+
+
+def leave_together() -> None:
+    """Wait a while until all processes are about to exit: when one is gone, a launcher ends the others."""
+    if _store is None:
+        return
+    until = time.monotonic() + PATIENCE
+    try:
+        _store.add("distillkit/leaving", 1)
+        while _store.add("distillkit/leaving", 0) < count() and time.monotonic() < until:
+            time.sleep(0.05)
+    except RuntimeError:  # the process that held the store is gone
+        return
 
 
 def barrier() -> None:

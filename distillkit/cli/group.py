@@ -16,6 +16,7 @@ from distillkit.errors import DistillkitError, RunInterrupted
 COMMANDS = {
     "distill": "Make a pipeline sample in a few steps, without a config.",
     "run": "Distil (or train) a model as a config says.",
+    "launch": "Carry out a command in several processes.",
     "check": "Say what is wrong with a config.",
     "plan": "Show a config's stages and what they cost.",
     "plugins": "List the parts that configs and commands can name.",
@@ -63,13 +64,14 @@ class LazyGroup(click.Group):
         except (KeyboardInterrupt, RunInterrupted) as stop:
             if workers.is_first():
                 click.echo(f"stopped: {stop}" if str(stop) else "stopped", err=True)
+            workers.leave_together()
             ctx.exit(STOPPED + getattr(stop, "number", signal.SIGINT))
         except DistillkitError as error:
             if workers.first_to_fail():
                 click.echo(str(error), err=True)
             ctx.exit(2)
         except click.ClickException as error:
-            if workers.is_first():
+            if workers.first_to_fail():
                 raise
             ctx.exit(error.exit_code)
         except RuntimeError:  # so does a collective end that another process's failure broke off

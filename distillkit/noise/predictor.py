@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,9 @@ class Predictor(nn.Module):
         self.evaluations = Evaluations()
         self.moved: Tensor | None = None
         """1 or 0, a scalar: whether the newest update moved the weights, which averages then follow. None: it did."""
+        self.whole: Callable[[], AbstractContextManager[Any]] = nullcontext
+        """Inside, its weights can be read, where an engine has spread them. All processes enter it together."""
+        self._precise: list[Tensor] | None = None
         self._forward_network = forward_network
         self._shared = [name for name, weight in self.named_parameters() if not weight.requires_grad]
         self.register_state_dict_post_hook(_leave_out_shared)  # type: ignore[no-untyped-call]
@@ -67,6 +71,7 @@ class Predictor(nn.Module):
         return Prediction.from_output(self.kind, output, z, self.path.alpha(t), self.path.sigma(t))
 
     def _output(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        z, condition = self._cast(z), condition.map(self._cast)
         if condition.guidance is None:
             return self._forward_network(self.network, z, t, condition.inputs).float()
         null = condition.null
@@ -79,15 +84,30 @@ class Predictor(nn.Module):
         scale = condition.guidance.view(-1, 1, 1, 1)
         return unconditional + scale * (conditional - unconditional)
 
+    def _cast(self, tensor: Tensor) -> Tensor:
+        """In the network's precision, if it is more than a number for each sample (as a guidance scale is)."""
+        if tensor.dim() < 2 or not tensor.is_floating_point():
+            return tensor
+        return tensor.to(next(self.network.parameters()).dtype)
+
     @torch.no_grad()
     def follow(self, other: Predictor, decay: float) -> None:
-        """Move the weights towards another's, in place: θ⁻ ← decay·θ⁻ + (1 − decay)·θ, an exponential average."""
-        pairs = zip(self.parameters(), other.parameters(), strict=True)
-        averages, weights = zip(*[(mine, theirs) for mine, theirs in pairs if mine is not theirs], strict=True)
-        if other.moved is None:
-            torch._foreach_lerp_(averages, weights, 1 - decay)
-        else:
-            torch._foreach_lerp_(averages, weights, [other.moved * (1 - decay)] * len(averages))
+        """Move the weights towards another's, in place: θ⁻ ← decay·θ⁻ + (1 − decay)·θ, an exponential average.
+
+        It moves by less than 16 bits can tell: weights of so many are rounded from an average in float32.
+        """
+        with other.whole():
+            pairs = zip(self.parameters(), other.parameters(), strict=True)
+            mine, theirs = zip(*[(one, two) for one, two in pairs if one is not two], strict=True)
+            averages = list(mine)
+            if mine[0].dtype != torch.float32:
+                if self._precise is None:
+                    self._precise = [weight.float() for weight in mine]
+                averages = self._precise
+            share = 1 - decay if other.moved is None else [other.moved * (1 - decay)] * len(averages)
+            torch._foreach_lerp_(averages, [weight.float() for weight in theirs], share)
+            if averages is self._precise:
+                torch._foreach_copy_(list(mine), averages)
 
     def copy(self) -> Predictor:
         """A frozen copy with trained weights of its own, for a teacher; what is never trained the two share.

@@ -90,6 +90,7 @@ def prepare(parts: Parts) -> Sequence[Callable[[], None]]:
         parts.student, settings.teacher, settings.target, settings.losses, settings.model.path, parts.updates
     )
     settings.engine.prepare(step, parts.student.network, settings.optimizer, settings.ema)
+    parts.student.whole = settings.engine.whole
     return work
 
 

@@ -158,7 +158,8 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
         if position.stage + 1 == len(plan):
             break
         if teacher is not None:
-            teacher.end_stage(parts.student)
+            with engine.whole():
+                teacher.end_stage(parts.student)
         position.stage += 1
         position.done = 0
         position.scores = []

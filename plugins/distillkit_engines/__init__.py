@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def distillkit_engines() -> list[type[Engine]]:
+    from distillkit_engines.deepspeed_engine import DeepSpeedEngine
     from distillkit_engines.torch_engine import TorchEngine
 
-    return [TorchEngine]
+    return [TorchEngine, DeepSpeedEngine]

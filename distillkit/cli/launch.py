@@ -1,0 +1,113 @@
+"""`distillkit launch`: a command in several processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+import click
+
+PORT = 29500
+"""Where the first machine is met, as with torchrun."""
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--processes", type=click.IntRange(1), help="On this machine. [default: one for each GPU, or 1]")
+@click.option(
+    "--hostfile",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Several machines: a line for each, as in 'worker-1 slots=8'. Give the same command on all of them.",
+)
+@click.option("--node-rank", type=click.IntRange(0), help="This machine's place in FILE. [default: found by its name]")
+@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Of the first machine.")
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARGUMENTS]…")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    processes: int | None,
+    hostfile: Path | None,
+    node_rank: int | None,
+    port: int,
+    arguments: tuple[str, ...],
+) -> None:
+    """Carry out a command of distillkit in several processes, as in: launch --processes 2 run my.toml
+
+    torch's agent starts them and ends them all when one fails. Ctrl-C and SIGTERM are passed on to them. The exit code
+    is theirs. What torchrun, deepspeed and accelerate start runs as well.
+    """
+    from distillkit.cli.hostfile import find_self, read_hosts
+
+    endpoint, nodes = "localhost:0", 1
+    if hostfile is not None:
+        if processes is not None:
+            raise click.UsageError(
+                "--processes: the hostfile says how many there are on each machine; give one of the two"
+            )
+        hosts = read_hosts(hostfile)
+        node_rank = find_self(hosts, hostfile) if node_rank is None else node_rank
+        if node_rank >= len(hosts):
+            raise click.BadParameter(f"{hostfile} names {len(hosts)} machines", param_hint="--node-rank")
+        endpoint, nodes, processes = f"{next(iter(hosts))}:{port}", len(hosts), [*hosts.values()][node_rank]
+    elif node_rank is not None:
+        raise click.UsageError("--node-rank: is a place in a hostfile; give --hostfile too")
+
+    import torch
+
+    processes = processes or torch.cuda.device_count() or 1
+    ctx.exit(_launch(arguments, processes, nodes, node_rank or 0, endpoint))
+
+
+def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: int, endpoint: str) -> int:
+    """Start this machine's processes and wait for them.
+
+    Returns:
+        the exit code.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # On CPUs, processes must share the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    # The processes say what went wrong.
+    for module in ("multiprocessing", "agent.server"):
+        logging.getLogger(f"torch.distributed.elastic.{module}.api").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=processes,
+        run_id="distillkit",
+        rdzv_backend="c10d" if nodes == 1 else "static",
+        rdzv_endpoint=endpoint,
+        rdzv_configs={} if nodes == 1 else {"rank": node_rank},
+        max_restarts=0,
+        # Not those that are passed on below: the agent would give the processes 30 seconds.
+        signals_to_handle="SIGHUP,SIGQUIT",
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _pass_on)
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", "distillkit", *arguments)
+    except ChildFailedError as error:
+        return _code([failure.exitcode for failure in error.failures.values()])
+    return 0
+
+
+def _pass_on(number: int, frame: FrameType | None) -> None:
+    """Tell the processes, which are in sessions of their own, so that no terminal does."""
+    import psutil
+
+    for child in psutil.Process().children():
+        child.send_signal(number)
+
+
+def _code(codes: list[int]) -> int:
+    """One exit code for all: the one that means something, if a process has it."""
+    # A process that a signal ended has the signal's number below 0.
+    said = [128 - code if code < 0 else code for code in codes]
+    known = [code for code in (2, 130, 143) if code in said]
+    return (known or said)[0]

@@ -1,0 +1,267 @@
+"""DeepSpeed: weights, gradients and optimiser state spread over the processes, as ZeRO does it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from distillkit import workers
+from distillkit.errors import DistillkitError, Mistake
+from distillkit.interfaces import EmaTable, Engine, OptimizerTable, Update
+from distillkit_engines import deepspeed_json as settings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""What changes in DeepSpeed's loss scalers."""
+
+
+class DeepSpeedEngine(Engine):
+    """ZeRO 0 to 3, with offload of the optimiser; bf16, fp16 or fp32; AdamW and EMA on float32 parts.
+
+    16-bit weights begin as the model's, rounded; the float32 ones that the optimiser steps are the model's own.
+    Evaluations and exports are of whole float32 weights. Frozen teachers are whole in each process, in 16 bits where
+    the student is. An average that a teacher or a target keeps follows the weights that the student computes with.
+    """
+
+    name = "deepspeed"
+
+    class Options(Engine.Options):
+        """
+        Attributes:
+            device: "auto" (GPUs if there are any), "cpu" or "cuda". Each process takes the GPU of its own number.
+            zero_stage: what is spread over the processes: 1: optimiser state and EMA; 2: gradients too; 3: weights
+                too; 0: nothing.
+            precision: in which the student is evaluated and its gradients are kept: "bf16", "fp16" (with a loss
+                scale), "fp32"; "auto": bf16 where the device computes in it, fp32 elsewhere.
+            offload: "optimizer" keeps its state and the EMA in the host's memory, where AdamW then runs; "none".
+            gradient_checkpointing: keep few of the student's activations and compute the others again in the backward
+                pass: less memory for one more forward pass. Of networks that have it, as diffusers' do.
+            config: a JSON of DeepSpeed's own options to add; what distillkit sets itself must not differ.
+            timeout_minutes: how long processes wait for each other before they give up.
+        """
+
+        device: Literal["auto", "cpu", "cuda"] = "auto"
+        zero_stage: Literal[0, 1, 2, 3] = 2
+        precision: Literal["bf16", "fp16", "fp32", "auto"] = "auto"
+        offload: Literal["none", "optimizer"] = "none"
+        gradient_checkpointing: bool = False
+        config: Path | None = None
+        timeout_minutes: float = Field(30, gt=0)
+
+    options: Options
+
+    def check(self) -> Iterator[Mistake]:
+        """DeepSpeed is there, and its JSON does not contradict the options."""
+        options = self.options
+        if find_spec("deepspeed") is None:
+            missing = "'deepspeed' needs DeepSpeed, which is not installed: pip install 'distillkit[deepspeed]'"
+            yield Mistake("type", missing)
+        if options.offload != "none" and options.zero_stage == 0:
+            yield Mistake("offload", "needs a zero_stage of 1 to 3: without ZeRO, nothing is offloaded")
+        if options.config is not None:
+            try:
+                theirs = settings.read(options.config)
+            except ValueError as error:
+                yield Mistake("config", str(error))
+                return
+            for sentence in settings.conflicts(theirs, self._own_settings(), options.precision):
+                yield Mistake("config", f"{options.config}: {sentence}")
+
+    def _own_settings(self) -> settings.Json:
+        options = self.options
+        return settings.of_engine(options.zero_stage, options.precision, options.offload == "optimizer")
+
+    @property
+    def replicated(self) -> bool:
+        """Whether ZeRO spreads nothing."""
+        return self.options.zero_stage == 0 or workers.count() == 1
+
+    def state_bytes(self, parameters: int, average: bool) -> int:
+        """Weights and gradients in the precision, float32 weights with two moments and the average: a process's part.
+
+        What is offloaded does not count.
+        """
+        options, k = self.options, workers.count()
+        stage, size = options.zero_stage, 4 if options.precision == "fp32" else 2
+        weights = size / (k if stage == 3 else 1)
+        gradients = size / (k if stage >= 2 else 1)
+        # float32 weights are their own masters, but where ZeRO 1 and 2 keep them apart.
+        masters = 0 if size == 4 and stage in (0, 3) else 4
+        steps = (masters + 8 + 4 * average) / (k if stage else 1)
+        return round(parameters * (weights + gradients + (0 if options.offload == "optimizer" else steps)))
+
+    def setup(self) -> None:
+        """Claim the device."""
+        import torch
+
+        from distillkit_engines.device import claim, has_bf16
+
+        self.device = claim(self.options.device, self.options.timeout_minutes)
+        if self.device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        precision = self.options.precision
+        if precision == "fp16" and self.device.type == "cpu":
+            raise DistillkitError("engine.precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
+        if precision == "auto":
+            precision = "bf16" if has_bf16(self.device) else "fp32"
+        self._precision = precision
+        self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+    def prepare(self, module: nn.Module, network: nn.Module, optimizer: OptimizerTable, ema: EmaTable | None) -> None:
+        """Hand the module to DeepSpeed."""
+        import torch
+
+        from distillkit_engines.deepspeed_start import start
+        from distillkit_engines.device import checkpoint_gradients
+        from distillkit_engines.masters import Masters
+        from distillkit_engines.replica import Replica
+
+        if self.options.gradient_checkpointing:
+            checkpoint_gradients(network)
+        self._network, self._ema_table = network, ema
+        self._replica = Replica(module, network)
+        # Before they are rounded.
+        trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+        precise = {name: weight.detach() for name, weight in trained.items()}
+        self._adamw = torch.optim.AdamW(
+            trained.values(),
+            lr=optimizer.learning_rate,
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            fused=True,
+        )
+        theirs = {} if self.options.config is None else settings.read(self.options.config)
+        precision = settings.of_engine(0, self._precision, False)
+        ours = self._own_settings() | {key: precision[key] for key in ("bf16", "fp16")}
+        ours |= settings.of_optimizer(optimizer.accumulate, optimizer.clip)
+        self._engine = start(module, self._adamw, settings.merge(theirs, ours), self.device)
+        self._masters = Masters(self._engine, network, self.options.zero_stage)
+        if self._precision != "fp32":
+            self._masters.fill(precise)
+        self._average = [shard.detach().clone() for shard in self._masters.shards] if ema else None
+        self._done = 0
+
+    def forward(self, step: Any) -> Any:
+        """Call the module."""
+        return self._engine(step)
+
+    def place_frozen(self, module: nn.Module) -> None:
+        """A frozen module lives on the same device, whole, its own weights in the student's precision."""
+        module.to(self.device)
+        own = module.state_dict(keep_vars=True)
+        if self.options.zero_stage == 3 and len(own) < sum(1 for _ in module.parameters()):
+            raise DistillkitError(
+                "engine.zero_stage: 3 would spread the weights that an adapter's student and its teacher share; use 2, "
+                "as an adapter's own state is small"
+            )
+        for value in own.values():
+            if value.is_floating_point():
+                value.data = value.data.to(self._dtype)
+
+    def update(self, loss: Tensor, learning_rate: float) -> Update | None:
+        """Backward, and with the last of the accumulated batches one step of AdamW."""
+        import torch
+
+        engine = self._engine
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
+        engine.backward(loss)
+        last = engine.is_gradient_accumulation_boundary()
+        plain = last and self.options.zero_stage == 0 and self._precision == "fp32"
+        norm = torch.nn.utils.get_total_norm(self._gradients()) if plain else None
+        engine.step()
+        if not last:
+            return None
+        if norm is None:
+            # A number, or a tensor; below 0 where it is not finite.
+            norm = torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=self.device)
+            norm = torch.where(norm < 0, torch.nan, norm)
+        if not plain and not engine.was_step_applied():
+            # In fp16 that is how the loss scale is found; elsewhere the run has diverged.
+            return Update(torch.full_like(norm, 0.0 if self._precision == "fp16" else torch.nan))
+        if self._average is not None and self._ema_table is not None:
+            with torch.no_grad():
+                torch._foreach_lerp_(self._average, self._masters.shards, 1 - self._ema_table.decay_at(self._done))
+        self._done += 1
+        return Update(norm)
+
+    def _gradients(self) -> list[Tensor]:
+        return [weight.grad for weight in self._network.parameters() if weight.grad is not None]
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, a whole float32 network with the EMA weights is in the place of the trained one."""
+        self._swap()
+        try:
+            with self._replica.filled(self._masters.whole(), self.device) as twin:
+                yield
+            self._masters.fill({name: weight.detach() for name, weight in twin.named_parameters()})
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for shard, mean in zip(self._masters.shards, self._average or (), strict=False):
+            kept = shard.detach().clone()
+            shard.detach().copy_(mean)
+            mean.copy_(kept)
+
+    def whole(self) -> AbstractContextManager[Any]:
+        """Inside, the weights are whole."""
+        if self.options.zero_stage < 3:
+            return nullcontext()
+        import deepspeed
+
+        gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([*self._network.parameters()])
+        return gathered
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision, for float32 networks. The student has it in its weights."""
+        import torch
+
+        return torch.autocast(self.device.type, self._dtype, enabled=self._precision != "fp32")
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """This process's float32 weights, their average, AdamW's moments, and the loss scale."""
+        import torch
+
+        state: dict[str, Tensor] = {"updates": torch.tensor(self._done)}
+        for i, shard in enumerate(self._masters.shards):
+            state[f"network.{i}"] = shard.detach()
+            if self._average is not None:
+                state[f"average.{i}"] = self._average[i]
+            for key, value in self._adamw.state.get(shard, {}).items():
+                state[f"optimizer.{key}.{i}"] = value
+        scaler = self._scaler()
+        return state | {
+            f"scaler.{key}": torch.tensor(value, dtype=torch.float64)
+            for key in SCALER
+            if isinstance(value := getattr(scaler, key, None), int | float)
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put all of it back."""
+        self._done = int(state["updates"])
+        for i, shard in enumerate(self._masters.shards):
+            shard.detach().copy_(state[f"network.{i}"])
+            if self._average is not None:
+                self._average[i].copy_(state[f"average.{i}"])
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{key}.{i}" in state]
+            self._adamw.state[shard] = {key: state[f"optimizer.{key}.{i}"].clone().to(shard.device) for key in keys}
+        scaler = self._scaler()
+        for key in SCALER:
+            if (value := state.get(f"scaler.{key}")) is not None:
+                setattr(scaler, key, type(getattr(scaler, key))(value.item()))
+        self._masters.show()
+
+    def _scaler(self) -> Any:
+        optimizer = self._engine.optimizer
+        return getattr(optimizer, "loss_scale_config", None) or getattr(optimizer, "loss_scaler", None)
