@@ -14,6 +14,7 @@ from torch import Tensor
 from distillkit.errors import DistillkitError
 from distillkit.training.divergence import Watch
 from distillkit.training.files import flush, keep_lines, writing
+from distillkit.training.together import on_first
 
 
 class Journal:
@@ -32,9 +33,13 @@ class Journal:
         self._path = path
         self._watch = watch
         self._waiting: list[tuple[dict[str, Any], Mapping[str, Tensor]]] = []
-        with writing(path):
+
+        def cut() -> None:
             path.touch()
-            kept = keep_lines(path, updates)
+            keep_lines(path, updates)
+
+        on_first(cut, path)
+        kept = path.read_text(encoding="utf-8").splitlines()[:updates]
         if len(kept) < updates:
             raise DistillkitError(
                 f"{path}: has {len(kept)} whole lines, and the checkpoint was made after update {updates}: put the "
