@@ -60,7 +60,7 @@ def test_resumed_run_is_the_same_run(tmp_path: Path, case: str) -> None:
     preset, options = CASES[case]
     whole = distil(tmp_path / "whole", preset, *RUN, *options)
     positions = [json.loads(file.read_text()) for file in sorted(whole.folder.glob("checkpoints/*/position.json"))]
-    # In the middle of a stage, at the end of one, and at the end of all.
+    # In the middle of a stage, at the end of one, if there is a next, and at the end of all.
     within = next(p["update"] for p, q in itertools.pairwise(positions) if p["stage"] == q["stage"])
     ends = [p["update"] for p, q in itertools.pairwise(positions) if p["stage"] != q["stage"]]
     for update in {within, *ends[:1], 12}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,34 @@ def test_killed_at_random_moments_again_and_again(tmp_path: Path, seed: int) -> 
     assert kills >= 3
     assert killed.go() == 0, killed.errors
     assert content(killed.run) == content(undisturbed.run)
+
+
+# It diverges, and goes back: see test_divergence.py.
+WILD = (
+    *("run.updates=60", "run.log_every=1", "schedule.start=4", "source.batch=4"),
+    *("teacher.type=self", "optimizer.learning_rate=3e-3", "optimizer.final_learning_rate=3e-3", "optimizer.clip=0"),
+    *("run.x0_limit=2", "run.loss_limit=1e9", "run.on_divergence=rollback", "run.checkpoint_every=8"),
+    *("evaluation.every=0", "evaluation.teacher=false"),
+)
+
+
+@pytest.fixture(scope="module")
+def back(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A run that went back."""
+    made = Place(place(tmp_path_factory.mktemp("back")).top, WILD)
+    assert made.go() == 0, made.errors
+    assert "rollback 1 of 5" in made.output
+    return made
+
+
+@pytest.mark.parametrize("behind", [1, *(pytest.param(i, marks=pytest.mark.slow) for i in (0, 2, 3))])
+def test_killed_where_a_run_goes_back(back: Place, tmp_path: Path, behind: int) -> None:
+    """The checkpoint that it goes back to is replaced by one that counts how often: either is there at any time."""
+    number = next(i for i, event in enumerate(back.events, 1) if re.fullmatch(r"rename (\S+) \S+\.old", event))
+    killed = Place(place(tmp_path).top, WILD)
+    assert killed.go(Fault(number + behind, signals=KILL)) == -9
+    assert killed.go() == 0, killed.errors
+    assert content(killed.run) == content(back.run)
 
 
 # --- chains ----------------------------------------------------------------------------------------------------------

@@ -77,5 +77,6 @@ class EmaTable(BaseModel):
 
     def decay_after(self, updates: Tensor) -> Tensor:
         """The same after a number of updates that only the device knows, a scalar in float64."""
-        decay = updates.new_tensor(self.decay)
-        return decay.minimum((1 + updates) / (10 + updates)) if self.warmup else decay
+        if self.warmup:
+            return ((1 + updates) / (10 + updates)).clamp(max=self.decay)
+        return updates.new_full((), self.decay)

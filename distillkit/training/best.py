@@ -44,12 +44,13 @@ class Best:
 
     @property
     def found(self) -> Found | None:
-        """The best so far."""
+        """The best so far, by the score that the config names."""
         if not self._path.is_file():
             return None
         with safe_open(self._path, "pt") as file:
             said = file.metadata()
-        return Found(int(said["update"]), said["score"], float(said["value"]))
+        found = Found(int(said["update"]), said["score"], float(said["value"]))
+        return found if found.score == self._score else None
 
     def consider(self, update: int, scores: Mapping[str, float]) -> None:
         """Keep the weights if they have the best score so far; of equals, the first."""

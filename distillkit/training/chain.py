@@ -21,6 +21,7 @@ from distillkit.interfaces import RunInfo
 from distillkit.training.assemble import check_phases
 from distillkit.training.files import partial, replace_file, replace_folder, writing
 from distillkit.training.folder import RunFolder
+from distillkit.training.progress import Reporter
 from distillkit.training.record import own_tracker, recorded
 from distillkit.training.run import run
 
@@ -58,7 +59,7 @@ def run_chain(chain: Chain, folder: Path, resume: bool = False, allow: Collectio
         tracker = own_tracker(chain.tracker, chain.phases[0].origin)
         with recorded(tracker, info, place.discard if not resume else lambda: None):
             if place.finished:
-                print(f"{folder}: this run is finished")
+                Reporter(Console()).say(f"{folder}: this run is finished")
                 rows = place.read_scores()
             else:
                 _carry_out(chain, place, allow)

@@ -77,7 +77,9 @@ def recover(folder: Path) -> None:
     """Put back what `replace_folder` had moved out of the way when it was cut off before the new one was there."""
     for old in folder.glob(".*.old"):
         path = folder / old.name.removeprefix(".").removesuffix(".old")
-        if not path.exists():
+        if path.exists():
+            shutil.rmtree(old)
+        else:
             old.rename(path)
 
 
@@ -85,13 +87,8 @@ def _old(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
 
 
-def keep_lines(path: Path, lines: int) -> list[str]:
-    """Cut a file behind its first lines, in place.
-
-    Returns:
-        the lines that are left: fewer where the file has fewer whole ones.
-    """
+def keep_lines(path: Path, lines: int) -> None:
+    """Cut a file behind its first lines, in place. One that is not whole is none."""
     with path.open("rb+") as file:
         kept = [line for _, line in zip(range(lines), file, strict=False) if line.endswith(b"\n")]
         file.truncate(sum(map(len, kept)))
-    return [line.decode() for line in kept]

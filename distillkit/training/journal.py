@@ -34,14 +34,13 @@ class Journal:
         self._path = path
         self._watch = watch
         self._waiting: list[tuple[dict[str, Any], Mapping[str, Tensor]]] = []
-        kept: list[str] = []
 
         def cut() -> None:
             path.touch()
-            kept.extend(keep_lines(path, updates))
+            keep_lines(path, updates)
 
         on_first(cut, path)
-        kept = workers.from_first(kept)
+        kept = path.read_text(encoding="utf-8").splitlines()[:updates]
         if len(kept) < updates:
             raise DistillkitError(
                 f"{path}: has {len(kept)} whole lines, and the checkpoint was made after update {updates}: put the "

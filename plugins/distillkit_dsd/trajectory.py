@@ -79,7 +79,8 @@ class Trajectory(Source):
             self._begin(over, generator)
         assert self._step is not None
         place = self._place(self._step.z.device) - self._behind
-        times = self._times.to(place.device)[place].T.contiguous()
+        self._times = self._times.to(place.device)
+        times = self._times[place].T.contiguous()
         self._step = replace(self._step, times=times)
         self._position = torch.where(self._left == 1, 0, self._position + 1)
         self._left -= 1
@@ -114,7 +115,8 @@ class Trajectory(Source):
         self._step = replace(self._step, z=z).to(z.device)
 
     def _place(self, device: torch.device) -> Tensor:
-        return workers.part(self._position).to(device)
+        """`_position` there; what is copied without being waited for has been read by then, as it is not pinned."""
+        return workers.part(self._position).to(device, non_blocking=True)
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """Where every sample stands."""
