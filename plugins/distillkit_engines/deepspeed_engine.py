@@ -93,8 +93,8 @@ class DeepSpeedEngine(Engine):
         stage, size = options.zero_stage, 4 if options.precision == "fp32" else 2
         weights = size / (k if stage == 3 else 1)
         gradients = size / (k if stage >= 2 else 1)
-        # float32 weights are their own masters, but where ZeRO 1 and 2 keep them apart.
-        masters = 0 if size == 4 and stage in (0, 3) else 4
+        # Without ZeRO, float32 weights are stepped themselves; with it, DeepSpeed keeps others.
+        masters = 0 if size == 4 and stage == 0 else 4
         steps = (masters + 8 + 4 * average) / (k if stage else 1)
         return round(parameters * (weights + gradients + (0 if options.offload == "optimizer" else steps)))
 

@@ -5,9 +5,6 @@ The functions on single weights take plain ones as well, which are their own loc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -37,19 +34,6 @@ def synchronise(network: nn.Module, on: bool) -> None:
     """Whether the next backward pass adds the processes' gradients up."""
     assert isinstance(network, FSDPModule)
     network.set_requires_gradient_sync(on)
-
-
-@contextmanager
-def unsharded(network: nn.Module) -> Iterator[None]:
-    """Inside, the network's weights are whole ones."""
-    parts = [module for module in network.modules() if isinstance(module, FSDPModule)]
-    for part in parts:
-        part.unshard()
-    try:
-        yield
-    finally:
-        for part in parts:
-            part.reshard()
 
 
 def local(weight: Tensor) -> Tensor:

@@ -153,22 +153,26 @@ class TorchEngine(Engine):
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the network carries the EMA weights."""
+        from distillkit_engines.fsdp import fill
+
         self._swap()
         try:
             if not self._sharded:
                 yield
                 return
-            from distillkit_engines.fsdp import fill, whole
-
-            pairs = dict(zip(self._names, self._weights, strict=True))
-            weights = {name: whole(weight) for name, weight in pairs.items()}
-            with self._replica.filled(weights, self.device) as twin:
+            with self._twin() as twin:
                 yield
-            for name, weight in twin.named_parameters():
-                if name in pairs:
-                    fill(pairs[name], weight.detach())
+            theirs = dict(twin.named_parameters())
+            for name, weight in zip(self._names, self._weights, strict=True):
+                fill(weight, theirs[name].detach())
         finally:
             self._swap()
+
+    def _twin(self) -> AbstractContextManager[nn.Module]:
+        from distillkit_engines.fsdp import whole
+
+        weights = {name: whole(weight) for name, weight in zip(self._names, self._weights, strict=True)}
+        return self._replica.filled(weights, self.device)
 
     def _swap(self) -> None:
         for weight, mean in zip(self._local, self._average or (), strict=False):
@@ -177,10 +181,8 @@ class TorchEngine(Engine):
             mean.copy_(kept)
 
     def whole(self) -> AbstractContextManager[Any]:
-        """Inside, the weights are whole."""
-        from distillkit_engines.fsdp import unsharded
-
-        return unsharded(self._network) if self._sharded else nullcontext()
+        """Inside, a network with whole weights is in the place of one whose weights are spread."""
+        return self._twin() if self._sharded else nullcontext()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bfloat16 where the config and the device say so."""
