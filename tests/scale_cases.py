@@ -111,7 +111,7 @@ def learn(folder: Path, engine: str, method: str) -> tuple[dict[str, Tensor], li
 
     place = folder / f"{engine}-{method}.jsonl"
     journal = Journal(place, Watch(made.run))
-    hooks = Hooks(watch, lambda _: None, lambda _: None, StopRequest())
+    hooks = Hooks(watch, lambda _: False, lambda _: None, lambda _: None, StopRequest())
     reporter = Reporter(Console(quiet=True))
     with reporter.task("updates", parts.updates):
         train(parts, Position(), journal, reporter, hooks)

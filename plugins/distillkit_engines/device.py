@@ -47,7 +47,7 @@ def _own_gpu(device: torch.device, wanted: str) -> torch.device:
             f"engine.device: '{wanted}' is one GPU, and {here} processes run on this machine; use \"cuda\": each takes "
             "the GPU of its own number"
         )
-    if here > count:
+    if here > count and here > 1:
         raise DistillkitError(
             f"engine.device: {here} processes run on this machine, and torch sees {count} CUDA "
             f"device{'s' * (count != 1)}; start as many processes as there are GPUs"
