@@ -13,9 +13,10 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -143,13 +144,12 @@ class Place:
     Attributes:
         top: the folder.
         options: of every `distillkit run`.
-        ranks: processes that carry out a run together.
+        ranks: processes that carry out a run together, as a launcher starts them.
     """
 
     top: Path
     options: tuple[str, ...] = ()
     ranks: int = 1
-    environments: Callable[[int], Mapping[str, str]] = field(default=lambda rank: {})
 
     @property
     def run(self) -> Path:
@@ -174,17 +174,25 @@ class Place:
         resume = ["--resume"] if (self.run / "config.toml").is_file() else []
         command = ["run", "mine.toml", "--output", "run", *resume]
         command += [part for option in self.options for part in ("--set", option)]
-        processes = []
+        processes, port = [], free_port()
         for i in range(self.ranks):
+            together = {
+                "RANK": str(i),
+                "LOCAL_RANK": str(i),
+                "WORLD_SIZE": str(self.ranks),
+                "LOCAL_WORLD_SIZE": str(self.ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
             (self.top / f"events-{i}").unlink(missing_ok=True)
-            arguments = (self.top, command, fault if i == rank else Fault(), self.environments(i), i)
+            arguments = (self.top, command, fault if i == rank else Fault(), together if self.ranks > 1 else {}, i)
             processes.append(_forks().Process(target=_child, args=arguments))
             processes[-1].start()
         return processes
 
-    def go(self, fault: Fault = Fault()) -> int:
+    def go(self, fault: Fault = Fault(), rank: int = 0) -> int:
         """Run until it ends. The exit code; that of a signal is negative."""
-        return self.wait(self.start(fault))
+        return self.wait(self.start(fault, rank))
 
     def wait(self, processes: list[BaseProcess]) -> int:
         for process in processes:
@@ -192,6 +200,12 @@ class Place:
             if process.exitcode is None:
                 process.kill()
         return next((code for process in processes if (code := process.exitcode)), 0) or 0
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def content(folder: Path) -> dict[str, Any]:

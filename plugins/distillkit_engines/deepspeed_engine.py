@@ -171,28 +171,34 @@ class DeepSpeedEngine(Engine):
         """Backward, and with the last of the accumulated batches one step of AdamW."""
         import torch
 
+        from distillkit_engines.finite import marked
+
         engine = self._engine
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
-        engine.backward(loss)
+        engine.backward(marked(loss))
         last = engine.is_gradient_accumulation_boundary()
         plain = last and self.options.zero_stage == 0 and self._precision == "fp32"
-        norm = torch.nn.utils.get_total_norm(self._gradients()) if plain else None
+        if plain:
+            # Nobody in DeepSpeed looks at it then, and AdamW leaves weights and moments as they are if it is told.
+            norm = torch.nn.utils.get_total_norm(self._gradients())
+            self._adamw.found_inf = 1 - norm.isfinite().float()  # type: ignore[attr-defined]
         engine.step()
         if not last:
             return None
-        if norm is None:
-            # A number, or a tensor; below 0 where it is not finite.
+        if plain:
+            applied = bool(norm.isfinite())
+        else:
+            applied = engine.was_step_applied()
+            # A number, or a tensor; below 0 where it is not finite. In fp16 that is how the loss scale is found.
             norm = torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=self.device)
-            norm = torch.where(norm < 0, torch.nan, norm)
-        if not plain and not engine.was_step_applied():
-            # In fp16 that is how the loss scale is found; elsewhere the run has diverged.
-            return Update(torch.full_like(norm, 0.0 if self._precision == "fp16" else torch.nan))
-        if self._average is not None and self._ema_table is not None:
-            with torch.no_grad():
-                torch._foreach_lerp_(self._average, self._masters.shards, 1 - self._ema_table.decay_at(self._done))
-        self._done += 1
-        return Update(norm)
+            norm = norm if applied else torch.full_like(norm, 0.0 if self._precision == "fp16" else torch.nan)
+        if applied:
+            if self._average is not None and self._ema_table is not None:
+                with torch.no_grad():
+                    torch._foreach_lerp_(self._average, self._masters.shards, 1 - self._ema_table.decay_at(self._done))
+            self._done += 1
+        return Update(norm, torch.full_like(norm, float(applied)))
 
     def _gradients(self) -> list[Tensor]:
         return [weight.grad for weight in self._network.parameters() if weight.grad is not None]

@@ -126,11 +126,12 @@ class TorchEngine(Engine):
         """Backward, and with the last of the accumulated batches one step of AdamW."""
         import torch
 
+        from distillkit_engines.finite import marked
         from distillkit_engines.fsdp import whole
 
         table = self._optimizer_table
         with self._synchronised():
-            torch.autograd.backward(_marked(loss) / table.accumulate)
+            torch.autograd.backward(marked(loss) / table.accumulate)
         self._accumulated += 1
         if self._accumulated < table.accumulate:
             return None
@@ -221,10 +222,3 @@ class TorchEngine(Engine):
                 like = torch.zeros((), device=self.device) if key == "step" else torch.zeros_like(weight).detach()
                 local(like).copy_(kept)
                 self._optimizer.state[weight][key] = like
-
-
-def _marked(loss: Tensor) -> Tensor:
-    """The loss; where it is not finite, neither is its gradient then, which tells (that of an infinite one may be)."""
-    import torch
-
-    return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)

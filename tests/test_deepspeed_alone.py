@@ -1,0 +1,39 @@
+"""The engine deepspeed in one process, without a launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from digits import TEACHER
+
+
+def test_what_is_not_finite_was_never_made() -> None:
+    """In every stage and precision: weights, average, moments and counts are as before, and the update says so."""
+    script = Path(__file__).with_name("deepspeed_alone.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found == {f"{stage} {kind}": [[1, 0, 0, 1], []] for stage in range(4) for kind in ("fp32", "bf16")}
+
+
+def test_a_run_of_the_command_line(tmp_path: Path) -> None:
+    """By the command line; nothing of DeepSpeed's own on the terminal."""
+    words = ["distill", str(TEACHER), "--steps", "2", "--updates", "4", "--output", "run", "--set", "tracker.type=none"]
+    words += ["--set", "engine.type=deepspeed", "--set", "engine.zero_stage=2", "--set", "engine.device=cpu"]
+    environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
+    done = subprocess.run(
+        [sys.executable, "-m", "distillkit", *words],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "DeepSpeed" not in done.stdout
+    assert (tmp_path / "run/pipeline/unet/diffusion_pytorch_model.safetensors").is_file()

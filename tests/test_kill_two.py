@@ -1,0 +1,79 @@
+"""Runs of two processes: one is killed, the other ends, and what goes on is the run that was never killed."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+from faults import KILL, Fault, Place, content, place
+
+ENGINES = {
+    "ddp": (),
+    "fsdp": ("engine.sharding=fsdp",),
+    "zero-2": ("engine.type=deepspeed", "engine.device=cpu", "engine.zero_stage=2"),
+    "zero-3": ("engine.type=deepspeed", "engine.device=cpu", "engine.zero_stage=3"),
+}
+MINUTE = 60
+
+
+def two(top: Path, engine: str) -> Place:
+    return replace(place(top, *ENGINES[engine], "engine.precision=fp32"), ranks=2)
+
+
+@pytest.fixture(
+    scope="module", params=["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in [*ENGINES][1:])]
+)
+def whole_of_two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Place]:
+    """An engine, and a run with it that nothing happened to."""
+    made = two(tmp_path_factory.mktemp("whole"), request.param)
+    assert made.go() == 0, made.errors
+    return request.param, made
+
+
+def killed_alone(processes: list[BaseProcess], rank: int) -> None:
+    """One was killed; the other ends by itself, and tells whoever waits that it did not get through."""
+    processes[rank].join(2 * MINUTE)
+    assert processes[rank].exitcode == -signal.SIGKILL
+    processes[1 - rank].join(MINUTE)
+    assert processes[1 - rank].exitcode not in (None, 0), "the other one went on"
+
+
+def goes_on(killed: Place, whole: Place) -> None:
+    assert killed.go() == 0, killed.errors
+    assert content(killed.run) == content(whole.run)
+
+
+def test_the_first_is_killed_in_a_checkpoint(whole_of_two: tuple[str, Place], tmp_path: Path) -> None:
+    """Before the new one is in its place, of which the second has written its part where it has one."""
+    engine, whole = whole_of_two
+    killed = two(tmp_path, engine)
+    killed_alone(killed.start(Fault(1, "rename checkpoints/.update-000004.partial", signals=KILL)), 0)
+    goes_on(killed, whole)
+
+
+def test_the_second_is_killed_in_training(whole_of_two: tuple[str, Place], tmp_path: Path) -> None:
+    engine, whole = whole_of_two
+    killed = two(tmp_path, engine)
+    processes = killed.start()
+    journal = killed.run / "journal.jsonl"
+    while not journal.is_file() or journal.read_bytes().count(b"\n") < 3:
+        assert all(process.is_alive() for process in processes), killed.errors
+        time.sleep(0.01)
+    processes[1].kill()
+    killed_alone(processes, 1)
+    goes_on(killed, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", range(4))
+@pytest.mark.timeout(1200)
+def test_the_first_is_killed_at_any_write(whole_of_two: tuple[str, Place], tmp_path: Path, share: int) -> None:
+    engine, whole = whole_of_two
+    for number in range(1 + 2 * share, len(whole.events) + 1, 16):
+        killed = two(tmp_path / str(number), engine)
+        killed_alone(killed.start(Fault(number, signals=KILL)), 0)
+        goes_on(killed, whole)
