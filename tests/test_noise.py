@@ -396,3 +396,25 @@ def test_an_average_follows() -> None:
     twins[0].follow(twins[1], 0.75)
     after = torch.cat([weight.detach().flatten() for weight in twins[0].parameters()])
     torch.testing.assert_close(after, 0.75 * before + 0.25 * other)
+
+
+def test_a_rounded_average_goes_on_from_its_state() -> None:
+    """Of 16 bits: it is saved as what it was rounded from, so that a resumed run is the same run."""
+    student = Predictor(Network(), table(), "v_prediction", call)
+    average = student.copy()
+    average.bfloat16()
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.add_(0.3)
+    average.follow(student, 0.99)
+    state = {name: weight.clone() for name, weight in average.state_dict().items()}
+    again = student.copy()
+    again.bfloat16()
+    again.load_state_dict(state)
+    for one in (average, again):
+        for _ in range(5):
+            one.follow(student, 0.99)
+    pairs = zip(average.state_dict().items(), again.state_dict().items(), strict=True)
+    assert all(name == other and torch.equal(one, two) for (name, one), (other, two) in pairs)
+    assert {weight.dtype for weight in again.parameters()} == {torch.bfloat16}
+    assert all(weight.dtype == torch.float32 for weight in again.state_dict().values())
