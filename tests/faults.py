@@ -110,6 +110,8 @@ class _Watch:
 def _child(top: Path, command: Sequence[str], fault: Fault, environment: Mapping[str, str], rank: int) -> None:
     os.environ.update(environment)
     os.chdir(top)
+    # A shell's background jobs, of which the tests may be one, ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, name in ((1, "output"), (2, "errors")):
         handle = os.open(f"{name}-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, number)
