@@ -54,6 +54,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     # Teachers and targets that read the student's weights: at a stage's end, and after each update.
     "frozen": ("pd", "schedule.start=4", "run.updates=4"),
     "average": ("dsd-anchored", "schedule.start=8", "schedule.cycles=1", "run.updates=4", "source.guidance=[1.0, 3.0]"),
+    "lora": (*SELF, "student={adapter='lora', rank=2}", "run.updates=3"),
     "noisier": ("dsd-training", "target.type='noisier-step'", "schedule.steps=8", "run.updates=3"),
     "matching": ("matching", "run.updates=4"),
     "cached": ("luhman-cached", "schedule.steps=4", "source.trajectories=7", "source.shard=3", "run.updates=3"),
@@ -62,7 +63,7 @@ RUNS = [
     *((engine, "self") for engine in ENGINES),
     *(("ddp", method) for method in METHODS if method != "self"),
     *((engine, method) for engine in ("fsdp", "zero-3") for method in ("frozen", "average")),
-    *((engine, "accumulated") for engine in ("fsdp", "zero-2")),
+    *((engine, method) for engine in ("fsdp", "zero-2") for method in ("accumulated", "lora")),
 ]
 STATES: dict[str, dict[str, Any]] = {
     "ddp": {},

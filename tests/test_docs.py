@@ -159,3 +159,8 @@ def test_code_runs(page: Path, folders: Path) -> None:
     for block in blocks(page, "python"):
         done = subprocess.run([sys.executable, "-c", block], cwd=folders, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_table_of_memory_is_current() -> None:
+    done = subprocess.run([sys.executable, DOCS / "scale.py"], check=True, capture_output=True, text=True)
+    assert done.stdout in (DOCS / "scale.md").read_text(encoding="utf-8"), "write it anew: python docs/scale.py"

@@ -11,6 +11,8 @@ from types import FrameType
 
 import click
 
+from distillkit.errors import DistillkitError
+
 PORT = 29500
 """Where the first machine is met, as with torchrun."""
 
@@ -26,9 +28,7 @@ PORT = 29500
 @click.option("--node-rank", type=click.IntRange(0), help="This machine's place in FILE. [default: found by its name]")
 @click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Of the first machine.")
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARGUMENTS]…")
-@click.pass_context
 def command(
-    ctx: click.Context,
     processes: int | None,
     hostfile: Path | None,
     node_rank: int | None,
@@ -59,7 +59,9 @@ def command(
     import torch
 
     processes = processes or torch.cuda.device_count() or 1
-    ctx.exit(_launch(arguments, processes, nodes, node_rank or 0, endpoint))
+    code = _launch(arguments, processes, nodes, node_rank or 0, endpoint)
+    # Not by way of the interpreter's end, at which threads of torch's store may be running, and abort it.
+    os._exit(code)
 
 
 def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: int, endpoint: str) -> int:
@@ -68,6 +70,7 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
     Returns:
         the exit code.
     """
+    from torch import distributed
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -92,6 +95,11 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
         signal.signal(number, _pass_on)
     try:
         elastic_launch(config, sys.executable)("-u", "-m", "distillkit", *arguments)
+    except distributed.DistNetworkError as error:
+        raise DistillkitError(
+            f"{endpoint}: the machines cannot meet there ({str(error).splitlines()[0]}); name another --port, or, "
+            "first in the hostfile, a machine that all can reach"
+        ) from None
     except ChildFailedError as error:
         return _code([failure.exitcode for failure in error.failures.values()])
     return 0

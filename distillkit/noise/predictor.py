@@ -123,9 +123,20 @@ class Predictor(nn.Module):
 def _leave_out_shared(predictor: Predictor, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
     for name in predictor._shared:
         del state[prefix + name]
+    if predictor._precise is not None:
+        names = (name for name, _ in predictor.named_parameters() if name not in predictor._shared)
+        state.update({prefix + name: value for name, value in zip(names, predictor._precise, strict=True)})
 
 
 def _put_in_shared(predictor: Predictor, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
     """Loading stays strict about the others."""
     weights = dict(predictor.named_parameters())
+    own = {name: state.get(prefix + name) for name in weights if name not in predictor._shared}
+    # An average in float32, of which these weights are rounded.
+    rounded = all(value is not None and value.dtype != weights[name].dtype for name, value in own.items())
+    predictor._precise = (
+        [value.to(weights[name].device, copy=True) for name, value in own.items() if value is not None]
+        if own and rounded
+        else None
+    )
     state.update({prefix + name: weights[name] for name in predictor._shared})
