@@ -57,6 +57,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, output, errors
 
 
+@pytest.mark.slow
 def test_launch_runs_a_config(tmp_path: Path) -> None:
     """And says it once, though there are two."""
     code, output, errors = end(start(tmp_path, *LAUNCH, "run", "tiny.toml"))
@@ -101,6 +102,7 @@ def test_a_mistake_is_said_once(tmp_path: Path, assignment: str, sentence: str) 
     assert len(errors.splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_taken(tmp_path: Path) -> None:
     (tmp_path / "runs/tiny").mkdir(parents=True)
     (tmp_path / "runs/tiny/mine.txt").touch()
@@ -153,6 +155,7 @@ def test_hostfile_mistakes(tmp_path: Path, text: str, message: str) -> None:
         read_hosts(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_two_machines_on_one(tmp_path: Path) -> None:
     """The hostfile names this machine twice, with a process each: two launchers, one run."""
     hosts = "127.0.0.1 slots=1\nother slots=1\n"

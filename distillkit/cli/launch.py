@@ -45,9 +45,7 @@ def command(
     endpoint, nodes = "localhost:0", 1
     if hostfile is not None:
         if processes is not None:
-            raise click.UsageError(
-                "--processes: the hostfile says how many there are on each machine; give one of the two"
-            )
+            raise click.UsageError("--processes: the hostfile says how many each machine has; give one of the two")
         hosts = read_hosts(hostfile)
         node_rank = find_self(hosts, hostfile) if node_rank is None else node_rank
         if node_rank >= len(hosts):
