@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import SMALL
 from digits import Run
@@ -123,6 +124,22 @@ def test_ctrl_c_stops_all_after_the_same_update(tmp_path: Path) -> None:
     done = Run(tmp_path / "runs/tiny").journal[-1]["update"]
     assert errors == f"stopped: after update {done} of 100000; go on with --resume\n"
     assert [path.name for path in (tmp_path / "runs/tiny/checkpoints").iterdir()] == [f"update-{done:06d}"]
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
+    running = start(tmp_path, *LAUNCH, "run", "tiny.toml", "--set", "run.updates=100000", "--set", "run.log_every=1")
+    journal = tmp_path / "runs/tiny/journal.jsonl"
+    while not (journal.is_file() and journal.stat().st_size):
+        assert running.poll() is None, end(running)
+        time.sleep(0.1)
+    workers = psutil.Process(running.pid).children()
+    workers[-1].kill()
+    began = time.monotonic()
+    code, _, _ = end(running)
+    assert code in (1, 128 + signal.SIGKILL)
+    assert time.monotonic() - began < 60
+    assert not any(worker.is_running() for worker in workers)
 
 
 def test_hostfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,7 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
     Returns:
         the exit code.
     """
+    import psutil
     from torch import distributed
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -89,8 +90,16 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
         # Not those that are passed on below: the agent would give the processes 30 seconds.
         signals_to_handle="SIGHUP,SIGQUIT",
     )
+    told: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        """The processes are in sessions of their own, so that no terminal tells them."""
+        told.append(number)
+        for child in psutil.Process().children():
+            child.send_signal(number)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _pass_on)
+        signal.signal(number, pass_on)
     try:
         elastic_launch(config, sys.executable)("-u", "-m", "distillkit", *arguments)
     except distributed.DistNetworkError as error:
@@ -99,21 +108,17 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
             "first in the hostfile, a machine that all can reach"
         ) from None
     except ChildFailedError as error:
-        return _code([failure.exitcode for failure in error.failures.values()])
+        return _code([failure.exitcode for failure in error.failures.values()], told)
     return 0
 
 
-def _pass_on(number: int, frame: FrameType | None) -> None:
-    """Tell the processes, which are in sessions of their own, so that no terminal does."""
-    import psutil
+def _code(codes: list[int], told: list[int]) -> int:
+    """One exit code for all: the one that means something, if a process has it.
 
-    for child in psutil.Process().children():
-        child.send_signal(number)
-
-
-def _code(codes: list[int]) -> int:
-    """One exit code for all: the one that means something, if a process has it."""
-    # A process that a signal ended has the signal's number below 0.
+    Args:
+        codes: of those that failed; a process that a signal ended has the signal's number below 0.
+        told: signals that were passed on. Without one, a process that SIGTERM ended is not what failed.
+    """
     said = [128 - code if code < 0 else code for code in codes]
-    known = [code for code in (2, 130, 143) if code in said]
-    return (known or said)[0]
+    known = [code for code in (2, *(128 + number for number in told)) if code in said]
+    return (known or [code for code in said if code != 128 + signal.SIGTERM] or said)[0]
