@@ -47,13 +47,14 @@ ENGINES: dict[str, tuple[str, ...]] = {
         "engine.config='zero.json'",
     ),
 }
-SELF = ("dsdi", "schedule.start=4", "source.staggered=true", "run.updates=5")
+SELF = ("dsdi", "schedule.start=4", "source.staggered=true", "run.updates=4")
 METHODS: dict[str, tuple[str, ...]] = {
     "self": SELF,
     "accumulated": (*SELF, "optimizer.accumulate=2", "run.updates=2"),
     # Teachers and targets that read the student's weights: at a stage's end, and after each update.
     "frozen": ("pd", "schedule.start=4", "run.updates=4"),
     "average": ("dsd-anchored", "schedule.start=8", "schedule.cycles=1", "run.updates=4", "source.guidance=[1.0, 3.0]"),
+    "lora": (*SELF, "student={adapter='lora', rank=2}", "run.updates=3"),
     "noisier": ("dsd-training", "target.type='noisier-step'", "schedule.steps=8", "run.updates=3"),
     "matching": ("matching", "run.updates=4"),
     "cached": ("luhman-cached", "schedule.steps=4", "source.trajectories=7", "source.shard=3", "run.updates=3"),
@@ -62,7 +63,7 @@ RUNS = [
     *((engine, "self") for engine in ENGINES),
     *(("ddp", method) for method in METHODS if method != "self"),
     *((engine, method) for engine in ("fsdp", "zero-3") for method in ("frozen", "average")),
-    *((engine, "accumulated") for engine in ("fsdp", "zero-2")),
+    *((engine, method) for engine in ("fsdp", "zero-2") for method in ("accumulated", "lora")),
 ]
 STATES: dict[str, dict[str, Any]] = {
     "ddp": {},
@@ -177,7 +178,7 @@ def go_on(options: dict[str, Any]) -> list[str]:
 
 
 def storages() -> dict[int, int]:
-    """Address and bytes of what is in memory, each counted once."""
+    """Address and bytes of what has come into memory since `gc.freeze`, each counted once."""
     found: dict[int, int] = {}
     for tensor in gc.get_objects():
         if isinstance(tensor, Tensor) and tensor.device.type == "cpu":
@@ -194,7 +195,8 @@ def state_bytes(folder: Path, stage: int, precision: str, average: bool) -> dict
     small.write_text(json.dumps({"zero_optimization": {**zero, "stage3_prefetch_bucket_size": 0}}), encoding="utf-8")
     workers.barrier()
     gc.collect()
-    before = storages()
+    # What is there is not counted, and not looked at again, which takes seconds.
+    gc.freeze()
     module = Wide()
     options: dict[str, Any] = {"zero_stage": stage, "precision": precision, "config": small}
     count = sum(weight.numel() for weight in module.parameters())
@@ -206,7 +208,7 @@ def state_bytes(folder: Path, stage: int, precision: str, average: bool) -> dict
     update(engine, options, 2)
     _ = [weight.grad for weight in module.parameters()]
     gc.collect()
-    found = sum(size for address, size in storages().items() if address not in before)
+    found = sum(storages().values())
     return {"found": found / count, "said": engine.state_bytes(count, average) / count}
 
 

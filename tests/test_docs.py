@@ -175,3 +175,8 @@ def test_every_promise_has_its_test() -> None:
     assert [row for row in promises if "::test_" not in row] == []
     for file, name in named:
         assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{name}"
+
+
+def test_table_of_memory_is_current() -> None:
+    done = subprocess.run([sys.executable, DOCS / "scale.py"], check=True, capture_output=True, text=True)
+    assert done.stdout in (DOCS / "scale.md").read_text(encoding="utf-8"), "write it anew: python docs/scale.py"

@@ -390,6 +390,38 @@ def test_consistency_times_are_a_trailing_grids_where_steps_divide_the_times() -
         assert table().consistency_times(steps).tolist() == table().grid(steps)[:-1].tolist()
 
 
+def test_an_average_of_16_bits_follows_as_one_of_32_does() -> None:
+    """It moves by less than 16 bits can tell, and goes on from its state."""
+    low, high, student = (Predictor(nn.Linear(3, 2), table(), "epsilon", call) for _ in range(3))
+    student.bfloat16()
+    high.load_state_dict(low.bfloat16().state_dict())
+    for _ in range(100):
+        low.follow(student, 0.9995)
+        high.follow(student, 0.9995)
+    mine, theirs = low.network.weight, high.network.weight
+    assert (mine.dtype, theirs.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(mine, theirs.bfloat16())
+    again = Predictor(nn.Linear(3, 2), table(), "epsilon", call).bfloat16()
+    again.load_state_dict({key: value.clone() for key, value in low.state_dict().items()})
+    for one in (again, low):
+        one.follow(student, 0.9995)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in low.state_dict().items())
+
+
+def test_inputs_have_the_networks_precision_and_times_their_own() -> None:
+    seen: dict[str, torch.dtype] = {}
+
+    def look(network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        seen.update({"z": z.dtype, "t": t.dtype} | {key: value.dtype for key, value in inputs.items()})
+        return z
+
+    predictor = Predictor(Network().bfloat16(), table(), "epsilon", look)
+    told = {"labels": LABELS, "words": torch.randn(2, 3, 4), "guidance": torch.ones(2)}
+    predictor(torch.randn(SHAPE), TIMES, Condition(told))
+    expected = {"z": torch.bfloat16, "t": TIMES.dtype, "labels": LABELS.dtype, "words": torch.bfloat16}
+    assert seen == expected | {"guidance": torch.float32}
+
+
 def test_an_average_follows() -> None:
     twins = [Predictor(nn.Linear(3, 2), table(), "epsilon", lambda *_: torch.zeros(1)) for _ in range(2)]
     before, other = (torch.cat([weight.detach().flatten() for weight in one.parameters()]) for one in twins)

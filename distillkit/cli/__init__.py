@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 
+from distillkit import workers
 from distillkit.cli.group import cli
 from distillkit.training.interrupt import terminate
 
@@ -11,4 +14,12 @@ from distillkit.training.interrupt import terminate
 def main() -> None:
     """The `distillkit` command."""
     signal.signal(signal.SIGTERM, terminate)
-    cli(prog_name="distillkit")
+    try:
+        cli(prog_name="distillkit")
+    except SystemExit as end:
+        if workers.count() == 1:
+            raise
+        # Not by way of the interpreter's end, at which threads of torch's may be running, and abort it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)

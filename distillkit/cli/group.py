@@ -60,7 +60,9 @@ class LazyGroup(click.Group):
         if not workers.is_first():
             ctx.with_resource(redirect_stdout(io.StringIO()))
         try:
-            return super().invoke(ctx)
+            done = super().invoke(ctx)
+            workers.leave()
+            return done
         except (KeyboardInterrupt, RunInterrupted) as stop:
             if workers.is_first():
                 click.echo(f"stopped: {stop}" if str(stop) else "stopped", err=True)

@@ -11,6 +11,8 @@ from types import FrameType
 
 import click
 
+from distillkit.errors import DistillkitError
+
 PORT = 29500
 """Where the first machine is met, as with torchrun."""
 
@@ -26,9 +28,7 @@ PORT = 29500
 @click.option("--node-rank", type=click.IntRange(0), help="This machine's place in FILE. [default: found by its name]")
 @click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Of the first machine.")
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARGUMENTS]…")
-@click.pass_context
 def command(
-    ctx: click.Context,
     processes: int | None,
     hostfile: Path | None,
     node_rank: int | None,
@@ -45,9 +45,7 @@ def command(
     endpoint, nodes = "localhost:0", 1
     if hostfile is not None:
         if processes is not None:
-            raise click.UsageError(
-                "--processes: the hostfile says how many there are on each machine; give one of the two"
-            )
+            raise click.UsageError("--processes: the hostfile says how many each machine has; give one of the two")
         hosts = read_hosts(hostfile)
         node_rank = find_self(hosts, hostfile) if node_rank is None else node_rank
         if node_rank >= len(hosts):
@@ -59,7 +57,9 @@ def command(
     import torch
 
     processes = processes or torch.cuda.device_count() or 1
-    ctx.exit(_launch(arguments, processes, nodes, node_rank or 0, endpoint))
+    code = _launch(arguments, processes, nodes, node_rank or 0, endpoint)
+    # Not by way of the interpreter's end, at which threads of torch's store may be running, and abort it.
+    os._exit(code)
 
 
 def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: int, endpoint: str) -> int:
@@ -68,6 +68,8 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
     Returns:
         the exit code.
     """
+    import psutil
+    from torch import distributed
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -88,26 +90,35 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
         # Not those that are passed on below: the agent would give the processes 30 seconds.
         signals_to_handle="SIGHUP,SIGQUIT",
     )
+    told: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        """The processes are in sessions of their own, so that no terminal tells them."""
+        told.append(number)
+        for child in psutil.Process().children():
+            child.send_signal(number)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _pass_on)
+        signal.signal(number, pass_on)
     try:
         elastic_launch(config, sys.executable)("-u", "-m", "distillkit", *arguments)
+    except distributed.DistNetworkError as error:
+        raise DistillkitError(
+            f"{endpoint}: the machines cannot meet there ({str(error).splitlines()[0]}); name another --port, or, "
+            "first in the hostfile, a machine that all can reach"
+        ) from None
     except ChildFailedError as error:
-        return _code([failure.exitcode for failure in error.failures.values()])
+        return _code([failure.exitcode for failure in error.failures.values()], told)
     return 0
 
 
-def _pass_on(number: int, frame: FrameType | None) -> None:
-    """Tell the processes, which are in sessions of their own, so that no terminal does."""
-    import psutil
+def _code(codes: list[int], told: list[int]) -> int:
+    """One exit code for all: the one that means something, if a process has it.
 
-    for child in psutil.Process().children():
-        child.send_signal(number)
-
-
-def _code(codes: list[int]) -> int:
-    """One exit code for all: the one that means something, if a process has it."""
-    # A process that a signal ended has the signal's number below 0.
+    Args:
+        codes: of those that failed; a process that a signal ended has the signal's number below 0.
+        told: signals that were passed on. Without one, a process that SIGTERM ended is not what failed.
+    """
     said = [128 - code if code < 0 else code for code in codes]
-    known = [code for code in (2, 130, 143) if code in said]
-    return (known or said)[0]
+    known = [code for code in (2, *(128 + number for number in told)) if code in said]
+    return (known or [code for code in said if code != 128 + signal.SIGTERM] or said)[0]

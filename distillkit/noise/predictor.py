@@ -109,10 +109,6 @@ class Predictor(nn.Module):
             if averages is self._precise:
                 torch._foreach_copy_(list(mine), averages)
 
-    def _own(self) -> dict[str, nn.Parameter]:
-        """Weights that are not shared with others."""
-        return {name: weight for name, weight in self.named_parameters() if name not in self._shared}
-
     def copy(self) -> Predictor:
         """A frozen copy with trained weights of its own, for a teacher; what is never trained the two share.
 
@@ -131,20 +127,20 @@ class Predictor(nn.Module):
 def _leave_out_shared(predictor: Predictor, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
     for name in predictor._shared:
         del state[prefix + name]
-    # An average goes on from what it was rounded from.
     if predictor._precise is not None:
-        state.update({prefix + name: weight for name, weight in zip(predictor._own(), predictor._precise, strict=True)})
+        names = (name for name, _ in predictor.named_parameters() if name not in predictor._shared)
+        state.update({prefix + name: value for name, value in zip(names, predictor._precise, strict=True)})
 
 
 def _put_in_shared(predictor: Predictor, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
     """Loading stays strict about the others."""
     weights = dict(predictor.named_parameters())
+    own = {name: state.get(prefix + name) for name in weights if name not in predictor._shared}
+    # An average in float32, of which these weights are rounded.
+    rounded = all(value is not None and value.dtype != weights[name].dtype for name, value in own.items())
+    predictor._precise = (
+        [value.to(weights[name].device, copy=True) for name, value in own.items() if value is not None]
+        if own and rounded
+        else None
+    )
     state.update({prefix + name: weights[name] for name in predictor._shared})
-    predictor._precise = None
-    own = predictor._own()
-    if all(not weight.requires_grad and weight.dtype != torch.float32 for weight in own.values()):
-        given = [state[prefix + name] for name in own if prefix + name in state]
-        if len(given) == len(own) and all(value.dtype == torch.float32 for value in given):
-            predictor._precise = [
-                value.clone().to(weight.device) for value, weight in zip(given, own.values(), strict=True)
-            ]

@@ -24,7 +24,7 @@ def start(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str,
         device: this process's, of the kind that DeepSpeed is to compute on.
     """
     if workers.count() == 1 and not distributed.is_initialized():
-        # It takes a process group even for one process, and asks which one that is.
+        # It takes a process group even for one process, and a launcher's word for which GPU is its.
         os.environ.setdefault("LOCAL_RANK", "0")
         backend = "nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
