@@ -121,16 +121,23 @@ def first_to_fail() -> bool:
     """
     if _store is None:
         # The first most likely fails alike. If it does not, this is the only one that knows.
-        if not is_first():
-            time.sleep(PATIENCE)
-        return True
+        return is_first() or _outlived()
     try:
         first = bool(_store.add("distillkit/failed", 1) == 1)
     except RuntimeError:  # the process that held the store is gone: it failed first
         first = False
     if not first:
-        time.sleep(PATIENCE)
+        _outlived()
     return first
+
+
+def _outlived() -> bool:
+    """Whether nobody ends this process while it waits, as a launcher does when another one has failed."""
+    try:
+        time.sleep(PATIENCE)
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def leave_together() -> None:
