@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from math import sqrt
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from digits import TEACHER
 from distillkit_schedules.halving import Halving
 
+from distillkit import workers
 from distillkit.config import Settings, make_plan
 from distillkit.config.choose import Wish, choose
 from distillkit.config.fit import fit
@@ -215,6 +217,33 @@ def test_bytes_per_parameter(method: str, per_weight: int) -> None:
     assert found.total == 1000 * per_weight + 40
     assert found.frozen == 40
     assert isinstance(found, Memory)
+
+
+def of_machine(size: int) -> Callable[[Engine], int]:
+    def memory(engine: Engine) -> int:
+        engine.setup()
+        return size
+
+    return memory
+
+
+@pytest.mark.parametrize(("room", "expected"), [(25, "torch None"), (19, "deepspeed 2"), (17, "deepspeed 3")])
+def test_an_engine_that_takes_less(monkeypatch: pytest.MonkeyPatch, room: int, expected: str) -> None:
+    """Two processes share what one does not hold. Bytes a weight, with an average and a teacher's copy: 24 with plain
+    torch; ZeRO-2 4 + 4/2 + 16/2 + 4, ZeRO-3 24/2 + 4."""
+    monkeypatch.setattr(workers, "count", lambda: 2)
+    monkeypatch.setattr(workers, "join", lambda device, timeout: None)
+    wish = Wish(str(TEACHER), 4, "dsd-anchored")
+    engine = choose(wish, ["engine.precision=fp32"], of_machine(room * 45_321), REGISTRY)[0].engine
+    assert f"{engine.name} {engine.options.model_dump().get('zero_stage')}" == expected
+
+
+def test_no_engine_that_takes_less() -> None:
+    """One process on a CPU; or an engine that somebody has named."""
+    wish = Wish(str(TEACHER), 4, "dsd-anchored")
+    for options in (["engine.device=cpu"], ["engine.type=torch"]):
+        with pytest.raises(DistillkitError, match=r"^the networks alone take 0\.0 GB"):
+            choose(wish, options, of_machine(10 * 45_321), REGISTRY)
 
 
 def test_engine_is_asked_for_its_memory_once() -> None:

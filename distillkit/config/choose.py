@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from distillkit.config.fit import fit
+from distillkit import workers
+from distillkit.config.fit import TooLargeError, fit
 from distillkit.config.override import lay_over, parse_assignments
 from distillkit.config.parts import Reader
 from distillkit.config.read import settle
@@ -73,8 +76,32 @@ def choose(
     if inventory is None:
         raise DistillkitError(f"{origin}: the size of the model is not known; write a config, and use distillkit run")
     fixed = {assignment.key for assignment in parse_assignments(overrides)[0]}
-    fitted = fit(settings, inventory, registry.scales.get(wish.method), memory(settings.engine), fixed, wish.guidance)
+    scale, room = registry.scales.get(wish.method), memory(settings.engine)
+    try:
+        fitted = fit(settings, inventory, scale, room, fixed, wish.guidance)
+    except TooLargeError:
+        for engine in () if "engine.type" in fixed else _smaller(settings.engine.device.type):
+            tables["engine"] = engine
+            settings = settle(lay_over({}, tables), wish.name, overrides, registry, origin)
+            settings.engine.setup()
+            with suppress(TooLargeError):
+                fitted = fit(settings, inventory, scale, room, fixed, wish.guidance)
+                break
+        else:
+            raise
     return settle(lay_over(tables, fitted), wish.name, overrides, registry, origin), inventory
+
+
+def _smaller(device: str) -> Iterator[dict[str, Any]]:
+    """Engines that take less of a device's memory than plain torch, if they are there: the faster ones first."""
+    if find_spec("deepspeed") is None:
+        return
+    deepspeed = {"type": "deepspeed", "precision": "auto"}
+    stages = (2, 3) if workers.count() > 1 else ()
+    yield from ({**deepspeed, "zero_stage": stage} for stage in stages)
+    # On a CPU, the host's memory is the device's.
+    if device != "cpu":
+        yield from ({**deepspeed, "zero_stage": stage, "offload": "optimizer"} for stage in stages or (2,))
 
 
 def _asked(wish: Wish, registry: Registry) -> dict[str, Any]:

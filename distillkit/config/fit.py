@@ -18,6 +18,10 @@ SMALL = 4
 """Below so many samples at a time, computing activations twice is the lesser evil."""
 
 
+class TooLargeError(DistillkitError):
+    """The networks alone do not fit in the device's memory."""
+
+
 def fit(
     settings: Settings,
     inventory: Inventory,
@@ -37,12 +41,12 @@ def fit(
         guidance: the scale s; None: the pipeline's own.
 
     Raises:
-        DistillkitError: the networks alone do not fit in the memory.
+        TooLargeError: they do not fit.
     """
     guidance = inventory.guidance if guidance is None else guidance
     state = estimate(settings, inventory).total
     if state > memory:
-        raise DistillkitError(
+        raise TooLargeError(
             f"the networks alone take {state / 1e9:.1f} GB, and {settings.engine.device} has {memory / 1e9:.1f} GB; "
             "choose a method that holds fewer of them (--method; docs/methods.md), another device "
             "(--set engine.device=…), or a smaller model"
