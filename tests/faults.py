@@ -147,11 +147,13 @@ class Place:
         top: the folder.
         options: of every `distillkit run`.
         ranks: processes that carry out a run together, as a launcher starts them.
+        flags: more of a resumed run's command line.
     """
 
     top: Path
     options: tuple[str, ...] = ()
     ranks: int = 1
+    flags: tuple[str, ...] = ()
 
     @property
     def run(self) -> Path:
@@ -173,7 +175,7 @@ class Place:
     def start(self, fault: Fault = Fault(), rank: int = 0) -> list[BaseProcess]:
         """Begin the run, or go on with it; the fault is one rank's."""
         # Before it had begun, there is nothing to resume.
-        resume = ["--resume"] if (self.run / "config.toml").is_file() else []
+        resume = ["--resume", *self.flags] if (self.run / "config.toml").is_file() else []
         command = ["run", "mine.toml", "--output", "run", *resume]
         command += [part for option in self.options for part in ("--set", option)]
         processes, port = [], free_port()

@@ -18,7 +18,7 @@ from distillkit_mlflow.none import NoTracker
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import RunInfo
-from distillkit.training import checkpoint, compatible
+from distillkit.training import checkpoint
 from distillkit.training.assemble import load, prepare
 from distillkit.training.folder import RunFolder
 from distillkit.training.run import run
@@ -226,13 +226,13 @@ def test_another_engine_or_number_of_processes(finished: Run, tmp_path: Path, mo
     parts = load(settings(tmp_path, "dsdi", *OPTIONS))
     prepare(parts)
     newest = finished.folder / "checkpoints/update-000002"
-    monkeypatch.setattr(type(parts.settings.engine), "replicated", False)
-    monkeypatch.setattr(compatible.workers, "count", lambda: 4)
-    with pytest.raises(DistillkitError, match=r"was written by 1 processes, each .* and these are 4: resume with 1 "):
-        checkpoint.restore(newest, parts)
+    assert checkpoint.find(newest.parent, parts, print) is not None
+    monkeypatch.setattr(type(parts.settings.engine), "layout", "FSDP2 in 4 processes")
+    with pytest.raises(DistillkitError, match=r"its state is cut otherwise \(whole\) than this run's \(FSDP2 in 4 "):
+        checkpoint.find(newest.parent, parts, print)
     monkeypatch.setattr(type(parts.settings.engine), "name", "other")
     with pytest.raises(DistillkitError, match="was written by the engine 'torch', whose state 'other' cannot take"):
-        checkpoint.restore(newest, parts)
+        checkpoint.find(newest.parent, parts, print)
 
 
 def test_resuming_where_there_is_no_run(tmp_path: Path) -> None:

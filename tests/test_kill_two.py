@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -77,3 +78,18 @@ def test_the_first_is_killed_at_any_write(whole_of_two: tuple[str, Place], tmp_p
         killed = two(tmp_path / str(number), engine)
         killed_alone(killed.start(Fault(number, signals=KILL)), 0)
         goes_on(killed, whole)
+
+
+def test_another_layout_is_refused_by_name(whole_of_two: tuple[str, Place], tmp_path: Path) -> None:
+    """The checkpoints are good, and are not said to be damaged."""
+    engine, whole = whole_of_two
+    begun = two(tmp_path, engine)
+    shutil.copytree(whole.run, begun.run)
+    shutil.rmtree(begun.run / "pipeline")
+    other = "engine.zero_stage=3" if engine == "zero-2" else "engine.zero_stage=2"
+    other = other if engine.startswith("zero") else f"engine.sharding={'none' if engine == 'fsdp' else 'fsdp'}"
+    allowed = replace(begun, options=(*begun.options, other), flags=("--allow-change", "engine"))
+    assert allowed.go() == 2
+    said = allowed.errors + (tmp_path / "errors-1").read_text(encoding="utf-8")
+    assert "its state is cut otherwise (" in said
+    assert "damaged" not in said + allowed.output

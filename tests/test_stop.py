@@ -41,7 +41,16 @@ def test_stopped_in_a_phase(whole: Place, tmp_path: Path, phase: str, number: in
     assert content(stopped.run) == content(whole.run)
 
 
-@pytest.mark.parametrize("pair", [(TERM, INT), *(pytest.param((n, n), marks=pytest.mark.slow) for n in CODES)], ids=str)
+def test_a_sigterm_that_comes_twice_at_once_is_one(whole: Place, tmp_path: Path) -> None:
+    """As when a cluster tells all processes of a job, and a launcher passes on what it was told."""
+    at, which, updates = PHASES["an update"]
+    stopped = place(tmp_path)
+    assert stopped.go(Fault(which, at, signals=(TERM, TERM))) == CODES[TERM], stopped.errors
+    assert stopped.errors == f"stopped: after update {updates} of 6; go on with --resume\n"
+    assert (stopped.run / f"checkpoints/update-{updates:06d}/manifest.json").is_file()
+
+
+@pytest.mark.parametrize("pair", [(TERM, INT), pytest.param((INT, INT), marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("phase", ["an update", "a checkpoint"])
 def test_a_second_signal_stops_at_once(whole: Place, tmp_path: Path, phase: str, pair: tuple[int, int]) -> None:
     at, which, _ = PHASES[phase]

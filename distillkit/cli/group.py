@@ -64,7 +64,8 @@ class LazyGroup(click.Group):
             workers.leave()
             return done
         except (KeyboardInterrupt, RunInterrupted) as stop:
-            if workers.is_first():
+            # A process without more to say may have been ended because another one failed.
+            if workers.is_first() and (workers.count() == 1 or str(stop)):
                 click.echo(f"stopped: {stop}" if str(stop) else "stopped", err=True)
             workers.leave_together()
             ctx.exit(STOPPED + getattr(stop, "number", signal.SIGINT))

@@ -6,13 +6,16 @@ import logging
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 
 import click
 
-from distillkit.errors import DistillkitError
+from distillkit.errors import DistillkitError, Terminated
 
+GRACE = 5.0
+"""Seconds that processes have to end after a second signal."""
 PORT = 29500
 """Where the first machine is met, as with torchrun."""
 
@@ -95,8 +98,18 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
     def pass_on(number: int, frame: FrameType | None) -> None:
         """The processes are in sessions of their own, so that no terminal tells them."""
         told.append(number)
-        for child in psutil.Process().children():
+        children = psutil.Process().children()
+        if not children:  # other machines are waited for
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        for child in children:
             child.send_signal(number)
+        if len(told) == 2:  # one that waits for another that hangs hears nothing
+            threading.Thread(target=end, args=(children,), daemon=True).start()
+
+    def end(children: list[psutil.Process]) -> None:
+        _, alive = psutil.wait_procs(children, timeout=GRACE)
+        for child in alive:
+            child.kill()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, pass_on)
@@ -120,5 +133,7 @@ def _code(codes: list[int], told: list[int]) -> int:
         told: signals that were passed on. Without one, a process that SIGTERM ended is not what failed.
     """
     said = [128 - code if code < 0 else code for code in codes]
+    if len(told) > 1 and 128 + signal.SIGKILL in said:  # they did not end by themselves
+        return 128 + told[0]
     known = [code for code in (2, *(128 + number for number in told)) if code in said]
     return (known or [code for code in said if code != 128 + signal.SIGTERM] or said)[0]

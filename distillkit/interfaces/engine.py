@@ -36,6 +36,11 @@ class Engine(Component):
     device: torch.device
 
     @property
+    def layout(self) -> str:
+        """How the state that a checkpoint has is cut, in words: one that was cut otherwise cannot be taken."""
+        return "whole"
+
+    @property
     def replicated(self) -> bool:
         """Whether every process's `state_dict` is the same; if not, each process's part goes into a checkpoint."""
         return True

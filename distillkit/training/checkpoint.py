@@ -15,7 +15,7 @@ from distillkit import workers
 from distillkit.errors import DistillkitError
 from distillkit.training import files, manifest
 from distillkit.training.assemble import Parts
-from distillkit.training.compatible import about, check_fits, plan_of
+from distillkit.training.compatible import about, check_fits, check_layout, plan_of
 from distillkit.training.divergence import Diverged
 from distillkit.training.loop import Position
 from distillkit.training.manifest import complete
@@ -80,12 +80,13 @@ def find(folder: Path, parts: Parts, say: Callable[[str], None]) -> Path | None:
         its folder; None if none was made yet.
 
     Raises:
-        DistillkitError: there are checkpoints, and none is whole.
+        DistillkitError: there are checkpoints, and none is whole; or one is of another engine, or cut otherwise.
     """
     on_first(lambda: files.recover(folder), folder)
     there = complete(folder)
     mine = manifest.rank_file(workers.rank() if not parts.settings.engine.replicated else 0)
     for path in reversed(there):
+        check_layout(path, parts)
         damage = manifest.damage(path, (mine, STATE, POSITION))
         if not workers.agree(damage is not None):
             return path

@@ -23,9 +23,34 @@ def about(parts: Parts, position: Position) -> dict[str, Any]:
         "distillkit": __version__,
         "update": position.update,
         "engine": parts.settings.engine.name,
+        "layout": parts.settings.engine.layout,
         "world_size": workers.count(),
         "batch": parts.settings.source.options.batch * workers.count(),
     }
+
+
+def check_layout(path: Path, parts: Parts) -> None:
+    """Whether a checkpoint's state is of this engine, and cut as it cuts; before its files are looked at.
+
+    Raises:
+        DistillkitError: it is not.
+    """
+    try:
+        then = manifest.read(path)
+        name, layout = then["engine"], then["layout"]
+    except (OSError, ValueError, KeyError):  # damaged, which is said elsewhere
+        return
+    engine = parts.settings.engine
+    if name != engine.name:
+        raise DistillkitError(
+            f"{path}: was written by the engine '{name}', whose state '{engine.name}' cannot take: resume "
+            f'with engine.type = "{name}"'
+        )
+    if layout != engine.layout:
+        raise DistillkitError(
+            f"{path}: its state is cut otherwise ({layout}) than this run's ({engine.layout}): resume with the "
+            "engine's options and the number of processes that it was written with"
+        )
 
 
 def check_fits(path: Path, plan: list[list[int]], position: Position, parts: Parts) -> None:
@@ -41,17 +66,6 @@ def check_fits(path: Path, plan: list[list[int]], position: Position, parts: Par
         DistillkitError: it does not fit.
     """
     then, now = manifest.read(path), about(parts, position)
-    if then["engine"] != now["engine"]:
-        raise DistillkitError(
-            f"{path}: was written by the engine '{then['engine']}', whose state '{now['engine']}' cannot take: resume "
-            f'with engine.type = "{then["engine"]}"'
-        )
-    processes = then["world_size"]
-    if processes != now["world_size"] and not parts.settings.engine.replicated:
-        raise DistillkitError(
-            f"{path}: was written by {processes} processes, each of which has a part of the state, and these are "
-            f"{now['world_size']}: resume with {processes} processes"
-        )
     if then["batch"] != now["batch"] and position.done and parts.settings.source.walks:
         raise DistillkitError(
             f"{path}: its {then['batch']} samples (source.batch times processes) are on their way, and this run has "

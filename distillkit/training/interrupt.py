@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import NoReturn
 from distillkit.errors import Terminated
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ECHO = 2.0
+"""Seconds in which another SIGTERM is the same one: clusters tell all processes of a job, and launchers pass it on."""
 
 
 @dataclass
@@ -35,7 +38,10 @@ def terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 @contextmanager
 def deferred(tell: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
-    """Inside, a first signal only asks, and `tell` says so; a second one interrupts at once, as it does outside."""
+    """Inside, a first signal only asks, and `tell` says so; a second one interrupts at once, as it does outside.
+
+    A SIGTERM that comes twice within `ECHO` seconds is one.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -45,6 +51,14 @@ def deferred(tell: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
     def ask(number: int, frame: FrameType | None) -> None:
         request.asked, request.number = True, number
         restore()
+        if number == signal.SIGTERM:
+            asked_at = time.monotonic()
+
+            def again(number: int, frame: FrameType | None) -> None:
+                if time.monotonic() - asked_at >= ECHO:
+                    terminate(number, frame)
+
+            signal.signal(number, again)
         # The signal may have come while something was being printed, in which nothing else can be.
         with suppress(RuntimeError):
             tell()

@@ -69,7 +69,7 @@ class Updates:
         with deferred(self._tell) as self._stop:
             if goes_back and not complete(self._place.checkpoints):
                 self._save(position)
-            while not self._stop.asked:
+            while not workers.agree(self._stop.asked):
                 try:
                     with self._reporter.task("updates", last, position.update):
                         train(self._parts, position, self._journal, self._reporter, self._hooks())
@@ -79,7 +79,7 @@ class Updates:
                         raise Diverged(f"{error}; {self._left()}") from None
                     self._go_back(error)
             self._save(position)
-        if self._stop.asked:
+        if workers.agree(self._stop.asked):
             raise RunInterrupted(f"after update {position.update} of {last}; go on with --resume", self._stop.number)
         if self._best is not None and position.evaluated < position.update:
             self._evaluate(position.update)
@@ -117,7 +117,8 @@ class Updates:
         if not run.checkpoint_minutes:
             return False
         # Clocks differ, and a checkpoint is everybody's.
-        return workers.from_first(time.monotonic() - self._saved_at >= 60 * run.checkpoint_minutes)
+        late = time.monotonic() - self._saved_at >= 60 * run.checkpoint_minutes
+        return workers.agree(workers.is_first() and late)
 
     def _save(self, position: Position) -> None:
         # Behind the last update a checkpoint may be due anyway.

@@ -80,6 +80,12 @@ class DeepSpeedEngine(Engine):
         return settings.of_engine(options.zero_stage, options.precision, options.offload == "optimizer")
 
     @property
+    def layout(self) -> str:
+        """Stages 1 and 2 cut all weights in a row, stage 3 each of them."""
+        kind = {0: "ZeRO 0", 3: "ZeRO 3"}.get(self.options.zero_stage, "ZeRO 1 or 2")
+        return f"{kind} in {workers.count()} processes" if self.options.zero_stage else kind
+
+    @property
     def replicated(self) -> bool:
         """Whether ZeRO spreads nothing."""
         return self.options.zero_stage == 0 or workers.count() == 1

@@ -23,8 +23,8 @@ Json = dict[str, Any]
 def of_engine(stage: int, precision: str, offload: bool) -> Json:
     """What follows from the engine's options; from `precision` "auto" nothing does."""
     zero: Json = {"stage": stage}
-    if offload:
-        zero["offload_optimizer"] = {"device": "cpu"}
+    if stage:
+        zero["offload_optimizer"] = {"device": "cpu" if offload else "none"}
     found: Json = {"zero_optimization": zero, "zero_allow_untested_optimizer": True}
     # torch's fused AdamW computes on the host as well.
     found["zero_force_ds_cpu_optimizer"] = False
@@ -63,6 +63,10 @@ def read(file: Path) -> Json:
 
 def conflicts(theirs: Json, ours: Json, precision: str) -> Iterator[str]:
     """What the user's JSON says otherwise than distillkit's config, one sentence a key. "auto" never does."""
+    if wrong := [key for key in ours if isinstance(ours[key], dict) and not isinstance(theirs.get(key, {}), dict)]:
+        for key in wrong:
+            yield f"{key} must be a JSON object, as DeepSpeed has it (got {json.dumps(theirs[key])})"
+        return
     for key, owner in LEFT_TO.items():
         if theirs.get(key, "auto") != "auto":
             yield f"{key} is {owner}'s to say; leave it out"

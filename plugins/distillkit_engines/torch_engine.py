@@ -47,6 +47,11 @@ class TorchEngine(Engine):
         return self.options.sharding == "fsdp" and workers.count() > 1
 
     @property
+    def layout(self) -> str:
+        """Whole, or a part for each process."""
+        return f"FSDP2 in {workers.count()} processes" if self._sharded else "whole"
+
+    @property
     def replicated(self) -> bool:
         """Whether each process has the whole network."""
         return not self._sharded
