@@ -190,8 +190,8 @@ def storages() -> dict[int, int]:
 def state_bytes(folder: Path, stage: int, precision: str, average: bool) -> dict[str, float]:
     """Bytes per parameter of a process, while gradients accumulate; and what the engine says."""
     small = folder / "small.json"
-    # No buffers beside the state.
-    zero = {"reduce_bucket_size": 10, "allgather_bucket_size": 10, "stage3_param_persistence_threshold": 0}
+    # Hardly any buffers beside the state.
+    zero = {"reduce_bucket_size": 1000, "allgather_bucket_size": 1000, "stage3_param_persistence_threshold": 0}
     small.write_text(json.dumps({"zero_optimization": {**zero, "stage3_prefetch_bucket_size": 0}}), encoding="utf-8")
     workers.barrier()
     gc.collect()

@@ -70,11 +70,11 @@ def test_the_second_is_killed_in_training(whole_of_two: tuple[str, Place], tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", range(4))
+@pytest.mark.parametrize("share", range(2))
 @pytest.mark.timeout(1200)
 def test_the_first_is_killed_at_any_write(whole_of_two: tuple[str, Place], tmp_path: Path, share: int) -> None:
     engine, whole = whole_of_two
-    for number in range(1 + 2 * share, len(whole.events) + 1, 16):
+    for number in range(1 + 8 * share, len(whole.events) + 1, 16):
         killed = two(tmp_path / str(number), engine)
         killed_alone(killed.start(Fault(number, signals=KILL)), 0)
         goes_on(killed, whole)

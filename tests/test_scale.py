@@ -18,6 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from scale_cases import METHODS, RUNS, STATES
 
+# What the first test waits for is all that is done.
+pytestmark = pytest.mark.timeout(900)
 HERE = Path(__file__).parent
 CLOSE = 1e-5
 """Weights are of about unit size and learn at 1e-3 a step, so what one process does otherwise than the other would show

@@ -149,7 +149,15 @@ class DeepSpeedEngine(Engine):
         precision = settings.of_engine(0, self._precision, False)
         ours = self._own_settings() | {key: precision[key] for key in ("bf16", "fp16")}
         ours |= settings.of_optimizer(optimizer.accumulate, optimizer.clip)
-        self._engine = start(module, self._adamw, settings.merge(theirs, ours), self.device)
+        try:
+            self._engine = start(module, self._adamw, settings.merge(theirs, ours), self.device)
+        # Of all kinds, if it does not like a key.
+        except Exception as error:
+            if self.options.config is None:
+                raise
+            raise DistillkitError(
+                f"engine.config: DeepSpeed does not take {self.options.config}: {' '.join(str(error).split())}"
+            ) from error
         self._masters = Masters(self._engine, network, self.options.zero_stage)
         if self._precision != "fp32":
             self._masters.fill(precise)
