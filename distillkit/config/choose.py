@@ -117,9 +117,12 @@ def _asked(wish: Wish, registry: Registry) -> dict[str, Any]:
         raise DistillkitError(f"--method: {error}") from None
     schedule, longer = _schedule(wish, preset, registry)
     scale = registry.scales.get(wish.method)
-    if wish.updates is None and scale is None:
+    if wish.updates is not None:
+        updates = wish.updates
+    elif scale is not None:
+        updates = round(scale.updates * longer)
+    else:
         raise DistillkitError(f"--updates is required: the method '{wish.method}' does not say how many suit it")
-    updates = wish.updates or round(scale.updates * longer)  # type: ignore[union-attr]
     # From wherever the run's config is read, they are the same files.
     prompts = {} if wish.prompts is None else {"prompts_file": str(wish.prompts.absolute())}
     return {

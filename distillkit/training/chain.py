@@ -19,7 +19,7 @@ from distillkit.errors import DistillkitError
 from distillkit.evaluation import tables
 from distillkit.interfaces import RunInfo
 from distillkit.training.assemble import check_phases
-from distillkit.training.files import partial, replace_file, replace_folder, writing
+from distillkit.training.files import replace_folder, write_text, writing
 from distillkit.training.folder import RunFolder
 from distillkit.training.progress import Reporter
 from distillkit.training.record import own_tracker, recorded
@@ -120,13 +120,14 @@ def from_result(phase: Settings, folder: Path, number: int) -> Settings:
 def _gather(chain: Chain, place: RunFolder) -> list[dict[str, Any]]:
     """Make the chain's own files from the phases'."""
     phases = [_folder(place, i) for i, _ in enumerate(chain.phases, 1)]
-    with writing(place.journal), partial(place.journal).open("w", encoding="utf-8") as file:
-        for i, phase in enumerate(phases, 1):
-            for line in phase.journal.read_text(encoding="utf-8").splitlines():
-                file.write(json.dumps({"phase": i, **json.loads(line)}) + "\n")
+    lines = [
+        json.dumps({"phase": i, **json.loads(line)}) + "\n"
+        for i, phase in enumerate(phases, 1)
+        for line in phase.journal.read_text(encoding="utf-8").splitlines()
+    ]
     with writing(place.journal):
-        replace_file(partial(place.journal), place.journal)
-    first, last = (json.loads(phase.scores.read_text(encoding="utf-8")) for phase in (phases[0], phases[-1]))
+        write_text(place.journal, "".join(lines))
+    first, last = (phase.read_scores() for phase in (phases[0], phases[-1]))
     rows = [row for row in first if row["model"] == "teacher"] + [row for row in last if row["model"] == "student"]
     place.write_scores(rows)
     # The pipeline last: where it is, the chain is done.

@@ -220,19 +220,15 @@ class DeepSpeedEngine(Engine):
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, a whole float32 network with the EMA weights is in the place of the trained one."""
-        self._swap()
+        from distillkit_engines.average import swap
+
+        swap(self._masters.shards, self._average)
         try:
             with self._replica.filled(self._masters.whole(), self.device) as twin:
                 yield
             self._masters.fill({name: weight.detach() for name, weight in twin.named_parameters()})
         finally:
-            self._swap()
-
-    def _swap(self) -> None:
-        for shard, mean in zip(self._masters.shards, self._average or (), strict=False):
-            kept = shard.detach().clone()
-            shard.detach().copy_(mean)
-            mean.copy_(kept)
+            swap(self._masters.shards, self._average)
 
     def whole(self) -> AbstractContextManager[Any]:
         """Inside, the weights are whole."""

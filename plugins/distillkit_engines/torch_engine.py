@@ -159,9 +159,10 @@ class TorchEngine(Engine):
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the network carries the EMA weights."""
+        from distillkit_engines.average import swap
         from distillkit_engines.fsdp import fill
 
-        self._swap()
+        swap(self._local, self._average)
         try:
             if not self._sharded:
                 yield
@@ -172,19 +173,13 @@ class TorchEngine(Engine):
             for name, weight in zip(self._names, self._weights, strict=True):
                 fill(weight, theirs[name].detach())
         finally:
-            self._swap()
+            swap(self._local, self._average)
 
     def _twin(self) -> AbstractContextManager[nn.Module]:
         from distillkit_engines.fsdp import whole
 
         weights = {name: whole(weight) for name, weight in zip(self._names, self._weights, strict=True)}
         return self._replica.filled(weights, self.device)
-
-    def _swap(self) -> None:
-        for weight, mean in zip(self._local, self._average or (), strict=False):
-            kept = weight.clone()
-            weight.copy_(mean)
-            mean.copy_(kept)
 
     def whole(self) -> AbstractContextManager[Any]:
         """Inside, a network with whole weights is in the place of one whose weights are spread."""

@@ -1,0 +1,17 @@
+"""The average of the weights in the weights' place, and back. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def swap(weights: Sequence[Tensor], average: Sequence[Tensor] | None) -> None:
+    """Exchange the contents of weights, without gradient, and of their average; None: there is none."""
+    for weight, mean in zip(weights, average or (), strict=False):
+        kept = weight.detach().clone()
+        weight.detach().copy_(mean)
+        mean.copy_(kept)
