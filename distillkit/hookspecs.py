@@ -6,12 +6,11 @@ for schedules never imports torch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pluggy
 
-if TYPE_CHECKING:
-    from distillkit import interfaces
+from distillkit import interfaces
 
 hookspec = pluggy.HookspecMarker("distillkit")
 

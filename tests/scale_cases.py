@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from test_engine import Toy, batch
 from torch import Tensor, nn
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.interfaces import EmaTable, Engine, OptimizerTable
 from distillkit.training.assemble import load, prepare
 from distillkit.training.divergence import Watch
@@ -81,7 +81,7 @@ STATES: dict[str, dict[str, Any]] = {
 def learn(folder: Path, engine: str, method: str) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """The averaged weights after a few updates, and the journal."""
     preset, *words = METHODS[method]
-    split = f"source.batch={SAMPLES // workers.count()}"
+    split = f"source.batch={SAMPLES // distributed.world_size()}"
     common = (
         "run.log_every=1",
         "optimizer.learning_rate=1e-3",
@@ -92,7 +92,9 @@ def learn(folder: Path, engine: str, method: str) -> tuple[dict[str, Tensor], li
         split,
     )
     where = (f"source.folder='{folder / 'cache'}'",) if method == "cached" else ()
-    made = settings(own(folder), preset, *words, *common, *where, *(ENGINES[engine] if workers.count() > 1 else ()))
+    made = settings(
+        own(folder), preset, *words, *common, *where, *(ENGINES[engine] if distributed.world_size() > 1 else ())
+    )
     parts = load(made)
     # As in a run.
     for work in prepare(parts):
@@ -101,7 +103,7 @@ def learn(folder: Path, engine: str, method: str) -> tuple[dict[str, Tensor], li
     traces: set[int] = set()
 
     def watch(lines: list[dict[str, Any]]) -> None:
-        if lines and engine == "zero-3" and workers.count() > 1:
+        if lines and engine == "zero-3" and distributed.world_size() > 1:
             trace = coordinator(made.engine)._PartitionedParameterCoordinator__submodule_order
             if lines[-1]["update"] > 2:
                 traces.add(id(trace))
@@ -119,13 +121,17 @@ def learn(folder: Path, engine: str, method: str) -> tuple[dict[str, Tensor], li
     assert len(traces) <= 1, "the trace was made anew"
     with made.engine.averaged():
         weights = {name: weight.detach().clone() for name, weight in parts.student.network.named_parameters()}
-    lines = [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()] if workers.is_first() else []
+    lines = (
+        [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()]
+        if distributed.is_main_process()
+        else []
+    )
     return weights, lines
 
 
 def own(folder: Path) -> Path:
     """A folder of this process's."""
-    mine = folder / f"process-{workers.rank()}"
+    mine = folder / f"process-{distributed.rank()}"
     mine.mkdir(exist_ok=True)
     return mine
 
@@ -154,7 +160,7 @@ def toy(options: dict[str, Any], module: Toy, average: bool = True, accumulate: 
 
 
 def update(engine: Engine, options: dict[str, Any], number: int) -> None:
-    inputs, goals = (workers.part(tensor) for tensor in batch(number))
+    inputs, goals = (distributed.shard(tensor) for tensor in batch(number))
     if options.get("precision") == "bf16":
         inputs = inputs.bfloat16()
     loss, _ = engine.forward((inputs, goals))
@@ -193,7 +199,7 @@ def state_bytes(folder: Path, stage: int, precision: str, average: bool) -> dict
     # Hardly any buffers beside the state.
     zero = {"reduce_bucket_size": 1000, "allgather_bucket_size": 1000, "stage3_param_persistence_threshold": 0}
     small.write_text(json.dumps({"zero_optimization": {**zero, "stage3_prefetch_bucket_size": 0}}), encoding="utf-8")
-    workers.barrier()
+    distributed.barrier()
     gc.collect()
     # What is there is not counted, and not looked at again, which takes seconds.
     gc.freeze()
@@ -216,20 +222,24 @@ def whole_run(folder: Path) -> None:
     """From the command's function on, with scores before, during and after, and the export."""
     words = ("schedule.start=4", "run.updates=4", "optimizer.learning_rate=1e-3", "optimizer.eps=1e-4", "ema.decay=0.8")
     scored = ("evaluation.samples=21", "evaluation.batch=4", "evaluation.every=2", "evaluation.every_samples=10")
-    more = ("evaluation.best='steps-2'", "evaluation.reference='data'", f"source.batch={SAMPLES // workers.count()}")
-    engine = ENGINES["zero-3"] if workers.count() > 1 else ()
+    more = (
+        "evaluation.best='steps-2'",
+        "evaluation.reference='data'",
+        f"source.batch={SAMPLES // distributed.world_size()}",
+    )
+    engine = ENGINES["zero-3"] if distributed.world_size() > 1 else ()
     run(settings(own(folder), "dsdi", *words, *scored, *more, *engine, tables=MODEL + PLAIN + SCORED), folder / "run")
 
 
 def everything(folder: Path) -> None:
     done: dict[str, Any] = {}
-    for engine, method in RUNS if workers.count() > 1 else [("ddp", method) for method in METHODS]:
+    for engine, method in RUNS if distributed.world_size() > 1 else [("ddp", method) for method in METHODS]:
         weights, lines = learn(folder, engine, method)
         done[f"{engine} {method}"] = lines
-        if workers.is_first():
+        if distributed.is_main_process():
             save_file(weights, folder / f"{engine}-{method}.safetensors")
     whole_run(folder)
-    if workers.count() > 1:
+    if distributed.world_size() > 1:
         done["states"] = {}
         for name, options in STATES.items():
             done["states"][name] = go_on(options)
@@ -238,7 +248,7 @@ def everything(folder: Path) -> None:
             for stage in stages:
                 done["bytes"][f"{precision} {stage}"] = state_bytes(folder, stage, precision, average=False)
         done["bytes"]["bf16 1 average"] = state_bytes(folder, 1, "bf16", average=True)
-    (folder / f"rank-{workers.rank()}.json").write_text(json.dumps(done), encoding="utf-8")
+    (folder / f"rank-{distributed.rank()}.json").write_text(json.dumps(done), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 from digits import TEACHER
 from distillkit_schedules.halving import Halving
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.config import Settings, make_plan
 from distillkit.config.choose import Wish, choose
 from distillkit.config.fit import fit
@@ -231,8 +231,8 @@ def of_machine(size: int) -> Callable[[Engine], int]:
 def test_an_engine_that_takes_less(monkeypatch: pytest.MonkeyPatch, room: int, expected: str) -> None:
     """Two processes share what one does not hold. Bytes a weight, with an average and a teacher's copy: 24 with plain
     torch; ZeRO-2 4 + 4/2 + 16/2 + 4, ZeRO-3 24/2 + 4."""
-    monkeypatch.setattr(workers, "count", lambda: 2)
-    monkeypatch.setattr(workers, "join", lambda device, timeout: None)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "init", lambda device, timeout: None)
     wish = Wish(str(TEACHER), 4, "dsd-anchored")
     engine = choose(wish, ["engine.precision=fp32"], of_machine(room * 45_321), REGISTRY)[0].engine
     assert f"{engine.name} {engine.options.model_dump().get('zero_stage')}" == expected

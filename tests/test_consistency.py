@@ -87,8 +87,8 @@ def test_losses_against_the_target_see_f_and_those_against_data_see_x(against: s
     else:
         goal = aim.x0
     assert value.item() == pytest.approx(np.square(seen - goal.double().numpy()).mean(), rel=1e-4)
-    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in student.parameters())
-    assert all(weight.grad is None for weight in average.parameters())
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in student.network.parameters())
+    assert all(weight.grad is None for weight in average.network.parameters())
 
 
 def test_below_the_first_time_it_is_as_there() -> None:
@@ -121,7 +121,7 @@ def test_average_follows_slowly_and_goes_on_from_its_state() -> None:
     target, other = set_up(student, decay=0.9), set_up(predictor(3), decay=0.9)
     start = weights(target).double()
     with torch.no_grad():
-        for parameter in student.parameters():
+        for parameter in student.network.parameters():
             parameter.add_(1)
     target.after_update(student)
     target.after_update(student)

@@ -184,7 +184,7 @@ def test_scoring_leaves_everything_as_it_was() -> None:
     assert predictor.evaluations.count == 41
     assert tiny.network.drop.training
     assert not tiny.network.frozen.training
-    assert all(parameter.grad is None for parameter in predictor.parameters())
+    assert all(parameter.grad is None for parameter in predictor.network.parameters())
 
 
 def test_progress_is_told_in_pictures() -> None:

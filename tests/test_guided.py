@@ -46,7 +46,7 @@ def load(folder: Path, scales: tuple[float, float] | None = None) -> tuple[Diffu
     model = DiffusersModel(DiffusersModel.Options(path=folder, guidance_input=scales))
     model.load()
     model.set_grid("trailing", "auto")
-    return model, Predictor(model.network, model.path, model.prediction, model.forward).eval()
+    return model, Predictor(model.network.eval(), model.path, model.prediction, model.forward)
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:

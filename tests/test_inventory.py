@@ -91,7 +91,9 @@ def test_damaged_weights(tmp_path: Path) -> None:
 def test_torch_is_not_needed(tmp_path: Path) -> None:
     ddpm_pipeline(tmp_path)
     script = (
-        "import sys; from pathlib import Path; from distillkit_diffusers.model import DiffusersModel; "
+        "import sys; from pathlib import Path\n"
+        "from distillkit.lazy import lazy_imports\n"
+        "with lazy_imports():\n    from distillkit_diffusers.model import DiffusersModel\n"
         f"print(DiffusersModel(DiffusersModel.Options(path=Path({str(tmp_path)!r}))).inventory().parameters, "
         "'torch' in sys.modules)"
     )

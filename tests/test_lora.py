@@ -57,7 +57,7 @@ def train_a_bit(student: Predictor) -> None:
     """Move what is trained, as an optimiser would, far enough to be seen."""
     drawn = generator(0, "test")
     with torch.no_grad():
-        for weight in student.parameters():
+        for weight in student.network.parameters():
             if weight.requires_grad:
                 weight.add_(torch.randn(weight.shape, generator=drawn), alpha=0.1)
 
@@ -117,18 +117,18 @@ def test_target_modules(tmp_path: Path, targets: str, layers: list[str]) -> None
 
 def test_a_copy_shares_the_weights(tmp_path: Path) -> None:
     student = loaded(tmp_path).student
-    base, whole = numbers_held(teacher_network()), numbers_held(student)
+    base, whole = numbers_held(teacher_network()), numbers_held(student.network)
     copies = [student.copy(), student.copy()]
     copies.append(copies[0].copy())
-    assert numbers_held(student, *copies) == base + 4 * (whole - base)
-    assert not any(weight.requires_grad for copy in copies for weight in copy.parameters())
+    assert numbers_held(*(one.network for one in (student, *copies))) == base + 4 * (whole - base)
+    assert not any(weight.requires_grad for copy in copies for weight in copy.network.parameters())
     assert all(key.split(".")[-3] in ("lora_A", "lora_B") for one in (student, *copies) for key in one.state_dict())
 
 
 def test_without_an_adapter_a_copy_shares_nothing(tmp_path: Path) -> None:
     student = loaded(tmp_path, adapter=()).student
     copy = student.copy()
-    assert numbers_held(student, copy) == 2 * numbers_held(teacher_network())
+    assert numbers_held(student.network, copy.network) == 2 * numbers_held(teacher_network())
     assert student.state_dict().keys() == copy.state_dict().keys() == {
         f"network.{key}" for key in teacher_network().state_dict()
     }  # fmt: skip
@@ -180,7 +180,7 @@ def test_a_copy_does_not_come_between_a_forward_and_its_backward(tmp_path: Path)
         student = loaded(tmp_path / name).student
         teacher = student.copy()
         train_a_bit(student)
-        student.train()
+        student.network.train()
         if checkpointing:
             student.network.enable_gradient_checkpointing()  # type: ignore[operator]
         z = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -188,7 +188,9 @@ def test_a_copy_does_not_come_between_a_forward_and_its_backward(tmp_path: Path)
         aim = output(teacher.network)
         assert torch.equal(aim, output(teacher_network()))
         (found - aim).square().mean().backward()
-        gradients.append({name: weight.grad for name, weight in student.named_parameters() if weight.requires_grad})
+        gradients.append(
+            {name: weight.grad for name, weight in student.network.named_parameters() if weight.requires_grad}
+        )
     for key, gradient in gradients[0].items():
         assert gradient is not None
         assert gradient.abs().sum() > 0

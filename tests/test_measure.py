@@ -23,13 +23,13 @@ SLEEP = 0.1
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that take at least SLEEP seconds an evaluation."""
-    forward = Predictor.forward
+    forward = Predictor.__call__
 
     def slowly(self: Predictor, *arguments: Any) -> Any:
         time.sleep(SLEEP)
         return forward(self, *arguments)
 
-    monkeypatch.setattr(Predictor, "forward", slowly)
+    monkeypatch.setattr(Predictor, "__call__", slowly)
 
 
 def call(*words: str | Path) -> str:

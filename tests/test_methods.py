@@ -131,7 +131,7 @@ def load(folder: Path) -> tuple[DiffusersModel, Predictor]:
     model = DiffusersModel(DiffusersModel.Options(path=folder))
     model.load()
     model.set_grid("trailing", "auto")
-    return model, Predictor(model.network, model.path, model.prediction, model.forward).eval()
+    return model, Predictor(model.network.eval(), model.path, model.prediction, model.forward)
 
 
 @torch.no_grad()

@@ -352,7 +352,7 @@ def test_a_copy_is_frozen_and_apart_but_counted_together() -> None:
     assert torch.equal(twin(z, TIMES, condition).x0, before)
     assert predictor(z, TIMES, condition).x0.requires_grad
     assert not before.requires_grad
-    assert not twin.training
+    assert not twin.network.training
     assert predictor.evaluations.count == twin.evaluations.count == 3
 
 
@@ -393,15 +393,16 @@ def test_consistency_times_are_a_trailing_grids_where_steps_divide_the_times() -
 def test_an_average_of_16_bits_follows_as_one_of_32_does() -> None:
     """It moves by less than 16 bits can tell, and goes on from its state."""
     low, high, student = (Predictor(nn.Linear(3, 2), table(), "epsilon", call) for _ in range(3))
-    student.bfloat16()
-    high.load_state_dict(low.bfloat16().state_dict())
+    student.network.bfloat16()
+    low.network.bfloat16()
+    high.load_state_dict(low.state_dict())
     for _ in range(100):
         low.follow(student, 0.9995)
         high.follow(student, 0.9995)
     mine, theirs = low.network.weight, high.network.weight
     assert (mine.dtype, theirs.dtype) == (torch.bfloat16, torch.float32)
     assert torch.equal(mine, theirs.bfloat16())
-    again = Predictor(nn.Linear(3, 2), table(), "epsilon", call).bfloat16()
+    again = Predictor(nn.Linear(3, 2).bfloat16(), table(), "epsilon", call)
     again.load_state_dict({key: value.clone() for key, value in low.state_dict().items()})
     for one in (again, low):
         one.follow(student, 0.9995)
@@ -424,9 +425,9 @@ def test_inputs_have_the_networks_precision_and_times_their_own() -> None:
 
 def test_an_average_follows() -> None:
     twins = [Predictor(nn.Linear(3, 2), table(), "epsilon", lambda *_: torch.zeros(1)) for _ in range(2)]
-    before, other = (torch.cat([weight.detach().flatten() for weight in one.parameters()]) for one in twins)
+    before, other = (torch.cat([weight.detach().flatten() for weight in one.network.parameters()]) for one in twins)
     twins[0].follow(twins[1], 0.75)
-    after = torch.cat([weight.detach().flatten() for weight in twins[0].parameters()])
+    after = torch.cat([weight.detach().flatten() for weight in twins[0].network.parameters()])
     torch.testing.assert_close(after, 0.75 * before + 0.25 * other)
 
 
@@ -434,9 +435,9 @@ def test_a_rounded_average_goes_on_from_its_state() -> None:
     """Of 16 bits: it is saved as what it was rounded from, so that a resumed run is the same run."""
     student = Predictor(Network(), table(), "v_prediction", call)
     average = student.copy()
-    average.bfloat16()
+    average.network.bfloat16()
     with torch.no_grad():
-        for weight in student.parameters():
+        for weight in student.network.parameters():
             weight.add_(0.3)
     average.follow(student, 0.99)
     state = {name: weight.clone() for name, weight in average.state_dict().items()}

@@ -123,10 +123,12 @@ def test_landing_is_a_mean_of_the_two_predictions(times: tuple[int, int, int]) -
 
 
 def gradient(student: Predictor, step: Step, goal: Tensor) -> Tensor:
-    student.zero_grad()
+    student.network.zero_grad()
     prediction = student(step.z, step.times[0], step.condition).x0
     (prediction - goal).square().mean().backward()
-    return torch.cat([parameter.grad.flatten() for parameter in student.parameters() if parameter.grad is not None])
+    return torch.cat(
+        [parameter.grad.flatten() for parameter in student.network.parameters() if parameter.grad is not None]
+    )
 
 
 @pytest.mark.parametrize("times", PAIRS)
@@ -182,7 +184,7 @@ def test_who_takes_which_step() -> None:
         (frozen(student, first_step="student"), [student, slow], 1),
     ]
     with torch.no_grad():
-        for parameter in student.parameters():
+        for parameter in student.network.parameters():
             parameter.add_(0.3)
     for teacher, networks, evaluations in cases:
         teacher.after_update(student)
@@ -219,7 +221,7 @@ def test_ema_teacher_follows_slowly() -> None:
     teacher = ema(student, decay=0.9)
     start = weights(teacher).double()
     with torch.no_grad():
-        for parameter in student.parameters():
+        for parameter in student.network.parameters():
             parameter.add_(1)
     teacher.after_update(student)
     teacher.after_update(student)
@@ -232,7 +234,7 @@ def test_frozen_teacher_is_renewed_at_a_stage_or_never() -> None:
         teacher = frozen(student, renew=renew)
         start = weights(teacher).clone()
         with torch.no_grad():
-            for parameter in student.parameters():
+            for parameter in student.network.parameters():
                 parameter.add_(1)
         teacher.after_update(student)
         assert torch.equal(weights(teacher), start)

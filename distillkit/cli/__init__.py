@@ -6,9 +6,12 @@ import os
 import signal
 import sys
 
-from distillkit import workers
-from distillkit.cli.group import cli
-from distillkit.training.interrupt import terminate
+from distillkit.lazy import lazy_imports
+
+with lazy_imports():
+    from distillkit import distributed
+    from distillkit.cli.group import cli
+    from distillkit.training.interrupt import terminate
 
 
 def main() -> None:
@@ -17,7 +20,7 @@ def main() -> None:
     try:
         cli(prog_name="distillkit")
     except SystemExit as end:
-        if workers.count() == 1:
+        if distributed.world_size() == 1:
             raise
         # Not by way of the interpreter's end, at which threads of torch's may be running, and abort it.
         sys.stdout.flush()

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from distillkit.cli.options import config_argument, set_option
+from distillkit.config import read_chain
 
 
 @click.command()
@@ -17,7 +18,6 @@ def command(config: Path, assignments: tuple[str, ...]) -> None:
 
     The exit code is 0 if nothing is wrong, 2 otherwise.
     """
-    from distillkit.config import read_chain
 
     read_chain(config, assignments)
     click.echo(f"{config}: ok")

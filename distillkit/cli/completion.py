@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from click.shell_completion import get_completion_class
 
 
 @click.command()
@@ -16,7 +17,6 @@ def command(ctx: click.Context, shell: str) -> None:
     zsh:  echo 'eval "$(distillkit completion zsh)"' >> ~/.zshrc
     fish: distillkit completion fish > ~/.config/fish/completions/distillkit.fish
     """
-    from click.shell_completion import get_completion_class
 
     completion = get_completion_class(shell)
     assert completion is not None

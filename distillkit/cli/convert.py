@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
+from distillkit.config import read_component
 from distillkit.errors import DistillkitError
 
 
@@ -21,9 +23,6 @@ def command(checkpoint: Path, config: Path, output: Path, no_ema: bool, kind: st
     Only this command opens a pickled model: with torch's restricted loading, which makes tensors and runs nothing. A
     file that asks for more is refused.
     """
-    from tempfile import TemporaryDirectory
-
-    from distillkit.config import read_component
 
     for file, what in ((checkpoint, "checkpoint"), (config, "config")):
         if not file.is_file():

@@ -6,9 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+import tomli_w
 
 from distillkit.cli.options import set_option
+from distillkit.cli.pipeline import pipeline_folder
+from distillkit.cli.summary import describe
+from distillkit.config.choose import Wish, choose
 from distillkit.errors import ConfigError, DistillkitError, Mistake
+from distillkit.training.machine import memory
+from distillkit.training.run import run
 
 METHOD = "best"
 """What docs/study.md recommends."""
@@ -67,10 +73,6 @@ def command(
     What is not asked for is chosen for the size of the network and the machine, and shown. The run's folder has the
     config that it amounts to, which `distillkit run` carries out again. --set changes anything in it.
     """
-    from distillkit.cli.pipeline import pipeline_folder
-    from distillkit.cli.summary import describe
-    from distillkit.config.choose import Wish, choose
-    from distillkit.training.machine import memory
 
     folder = Path(pipeline)
     model = str(pipeline_folder(folder)) if folder.is_dir() else pipeline
@@ -82,7 +84,6 @@ def command(
         if write is not None:
             _write(settings.tables, write)
             return
-        from distillkit.training.run import run
 
         run(settings, place)
     except ConfigError as error:
@@ -97,7 +98,6 @@ def _with_flag(mistake: Mistake) -> Mistake:
 
 def _write(tables: dict[str, Any], file: Path) -> None:
     """Write a config where nothing is yet."""
-    import tomli_w
 
     try:
         with file.open("x", encoding="utf-8") as config:

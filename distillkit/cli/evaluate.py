@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from distillkit.cli.options import echo_json, json_option, parse_steps, prompts_option, set_option
+from distillkit.cli.pipeline import grid_of, load_model, make_predictor, picture_shape, pipeline_folder, tables_of_run
+from distillkit.config import read_scoring
+from distillkit.evaluation import Evaluator
+from distillkit.evaluation.report import tables
+from distillkit.training.progress import Reporter
 
 
 @click.command()
@@ -42,15 +48,6 @@ def command(
     --set change what the config's tables evaluation, engine, data, features and metric say; grid and sampler are
     the pipeline's own, unless --set names others.
     """
-    from distillkit.cli.pipeline import (
-        grid_of,
-        load_model,
-        make_predictor,
-        picture_shape,
-        pipeline_folder,
-        tables_of_run,
-    )
-    from distillkit.config import read_scoring
 
     folder = pipeline_folder(pipeline)
     model = load_model(folder, prompts)
@@ -70,11 +67,6 @@ def command(
         tables["data"] = {"type": "images", "folder": str(reference), "size": size, "channels": channels}
         tables["evaluation"]["reference"] = "data"
     scoring = read_scoring(tables, str(folder), assignments)
-
-    from rich.console import Console
-
-    from distillkit.evaluation import Evaluator
-    from distillkit.training.progress import Reporter
 
     model.set_grid(scoring.grid.spacing, scoring.grid.start)
     predictor, scoring = make_predictor(model, scoring)
@@ -97,9 +89,6 @@ def command(
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-
-    from distillkit.evaluation.report import tables
 
     for table in tables(rows):
         Console().print(table)

@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from distillkit import __version__, workers
+from distillkit import __version__, distributed
 from distillkit.errors import DistillkitError, RunInterrupted
+from distillkit.lazy import lazy_imports
 
 COMMANDS = {
     "distill": "Make a pipeline sample in a few steps, without a config.",
@@ -43,7 +44,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = import_module(f"distillkit.cli.{cmd_name}").command
+        with lazy_imports():
+            command = import_module(f"distillkit.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         command.short_help = COMMANDS[cmd_name]
         return command
@@ -57,28 +59,28 @@ class LazyGroup(click.Group):
 
         Of several processes one says it: the first, or the one that failed before the others.
         """
-        if not workers.is_first():
+        if not distributed.is_main_process():
             ctx.with_resource(redirect_stdout(io.StringIO()))
         try:
             done = super().invoke(ctx)
-            workers.leave()
+            distributed.destroy()
             return done
         except (KeyboardInterrupt, RunInterrupted) as stop:
             # A process without more to say may have been ended because another one failed.
-            if workers.is_first() and (workers.count() == 1 or str(stop)):
+            if distributed.is_main_process() and (distributed.world_size() == 1 or str(stop)):
                 click.echo(f"stopped: {stop}" if str(stop) else "stopped", err=True)
-            workers.leave_together()
+            distributed.leave_together()
             ctx.exit(STOPPED + getattr(stop, "number", signal.SIGINT))
         except DistillkitError as error:
-            if workers.first_to_fail():
+            if distributed.first_to_fail():
                 click.echo(str(error), err=True)
             ctx.exit(2)
         except click.ClickException as error:
-            if workers.first_to_fail():
+            if distributed.first_to_fail():
                 raise
             ctx.exit(error.exit_code)
         except RuntimeError:  # so does a collective end that another process's failure broke off
-            if workers.first_to_fail():
+            if distributed.first_to_fail():
                 raise
             ctx.exit(1)
 

@@ -11,7 +11,12 @@ from pathlib import Path
 from types import FrameType
 
 import click
+import psutil
+import torch
+import torch.distributed.elastic.multiprocessing.errors
+import torch.distributed.launcher.api
 
+from distillkit.cli.hostfile import find_self, read_hosts
 from distillkit.errors import DistillkitError, Terminated
 
 GRACE = 5.0
@@ -43,7 +48,6 @@ def command(
     torch's agent starts them and ends them all when one fails. Ctrl-C and SIGTERM are passed on to them. The exit code
     is theirs. What torchrun, deepspeed and accelerate start runs as well.
     """
-    from distillkit.cli.hostfile import find_self, read_hosts
 
     endpoint, nodes = "localhost:0", 1
     if hostfile is not None:
@@ -57,8 +61,6 @@ def command(
     elif node_rank is not None:
         raise click.UsageError("--node-rank: is a place in a hostfile; give --hostfile too")
 
-    import torch
-
     processes = processes or torch.cuda.device_count() or 1
     code = _launch(arguments, processes, nodes, node_rank or 0, endpoint)
     # Not by way of the interpreter's end, at which threads of torch's store may be running, and abort it.
@@ -71,17 +73,13 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
     Returns:
         the exit code.
     """
-    import psutil
-    from torch import distributed
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # On CPUs, processes must share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     # The processes say what went wrong.
     for module in ("multiprocessing", "agent.server"):
         logging.getLogger(f"torch.distributed.elastic.{module}.api").setLevel(logging.CRITICAL)
-    config = LaunchConfig(
+    config = torch.distributed.launcher.api.LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,
         nproc_per_node=processes,
@@ -114,13 +112,13 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, pass_on)
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", "distillkit", *arguments)
-    except distributed.DistNetworkError as error:
+        torch.distributed.launcher.api.elastic_launch(config, sys.executable)("-u", "-m", "distillkit", *arguments)
+    except torch.distributed.DistNetworkError as error:
         raise DistillkitError(
             f"{endpoint}: the machines cannot meet there ({str(error).splitlines()[0]}); name another --port, or, "
             "first in the hostfile, a machine that all can reach"
         ) from None
-    except ChildFailedError as error:
+    except torch.distributed.elastic.multiprocessing.errors.ChildFailedError as error:
         return _code([failure.exitcode for failure in error.failures.values()], told)
     return 0
 

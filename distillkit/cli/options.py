@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 config_argument = click.argument("config", type=click.Path(path_type=Path))
 
@@ -52,9 +55,6 @@ def echo_table(columns: list[str], rows: list[list[str]], numbers: bool = False)
         rows: the cells.
         numbers: whether all columns but the first are numbers, set flush right.
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for i, column in enumerate(columns):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from distillkit.config import Scoring
-    from distillkit.interfaces import Model
-    from distillkit.noise import Predictor
+import torch
+
+from distillkit.config import Scoring, read_component, table_of_result
+from distillkit.config.chain import tables_in
+from distillkit.interfaces import Model
+from distillkit.noise import Predictor, TablePath
 
 
 def pipeline_folder(path: Path) -> Path:
@@ -19,7 +21,6 @@ def pipeline_folder(path: Path) -> Path:
 
 def tables_of_run(pipeline: Path) -> dict[str, Any]:
     """The config of the run that a pipeline lies in; empty if it lies in none."""
-    from distillkit.config.chain import tables_in
 
     config = pipeline.resolve().parent / "config.toml"
     return tables_in(config) if pipeline.name == "pipeline" and config.is_file() else {}
@@ -32,7 +33,6 @@ def load_model(pipeline: Path, prompts: Path | None = None) -> Model:
         pipeline: its folder.
         prompts: a text file of what a text-conditional one is told, instead of what its run told it.
     """
-    from distillkit.config import read_component, table_of_result
 
     table = table_of_result(tables_of_run(pipeline), pipeline)
     if prompts is not None:
@@ -44,7 +44,6 @@ def load_model(pipeline: Path, prompts: Path | None = None) -> Model:
 
 def grid_of(model: Model) -> dict[str, Any]:
     """The grid that a pipeline has, as the config's table."""
-    from distillkit.noise import TablePath
 
     # Only tables let a grid begin elsewhere.
     start = {"start": model.path.start} if isinstance(model.path, TablePath) else {}
@@ -53,7 +52,6 @@ def grid_of(model: Model) -> dict[str, Any]:
 
 def picture_shape(model: Model) -> tuple[int, int]:
     """Channels and height of a model's pictures: a latent model's samples are none yet."""
-    import torch
 
     _, channels, height, _ = model.decode(torch.zeros(1, *model.sample_shape)).shape
     return channels, height
@@ -61,11 +59,11 @@ def picture_shape(model: Model) -> tuple[int, int]:
 
 def make_predictor(model: Model, scoring: Scoring) -> tuple[Predictor, Scoring]:
     """The network on the engine's device; and the settings with the pipeline's sampler, if none is set."""
-    from distillkit.noise import Predictor
 
     scoring.engine.setup()
     if "sampler" not in scoring.evaluation.model_fields_set:
         evaluation = scoring.evaluation.model_copy(update={"sampler": model.sampler})
         scoring = replace(scoring, evaluation=evaluation)
+    model.network.eval()
     predictor = Predictor(model.network, model.path, model.prediction, model.forward)
-    return predictor.to(scoring.engine.device).eval(), scoring
+    return predictor.to(scoring.engine.device), scoring

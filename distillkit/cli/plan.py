@@ -8,6 +8,9 @@ from typing import Any
 import click
 
 from distillkit.cli.options import config_argument, echo_json, echo_table, json_option, set_option
+from distillkit.config import Chain, evaluations_before, make_plan, read_chain
+from distillkit.training.measure import measure as take
+from distillkit.training.progress import clock
 
 
 @click.command()
@@ -22,7 +25,6 @@ def command(config: Path, assignments: tuple[str, ...], measure: bool, as_json: 
     A row "before" has the evaluations that a source makes before the first update (of each phase), if no run has made
     any of them yet.
     """
-    from distillkit.config import Chain, evaluations_before, make_plan, read_chain
 
     settings = read_chain(config, assignments)
     chained = isinstance(settings, Chain)
@@ -41,8 +43,6 @@ def command(config: Path, assignments: tuple[str, ...], measure: bool, as_json: 
     if before:
         found["before"] = before
     if measure:
-        from distillkit.training.measure import measure as take
-
         measured, memory, device = take(phases)
         for stage, seconds in zip(stages, (time for phase in measured for time in phase.stages), strict=True):
             stage["seconds"] = round(seconds, 3)
@@ -56,7 +56,6 @@ def command(config: Path, assignments: tuple[str, ...], measure: bool, as_json: 
     if as_json:
         echo_json(found)
         return
-    from distillkit.training.progress import clock
 
     columns = [*(["phase"] if chained else []), "stage", "steps N", "student's steps", "updates", "evaluations"]
     empty = [""] * (3 if chained else 2)

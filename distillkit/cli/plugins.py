@@ -7,6 +7,7 @@ from dataclasses import asdict
 import click
 
 from distillkit.cli.options import echo_json, echo_table, json_option
+from distillkit.registry import load_registry
 
 
 @click.command()
@@ -14,7 +15,6 @@ from distillkit.cli.options import echo_json, echo_table, json_option
 def command(as_json: bool) -> None:
     """List every part that a config or a command can name, with the package it comes from; plugins that did not load
     come last, with the reason."""
-    from distillkit.registry import load_registry
 
     registry = load_registry()
     components = [

@@ -7,6 +7,9 @@ from pathlib import Path
 import click
 
 from distillkit.cli.options import config_argument, set_option
+from distillkit.config import Chain, read_chain
+from distillkit.training.chain import run_chain
+from distillkit.training.run import run
 
 
 @click.command()
@@ -30,15 +33,11 @@ def command(
     config: Path, assignments: tuple[str, ...], output: Path | None, resume: bool, allow: tuple[str, ...]
 ) -> None:
     """Distil (or train) as CONFIG says, score the result, and write it all to the run's folder."""
-    from distillkit.config import Chain, read_chain
 
     settings = read_chain(config, assignments)
     # After reading, so that a mistake shows before torch is loaded.
     if isinstance(settings, Chain):
-        from distillkit.training.chain import run_chain
-
         run_chain(settings, output or Path("runs", settings.name), resume=resume, allow=allow)
         return
-    from distillkit.training.run import run
 
     run(settings, output or Path("runs", settings.run.name), resume=resume, allow=allow)

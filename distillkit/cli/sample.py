@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from math import ceil, sqrt
 from pathlib import Path
 
 import click
+import torch
 
+from distillkit import distributed
 from distillkit.cli.options import prompts_option
+from distillkit.cli.pipeline import load_model, make_predictor, pipeline_folder, tables_of_run
+from distillkit.config import read_scoring
+from distillkit.evaluation import Pictures, sheet, write_png
 
 
 @click.command()
@@ -31,10 +37,6 @@ def command(
     device: str,
 ) -> None:
     """Draw samples from PIPELINE, the folder of a diffusers pipeline or of a run, as one picture."""
-    from math import ceil, sqrt
-
-    from distillkit.cli.pipeline import load_model, make_predictor, pipeline_folder, tables_of_run
-    from distillkit.config import read_scoring
 
     folder = pipeline_folder(pipeline)
     evaluation = {"guidance": tables_of_run(folder).get("evaluation", {}).get("guidance", 1.0), "seed": seed}
@@ -48,20 +50,15 @@ def command(
         has = f"has the classes 0 to {model.classes - 1}" if model.classes else "is not conditioned on classes"
         raise click.BadParameter(f"the model {has} (got {class_labels})", param_hint="--class-labels")
 
-    import torch
-
-    from distillkit import workers
-    from distillkit.evaluation import Pictures, sheet, write_png
-
     predictor, scoring = make_predictor(model, scoring)
     pictures = Pictures(scoring.evaluation, model, scoring.engine.device, scoring.engine.autocast)
     size = ceil(sqrt(count))
     drawn = [
-        workers.gather(pictures.draw(predictor, steps, indices, labels and [labels[i] for i in indices]).cpu())
-        for indices in workers.share(_chunks(count, size))
+        distributed.all_gather(pictures.draw(predictor, steps, indices, labels and [labels[i] for i in indices]).cpu())
+        for indices in distributed.split_between_processes(_chunks(count, size))
     ]
     rows = torch.split(torch.cat(drawn)[:count], size)
-    if workers.is_first():
+    if distributed.is_main_process():
         write_png(output, sheet(rows))
     click.echo(f"{output}: {count} samples in {steps} steps")
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from distillkit.config import read_component
+from distillkit.config.source import read_toml
 from distillkit.errors import DistillkitError
 
 
@@ -17,8 +19,6 @@ def command(run: Path, uri: str | None) -> None:
 
     The store may have been away, or the run was killed before it was sent to the end.
     """
-    from distillkit.config import read_component
-    from distillkit.config.source import read_toml
 
     config = run / "config.toml"
     if not config.is_file():

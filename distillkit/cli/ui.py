@@ -6,6 +6,10 @@ from pathlib import Path
 
 import click
 
+from distillkit.config import read_component
+from distillkit.config.chain import tables_in
+from distillkit.config.source import DEFAULTS
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path), required=False)
@@ -13,9 +17,6 @@ import click
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def command(run: Path | None, store: str | None, port: int) -> None:
     """Open the MLflow UI on the store that RUN, a run's folder, was recorded in, until Ctrl-C."""
-    from distillkit.config import read_component
-    from distillkit.config.chain import tables_in
-    from distillkit.config.source import DEFAULTS
 
     table = DEFAULTS["tracker"]
     origin = "tracker"

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.config.fit import TooLargeError, fit
 from distillkit.config.override import lay_over, parse_assignments
 from distillkit.config.parts import Reader
@@ -97,7 +97,7 @@ def _smaller(device: str) -> Iterator[dict[str, Any]]:
     if find_spec("deepspeed") is None:
         return
     deepspeed = {"type": "deepspeed", "precision": "auto"}
-    stages = (2, 3) if workers.count() > 1 else ()
+    stages = (2, 3) if distributed.world_size() > 1 else ()
     yield from ({**deepspeed, "zero_stage": stage} for stage in stages)
     # On a CPU, the host's memory is the device's.
     if device != "cpu":

@@ -8,9 +8,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.config import Scoring
 from distillkit.evaluation.pictures import ROUNDING, Pictures, Which, to_uint8
 from distillkit.interfaces import Data, Features, FeatureStatistics, Metric, Model
@@ -76,23 +75,23 @@ class Evaluator:
         statistics = self._statistics(batches, samples, self._on_batch)
         scores = {label: metric.compute(statistics, self.reference) for label, metric in self.metrics.items()}
         # What is decided on them must be decided alike, to the last digit.
-        return workers.from_first(scores)
+        return distributed.broadcast(scores)
 
-    @torch.no_grad()
     def _statistics(
-        self, batches: Iterable[Tensor], count: int, on_batch: Callable[[int], None] | None = None
+        self, batches: Iterable[torch.Tensor], count: int, on_batch: Callable[[int], None] | None = None
     ) -> FeatureStatistics:
         """Features of `count` uint8 pictures [B, C, H, W], gathered on the CPU in the pictures' order."""
         assert self._features is not None
         features, logits, digest = [], [], hashlib.sha256()
         left = count
         for batch in batches:
-            pictures = workers.gather(batch.cpu())[:left]
+            pictures = distributed.all_gather(batch.cpu())[:left]
             digest.update(pictures.numpy().tobytes())
-            found, classes = self._features.extract(batch.to(self._device))
-            features.append(workers.gather(found.float().cpu())[:left])
+            with torch.no_grad():
+                found, classes = self._features.extract(batch.to(self._device))
+            features.append(distributed.all_gather(found.float().cpu())[:left])
             if classes is not None:
-                logits.append(workers.gather(classes.float().cpu())[:left])
+                logits.append(distributed.all_gather(classes.float().cpu())[:left])
             left -= len(pictures)
             if on_batch is not None:
                 on_batch(len(pictures))
@@ -144,8 +143,8 @@ class Evaluator:
         ]
 
 
-def _real_pictures(data: Data, batch: int) -> Iterator[Tensor]:
+def _real_pictures(data: Data, batch: int) -> Iterator[torch.Tensor]:
     """This process's of a data set's images: uint8 [B, C, H, W]."""
-    for indices in workers.share(torch.split(torch.arange(len(data)), batch)):
+    for indices in distributed.split_between_processes(torch.split(torch.arange(len(data)), batch)):
         images, _ = data.batch(indices)
         yield to_uint8(images)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 import torch
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
-from torch.nn import functional
+import torch.nn.functional as functional
 
 from distillkit.errors import DistillkitError
 
@@ -18,7 +19,7 @@ READABLE = 64
 """Smaller pictures are enlarged by a whole factor, to about this many pixels."""
 
 
-def sheet(rows: Sequence[Tensor], labels: Sequence[str] | None = None) -> Tensor:
+def sheet(rows: Sequence[torch.Tensor], labels: Sequence[str] | None = None) -> torch.Tensor:
     """One picture from rows of uint8 pictures [n, C, H, W] (C 1 or 3, all of one size): uint8 [height, width, 3].
 
     Args:
@@ -39,18 +40,18 @@ def sheet(rows: Sequence[Tensor], labels: Sequence[str] | None = None) -> Tensor
     return torch.cat([_margin(labels, len(large), (height + GAP) * factor), large], dim=1)
 
 
-def _margin(labels: Sequence[str], height: int, row: int) -> Tensor:
+def _margin(labels: Sequence[str], height: int, row: int) -> torch.Tensor:
     """The labels, each in the middle of its row of `row` pixels: uint8 [height, as wide as they need, 3]."""
-    font = ImageFont.load_default()
+    font = PIL.ImageFont.load_default()
     width = 12 + max(int(font.getlength(label)) for label in labels)
-    image = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(image)
+    image = PIL.Image.new("RGB", (width, height), "white")
+    draw = PIL.ImageDraw.Draw(image)
     for i, label in enumerate(labels):
         draw.text((6, i * row + row // 2 - 5), label, fill="black", font=font)
     return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(height, width, 3)
 
 
-def write_png(path: Path, image: Tensor) -> None:
+def write_png(path: Path, image: torch.Tensor) -> None:
     """Write a uint8 picture [H, W, 3]; folders on the way are made.
 
     Raises:
@@ -58,6 +59,6 @@ def write_png(path: Path, image: Tensor) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.cpu().numpy()).save(path, format="PNG")
+        PIL.Image.fromarray(image.cpu().numpy()).save(path, format="PNG")
     except OSError as error:
         raise DistillkitError(f"{path}: cannot be written ({error.strerror})") from None

@@ -7,9 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.config import EvaluationTable
 from distillkit.interfaces import Model, Sampler
 from distillkit.noise import Predictor
@@ -20,7 +19,7 @@ ROUNDING = "round((x + 1) * 127.5)"
 Which = Literal["teacher", "student"]
 
 
-def to_uint8(images: Tensor) -> Tensor:
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
     """Images in [−1, 1] of any shape -> 0 … 255, halves to even; what lies outside is clamped."""
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
@@ -51,7 +50,6 @@ class Pictures:
         """How pictures are drawn: the undistilled teacher's by DDIM, a student's as the config says."""
         return "ddim" if which == "teacher" else self._evaluation.sampler
 
-    @torch.no_grad()
     def draw(
         self,
         predictor: Predictor,
@@ -59,7 +57,7 @@ class Pictures:
         indices: Sequence[int],
         labels: Sequence[int] | None = None,
         which: Which = "student",
-    ) -> Tensor:
+    ) -> torch.Tensor:
         """The pictures `indices`, in `steps` steps, in one batch: uint8 [len(indices), C, H, W] on the device.
 
         Moves neither the global random state nor the predictor's count of evaluations. `labels` are classes to take
@@ -80,7 +78,7 @@ class Pictures:
         told = self._model.guidance_input
         if which == "teacher" and told is not None and told.new:
             condition = condition.mixed()
-        with _aside(predictor), self._autocast():
+        with torch.no_grad(), _aside(predictor), self._autocast():
             if self.sampler(which) == "consistency":
                 samples = sample_consistency(predictor, lambda step: self._noise(indices, step), condition, steps)
             else:
@@ -88,29 +86,31 @@ class Pictures:
             images = self._model.decode(samples)
         return to_uint8(images.float())
 
-    def _noise(self, indices: Sequence[int], step: int) -> Tensor:
+    def _noise(self, indices: Sequence[int], step: int) -> torch.Tensor:
         return noise_for(self._evaluation.seed, indices, self._model.sample_shape, step).to(self._device)
 
-    def batches(self, predictor: Predictor, steps: int, count: int, which: Which = "student") -> Iterator[Tensor]:
-        """This process's of the first `count` pictures, `evaluation.batch` at a time (see `workers.share`)."""
+    def batches(self, predictor: Predictor, steps: int, count: int, which: Which = "student") -> Iterator[torch.Tensor]:
+        """This process's part of the first `count` pictures, `evaluation.batch` at a time."""
         # Whole batches, so that no picture depends on how many processes there are.
-        for start in workers.share(range(0, count, self._evaluation.batch)):
+        for start in distributed.split_between_processes(range(0, count, self._evaluation.batch)):
             indices = range(start, min(start + self._evaluation.batch, count))
             yield self.draw(predictor, steps, indices, which=which)
 
-    def first(self, predictor: Predictor, steps: int, count: int | None = None, which: Which = "student") -> Tensor:
+    def first(
+        self, predictor: Predictor, steps: int, count: int | None = None, which: Which = "student"
+    ) -> torch.Tensor:
         """The first `count` pictures (`evaluation.grid` by default), on the CPU: a row of a sample sheet."""
         wanted = self._evaluation.grid if count is None else count
-        batches = [workers.gather(batch.cpu()) for batch in self.batches(predictor, steps, wanted, which)]
+        batches = [distributed.all_gather(batch.cpu()) for batch in self.batches(predictor, steps, wanted, which)]
         return torch.cat(batches)[:wanted]
 
 
 @contextmanager
 def _aside(predictor: Predictor) -> Iterator[None]:
     """Inside, the predictor is in evaluation mode; afterwards it is as it was, and so is its count of evaluations."""
-    modes: dict[nn.Module, bool] = {module: module.training for module in predictor.modules()}
+    modes: dict[torch.nn.Module, bool] = {module: module.training for module in predictor.network.modules()}
     count = predictor.evaluations.count
-    predictor.eval()
+    predictor.network.eval()
     try:
         yield
     finally:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+
+import torch
 
 from distillkit.component import Component
 from distillkit.errors import DistillkitError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from distillkit.interfaces.model import Model
+from distillkit.interfaces.model import Model
 
 
 class Data(Component):
@@ -35,7 +32,7 @@ class Data(Component):
         """How many images there are."""
 
     @abstractmethod
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images [B, C, H, W] in [−1, 1] (float32) and labels [B] (int64; None if there are none) at indices [B]."""
 
     def check_shape(self, model: Model) -> None:
@@ -44,7 +41,6 @@ class Data(Component):
         Raises:
             DistillkitError: they are not.
         """
-        import torch
 
         images, _ = self.batch(torch.tensor([0]))
         if (found := tuple(model.encode(images).shape[1:])) != tuple(model.sample_shape):

@@ -6,14 +6,13 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from distillkit.component import Component
 from distillkit.interfaces.optimization import EmaTable, OptimizerTable
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+from distillkit.noise import Predictor
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Update:
             out, and weights, average and optimiser are as they were. None: it was.
     """
 
-    grad_norm: Tensor
-    made: Tensor | None = None
+    grad_norm: torch.Tensor
+    made: torch.Tensor | None = None
 
 
 class Engine(Component):
@@ -47,14 +46,16 @@ class Engine(Component):
 
     @abstractmethod
     def setup(self) -> None:
-        """Claim the device, and meet the other processes (`workers.join`). Called first; again, it changes nothing.
+        """Claim the device, and meet the other processes (`distributed.init`). Called first; again, it changes nothing.
 
         Raises:
             DistillkitError: the device is not there.
         """
 
     @abstractmethod
-    def prepare(self, module: nn.Module, network: nn.Module, optimizer: OptimizerTable, ema: EmaTable | None) -> None:
+    def prepare(
+        self, module: torch.nn.Module, network: torch.nn.Module, optimizer: OptimizerTable, ema: EmaTable | None
+    ) -> None:
         """Take the module that is called once per update.
 
         Args:
@@ -78,11 +79,11 @@ class Engine(Component):
         """Call the module in the configured precision."""
 
     @abstractmethod
-    def place_frozen(self, module: nn.Module) -> None:
-        """Put a frozen module, which is never part of the trained one, where it belongs."""
+    def place_frozen(self, copy: Predictor) -> None:
+        """Put a frozen network, which is never part of the trained one, where it belongs."""
 
     @abstractmethod
-    def update(self, loss: Tensor, learning_rate: float) -> Update | None:
+    def update(self, loss: torch.Tensor, learning_rate: float) -> Update | None:
         """Backward; with the last of the accumulated batches also clip, step, zero the gradient and average.
 
         What is not finite must not reach a weight, and to see to that must not make the host wait for the device.
@@ -114,9 +115,9 @@ class Engine(Component):
         """The precision in which the engine evaluates networks."""
 
     @abstractmethod
-    def state_dict(self) -> Mapping[str, Tensor]:
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
         """Trained weights, EMA and optimiser state, for a checkpoint."""
 
     @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from `state_dict`."""

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
 
 from distillkit.component import Component
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -26,17 +23,16 @@ class FeatureStatistics:
         hash: what the images were, as eight hexadecimal digits: scores with different ones don't compare.
     """
 
-    mean: Tensor
-    covariance: Tensor
+    mean: torch.Tensor
+    covariance: torch.Tensor
     count: int
-    features: Tensor | None
-    logits: Tensor | None
+    features: torch.Tensor | None
+    logits: torch.Tensor | None
     hash: str
 
     @classmethod
-    def of(cls, features: Tensor, logits: Tensor | None, hash: str) -> FeatureStatistics:
+    def of(cls, features: torch.Tensor, logits: torch.Tensor | None, hash: str) -> FeatureStatistics:
         """The statistics of images with features [n, D] and logits [n, K] (or None), n at least 2; all is kept."""
-        import torch
 
         mean = features.mean(0, dtype=torch.float64)
         covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=features.device)
@@ -62,7 +58,7 @@ class Features(Component):
         """
 
     @abstractmethod
-    def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def extract(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """uint8 images [B, C, H, W] -> features [B, D] and class logits [B, K] (None if it has none)."""
 
     @property

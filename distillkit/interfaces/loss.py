@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillkit.component import Component
 from distillkit.interfaces.steps import Step, TargetBatch
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from distillkit.noise import NoisePath, Prediction
+from distillkit.noise import NoisePath, Prediction
 
 
 class Ramp(BaseModel):
@@ -61,7 +58,7 @@ class Loss(Component):
         return weight.at(update, updates) if isinstance(weight, Ramp) else weight
 
     @abstractmethod
-    def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> Tensor:
+    def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
         """The term for each sample, [B], without the factor `weight`.
 
         `target` is None where no term is against the target; `step.data` where the source has none.

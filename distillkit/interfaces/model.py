@@ -6,17 +6,14 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
+
+import torch
 
 from distillkit.component import Component
 from distillkit.errors import DistillkitError
 from distillkit.interfaces.student import StudentTable
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-    from distillkit.noise import Condition, NoisePath, PredictionType
+from distillkit.noise import Condition, NoisePath, PredictionType
 
 Sampler = Literal["ddim", "consistency"]
 """How a network is sampled: "ddim", or "consistency" (jump to clean data, add noise of the next time, jump again)."""
@@ -91,7 +88,7 @@ class Model(Component):
     kept: ClassVar[frozenset[str]] = frozenset()
     """Options that an exported pipeline needs again, as it does not hold them: what the network is told (prompts)."""
 
-    network: nn.Module
+    network: torch.nn.Module
     """The network, float32, on the CPU."""
     path: NoisePath
     """Its noise path, with the config's grids (see `set_grid`)."""
@@ -134,11 +131,13 @@ class Model(Component):
         """Set the grids that `path` gives: spacing, and the noisiest time ("auto", a time, or None for the last)."""
 
     @abstractmethod
-    def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
         """Call `network` (this model's, or one of the same make): z [B, C, H, W], t [B] -> output [B, C, H, W]."""
 
     @abstractmethod
-    def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
+    def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
         """The condition for `count` samples.
 
         Args:
@@ -149,20 +148,19 @@ class Model(Component):
             DistillkitError: the network cannot do that.
         """
 
-    def draw_condition(self, count: int, guidance: Tensor | None, generator: torch.Generator) -> Condition:
+    def draw_condition(self, count: int, guidance: torch.Tensor | None, generator: torch.Generator) -> Condition:
         """Conditions for samples of the model's own: classes drawn evenly."""
-        import torch
 
         labels = None
         if self.classes is not None:
             labels = torch.randint(self.classes, (count,), generator=generator)
         return self.condition(labels, count, guidance)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images in [−1, 1] -> samples [B, C, H, W]. Pixel-space models: the images themselves."""
         return images
 
-    def decode(self, samples: Tensor) -> Tensor:
+    def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """Samples [B, C, H, W] -> images in about [−1, 1]. Pixel-space models: the samples themselves."""
         return samples
 
@@ -197,12 +195,12 @@ class Model(Component):
         """What the model is called in a model card and a table (its path, say)."""
 
     @abstractmethod
-    def export(self, network: nn.Module, folder: Path, export: Export) -> None:
+    def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write `network` (float32, on the CPU) as a pipeline that diffusers loads without distillkit.
 
         If it has an adapter, that is fused: added to the weights beside it, in place, as nobody else has `network`.
         """
 
-    def export_adapter(self, network: nn.Module, folder: Path) -> None:
+    def export_adapter(self, network: torch.nn.Module, folder: Path) -> None:
         """Write the adapter of `network` (float32, on the CPU) alone, for whoever has the weights it was made for."""
         raise NotImplementedError

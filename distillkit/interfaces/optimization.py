@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from math import cos, pi
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Unit = Annotated[float, Field(ge=0, lt=1)]
 
@@ -75,7 +73,7 @@ class EmaTable(BaseModel):
         """The decay of update number `update` (from 0)."""
         return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
 
-    def decay_after(self, updates: Tensor) -> Tensor:
+    def decay_after(self, updates: torch.Tensor) -> torch.Tensor:
         """The same after a number of updates that only the device knows, a scalar in float64."""
         if self.warmup:
             return ((1 + updates) / (10 + updates)).clamp(max=self.decay)

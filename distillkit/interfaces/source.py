@@ -5,23 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import torch
 from pydantic import AfterValidator, Field
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.component import Component
 from distillkit.interfaces.data import Data
 from distillkit.interfaces.model import Model
 from distillkit.interfaces.steps import Stage, Step
 from distillkit.interfaces.teacher import Teacher
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from distillkit.noise import NoisePath, Predictor
-
+from distillkit.noise import NoisePath, Predictor
 
 Scale = Annotated[float, Field(ge=0)]
 
@@ -57,16 +52,15 @@ class Source(Component):
     @property
     def global_batch(self) -> int:
         """Samples per draw of all processes together."""
-        return self.options.batch * workers.count()
+        return self.options.batch * distributed.world_size()
 
     @property
     def sequential(self) -> bool:
         """Whether all samples of a batch walk one trajectory in step, so that stages should be whole trajectories."""
         return False
 
-    def draw_guidance(self, count: int, generator: torch.Generator) -> Tensor | None:
+    def draw_guidance(self, count: int, generator: torch.Generator) -> torch.Tensor | None:
         """Guidance scales for `count` samples, [count]; None where all are 1, so that nothing is computed twice."""
-        import torch
 
         low, high = (
             self.options.guidance
@@ -121,19 +115,19 @@ class Source(Component):
         """The next batch of jumps.
 
         All randomness must come from `generator` (on the CPU), which is the same in all processes: draw for
-        `global_batch` samples, and keep this process's `workers.part`. So k processes with a batch of b do what one
-        with k·b does.
+        `global_batch` samples, and keep this process's `distributed.shard`. So k processes with a batch of b do what
+        one with k·b does.
         """
 
-    def advance(self, z_next: Tensor) -> None:
+    def advance(self, z_next: torch.Tensor) -> None:
         """Told the target's `z_next`, [B, C, H, W]: trajectories go on from there."""
 
-    def state_dict(self) -> Mapping[str, Tensor]:
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
         """What a checkpoint must hold to go on in the middle of a stage; empty if nothing.
 
         Each tensor has this process's samples as its first dimension, [B, ...]; a checkpoint has those of all.
         """
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from `state_dict`; called after `start_stage`."""

@@ -6,13 +6,10 @@ Shapes: B batch, C H W sample, S + 1 times from a step's start to its landing.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+import torch
 
-    from distillkit.noise import Condition
+from distillkit.noise import Condition
 
 
 @dataclass(frozen=True)
@@ -42,12 +39,12 @@ class Step:
         seed: for what a target draws, of this batch alone and the same in all processes; set by the loop.
     """
 
-    z: Tensor
-    times: Tensor
+    z: torch.Tensor
+    times: torch.Tensor
     condition: Condition
-    data: Tensor | None = None
-    noise: Tensor | None = None
-    landing: Tensor | None = None
+    data: torch.Tensor | None = None
+    noise: torch.Tensor | None = None
+    landing: torch.Tensor | None = None
     update: int = 0
     seed: int = 0
 
@@ -73,5 +70,5 @@ class TargetBatch:
         z_next: where trajectories go on from, [B, C, H, W]: where the fine steps landed, as a rule.
     """
 
-    x0: Tensor
-    z_next: Tensor
+    x0: torch.Tensor
+    z_next: torch.Tensor

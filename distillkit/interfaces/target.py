@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+
+import torch
 
 from distillkit.component import Component
 from distillkit.interfaces.steps import Stage, Step, TargetBatch
 from distillkit.interfaces.teacher import Teacher
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit.noise import NoisePath, Prediction, Predictor
+from distillkit.noise import NoisePath, Prediction, Predictor
 
 
 class Target(Component):
@@ -61,7 +59,7 @@ class Target(Component):
         self,
         student: Predictor,
         copy: Callable[[], Predictor],
-        place_frozen: Callable[[nn.Module], None],
+        place_frozen: Callable[[Predictor], None],
     ) -> None:
         """Called once, before the first update, for a target that needs a network of its own.
 
@@ -74,13 +72,13 @@ class Target(Component):
     def after_update(self, student: Predictor) -> None:
         """Called after every parameter update (a slow average follows the student here)."""
 
-    def state_dict(self) -> Mapping[str, Tensor]:
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
         """What a checkpoint must hold besides the student; empty if nothing.
 
         Called in all processes, of which the first writes it: what each knows of its own samples is gathered here
-        (`workers.gather`), and divided again in `load_state_dict` (`workers.part`).
+        (`distributed.all_gather`), and divided again in `load_state_dict` (`distributed.shard`).
         """
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from `state_dict`; called after `start_stage`, if in the middle of a stage."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+
+import torch
 
 from distillkit.component import Component
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit.noise import Condition, Prediction, Predictor
+from distillkit.noise import Condition, Prediction, Predictor
 
 
 class Teacher(Component):
@@ -33,7 +31,7 @@ class Teacher(Component):
         self,
         student: Predictor,
         copy: Callable[[], Predictor],
-        place_frozen: Callable[[nn.Module], None],
+        place_frozen: Callable[[Predictor], None],
     ) -> None:
         """Called once, before the first update.
 
@@ -44,7 +42,7 @@ class Teacher(Component):
         """
 
     @abstractmethod
-    def predict(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
+    def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
         """The teacher's prediction from z [B, C, H, W] at t [B]. Called without gradient."""
 
     def reuse(self, student: Prediction) -> Prediction | None:
@@ -57,9 +55,9 @@ class Teacher(Component):
     def end_stage(self, student: Predictor) -> None:
         """Called after every stage but the last (progressive distillation: teacher <- student)."""
 
-    def state_dict(self) -> Mapping[str, Tensor]:
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
         """What a checkpoint must hold besides the student; empty if nothing."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from `state_dict`."""

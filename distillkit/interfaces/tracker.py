@@ -6,13 +6,12 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
+
+import torch
 
 from distillkit.component import Component
 from distillkit.errors import DistillkitError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Status = Literal["finished", "failed", "killed"]
 
@@ -66,7 +65,7 @@ class Tracker(Component):
         """The rows of scores.json."""
 
     @abstractmethod
-    def log_image(self, key: str, image: Tensor, step: int) -> None:
+    def log_image(self, key: str, image: torch.Tensor, step: int) -> None:
         """A picture, uint8 [H, W, 3], one of a series `key` over `step`."""
 
     @abstractmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor
+import torch
 
 GUIDANCE = "guidance"
 """What a network's input for the guidance scale is called."""
@@ -22,11 +22,11 @@ class Condition:
             and LCM write w = s − 1.) None: no guidance, and no second half of the batch.
     """
 
-    inputs: Mapping[str, Tensor] = field(default_factory=dict)
-    null: Mapping[str, Tensor] | None = None
-    guidance: Tensor | None = None
+    inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    null: Mapping[str, torch.Tensor] | None = None
+    guidance: torch.Tensor | None = None
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Condition:
         """The same with `change` applied to every tensor (moved to a device, part of the batch taken)."""
         return Condition(
             {key: change(value) for key, value in self.inputs.items()},
@@ -34,14 +34,14 @@ class Condition:
             None if self.guidance is None else change(self.guidance),
         )
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, torch.Tensor]:
         """All of it by name, each [B, ...], to be stored: "inputs.…", "null.…" and "guidance"."""
         found = {f"inputs.{key}": value for key, value in self.inputs.items()}
         found |= {f"null.{key}": value for key, value in (self.null or {}).items()}
         return found if self.guidance is None else found | {"guidance": self.guidance}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Condition:
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Condition:
         """From `tensors`; other names are left alone."""
         inputs, null = (
             {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import atan, exp
 
 import torch
-from torch import Tensor
 
 from distillkit.errors import GridError
 from distillkit.noise.table import Spacing, TablePath
@@ -37,19 +36,19 @@ class CosinePath(TablePath):
         self._times = times
         super().__init__(self._angle(torch.arange(times)).cos().square(), spacing, start)
 
-    def _angle(self, t: Tensor) -> Tensor:
+    def _angle(self, t: torch.Tensor) -> torch.Tensor:
         """φ at times t, in float64: where λ is −20 or 20, φ is within 5e-5 of π/2 or 0."""
         return self._a * (t.double() + 1) / self._times + self._b
 
-    def alpha(self, t: Tensor) -> Tensor:
+    def alpha(self, t: torch.Tensor) -> torch.Tensor:
         """cos φ at times t: [B] -> [B, 1, 1, 1]."""
         return torch.where(t == self.clean, 1, self._angle(t).cos()).float().view(-1, 1, 1, 1)
 
-    def sigma(self, t: Tensor) -> Tensor:
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
         """sin φ at times t: [B] -> [B, 1, 1, 1]."""
         return torch.where(t == self.clean, 0, self._angle(t).sin()).float().view(-1, 1, 1, 1)
 
-    def grid(self, steps: int) -> Tensor:
+    def grid(self, steps: int) -> torch.Tensor:
         """Times (float64) of a sampler of `steps` steps, [steps + 1], noise first, −1 last."""
         if steps < 1:
             raise GridError(f"a grid of {steps} steps needs at least 1")

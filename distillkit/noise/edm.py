@@ -6,7 +6,6 @@ from math import log
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from distillkit.errors import GridError
 from distillkit.noise.path import NoisePath
@@ -52,11 +51,11 @@ class EdmPath(NoisePath):
         """
         return float((self.sigma_max**2 + 1) ** 0.5)
 
-    def alpha(self, t: Tensor) -> Tensor:
+    def alpha(self, t: torch.Tensor) -> torch.Tensor:
         """1: [B] -> [B, 1, 1, 1]."""
         return torch.ones(len(t), 1, 1, 1, device=t.device)
 
-    def sigma(self, t: Tensor) -> Tensor:
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
         """σ at times t: [B] -> [B, 1, 1, 1]."""
         ramp = 1 - t.double() / self.times
         if self.rho is None:
@@ -66,7 +65,7 @@ class EdmPath(NoisePath):
             sigma = (high + ramp * (low - high)) ** self.rho
         return torch.where(t == self.clean, 0, sigma).float().view(-1, 1, 1, 1)
 
-    def grid(self, steps: int) -> Tensor:
+    def grid(self, steps: int) -> torch.Tensor:
         """Times (float64) of a sampler of `steps` steps, [steps + 1], noise first, −1 last."""
         if steps < 1:
             raise GridError(f"a grid of {steps} steps needs at least 1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from distillkit.errors import GridError
 from distillkit.noise.path import NoisePath
@@ -48,15 +47,15 @@ class FlowPath(NoisePath):
         self.cleanest = cleanest
         self.terminal = terminal
 
-    def alpha(self, t: Tensor) -> Tensor:
+    def alpha(self, t: torch.Tensor) -> torch.Tensor:
         """1 − σ at times t: [B] -> [B, 1, 1, 1]."""
         return (1 - t.double() / self.times).float().view(-1, 1, 1, 1)
 
-    def sigma(self, t: Tensor) -> Tensor:
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
         """t/T at times t: [B] -> [B, 1, 1, 1]."""
         return (t.double() / self.times).float().view(-1, 1, 1, 1)
 
-    def grid(self, steps: int) -> Tensor:
+    def grid(self, steps: int) -> torch.Tensor:
         """Times (float64) of a sampler of `steps` steps, [steps + 1], noise first, 0 last."""
         if steps < 1:
             raise GridError(f"a grid of {steps} steps needs at least 1")
@@ -68,7 +67,7 @@ class FlowPath(NoisePath):
                 sigma = 1 - (1 - sigma) * (1 - self.terminal) / (1 - sigma[-1])
         return torch.cat([sigma * self.times, torch.zeros(1, dtype=torch.float64)])
 
-    def shifted(self, place: Tensor) -> Tensor:
+    def shifted(self, place: torch.Tensor) -> torch.Tensor:
         """σ at places in (0, 1], of any shape."""
         return self.shift * place / (1 + (self.shift - 1) * place)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from torch import Tensor
+import torch
 
 
 class NoisePath(ABC):
@@ -32,15 +32,15 @@ class NoisePath(ABC):
         return 1.0
 
     @abstractmethod
-    def alpha(self, t: Tensor) -> Tensor:
+    def alpha(self, t: torch.Tensor) -> torch.Tensor:
         """α at times t: [B] -> [B, 1, 1, 1]."""
 
     @abstractmethod
-    def sigma(self, t: Tensor) -> Tensor:
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
         """σ at times t: [B] -> [B, 1, 1, 1]."""
 
     @abstractmethod
-    def grid(self, steps: int) -> Tensor:
+    def grid(self, steps: int) -> torch.Tensor:
         """The times of a sampler of `steps` steps: [steps + 1], noise first, `clean` last.
 
         Whole numbers where there are no times between them, floating-point ones where every real time is one.
@@ -49,7 +49,7 @@ class NoisePath(ABC):
             GridError: the path has no grid of so many steps.
         """
 
-    def consistency_times(self, steps: int) -> Tensor:
+    def consistency_times(self, steps: int) -> torch.Tensor:
         """The times at which a consistency sampler of `steps` steps asks the network: [steps], noise first.
 
         Raises:
@@ -57,22 +57,22 @@ class NoisePath(ABC):
         """
         return self.grid(steps)[:-1]
 
-    def snr(self, t: Tensor) -> Tensor:
+    def snr(self, t: torch.Tensor) -> torch.Tensor:
         """Signal-to-noise ratio α²/σ² at times t: [B] -> [B, 1, 1, 1]; its logarithm is λ."""
         return (self.alpha(t) / self.sigma(t)).square()
 
-    def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def noised(self, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """z_t = α_t x + σ_t ε, [B, C, H, W]."""
         return self.alpha(t) * x + self.sigma(t) * noise
 
-    def ddim(self, z: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def ddim(self, z: torch.Tensor, x0: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         """One deterministic DDIM step t -> s (Song et al. 2021; Algorithm 2, line "2 steps of DDIM").
 
         z_s = α_s x̂ + (σ_s/σ_t)(z_t − α_t x̂), with z, x0 and the result [B, C, H, W] and t, s [B].
         """
         return self.alpha(s) * x0 + self.sigma(s) / self.sigma(t) * (z - self.alpha(t) * x0)
 
-    def invert_ddim(self, z: Tensor, z_s: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def invert_ddim(self, z: torch.Tensor, z_s: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         """The x̂ that one DDIM step from z at t would need, to land on z_s at s (Algorithms 1 and 2).
 
         x̃ = (z_s − (σ_s/σ_t) z_t)/(α_s − (σ_s/σ_t) α_t). With σ_s = 0 and α_s = 1 it is z_s itself.

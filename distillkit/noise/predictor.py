@@ -6,17 +6,16 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 import torch
-from torch import Tensor, nn
 
 from distillkit.errors import DistillkitError
 from distillkit.noise.condition import Condition
 from distillkit.noise.path import NoisePath
 from distillkit.noise.prediction import Prediction, PredictionType
 
-Forward = Callable[[nn.Module, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
+Forward: TypeAlias = "Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]"
 """(network, z [B, C, H, W], t [B], extra inputs) -> the network's raw output [B, C, H, W]."""
 
 
@@ -27,7 +26,7 @@ class Evaluations:
     count: int = 0
 
 
-class Predictor(nn.Module):
+class Predictor:
     """(z, t, condition) -> Prediction.
 
     Weights that need no gradient when it is made are never trained (those under an adapter, say): its copies share
@@ -43,34 +42,39 @@ class Predictor(nn.Module):
         DistillkitError: it predicts v, and the path does not preserve the variance.
     """
 
-    def __init__(self, network: nn.Module, path: NoisePath, kind: PredictionType, forward_network: Forward) -> None:
-        super().__init__()
+    def __init__(
+        self, network: torch.nn.Module, path: NoisePath, kind: PredictionType, forward_network: Forward
+    ) -> None:
         if kind == "v_prediction" and not path.variance_preserving:
             raise DistillkitError(
                 "the network predicts v = αε − σx, from which x can be read only where α² + σ² = 1, and its noise path "
                 f"({type(path).__name__}) is not of that kind; give it a variance-preserving one"
             )
-        self.network = network
+        # Named as in every module that trains it.
+        self.module = torch.nn.ModuleDict({"network": network})
         self.path = path
         self.kind: PredictionType = kind
         self.evaluations = Evaluations()
-        self.moved: Tensor | None = None
+        self.moved: torch.Tensor | None = None
         """1 or 0, a scalar: whether the newest update moved the weights, which averages then follow. None: it did."""
         self.whole: Callable[[], AbstractContextManager[Any]] = nullcontext
         """Inside, its weights can be read, where an engine has spread them. All processes enter it together."""
-        self._precise: list[Tensor] | None = None
+        self._precise: list[torch.Tensor] | None = None
         self._forward_network = forward_network
-        self._shared = [name for name, weight in self.named_parameters() if not weight.requires_grad]
-        self.register_state_dict_post_hook(_leave_out_shared)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_put_in_shared)  # type: ignore[no-untyped-call]
+        self._shared = {name for name, weight in network.named_parameters() if not weight.requires_grad}
 
-    def forward(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network: of an engine that has spread its weights, sometimes another in its place."""
+        return self.module["network"]
+
+    def __call__(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
         """Predict x̂ from z [B, C, H, W] at times t [B]. One evaluation, with guidance as well (a batch of 2B)."""
         self.evaluations.count += 1
         output = self._output(z, t, condition)
         return Prediction.from_output(self.kind, output, z, self.path.alpha(t), self.path.sigma(t))
 
-    def _output(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def _output(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
         z, condition = self._cast(z), condition.map(self._cast)
         if condition.guidance is None:
             return self._forward_network(self.network, z, t, condition.inputs).float()
@@ -84,20 +88,19 @@ class Predictor(nn.Module):
         scale = condition.guidance.view(-1, 1, 1, 1)
         return unconditional + scale * (conditional - unconditional)
 
-    def _cast(self, tensor: Tensor) -> Tensor:
+    def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
         """In the network's precision, if it is more than a number for each sample (as a guidance scale is)."""
         if tensor.dim() < 2 or not tensor.is_floating_point():
             return tensor
         return tensor.to(next(self.network.parameters()).dtype)
 
-    @torch.no_grad()
     def follow(self, other: Predictor, decay: float) -> None:
         """Move the weights towards another's, in place: θ⁻ ← decay·θ⁻ + (1 − decay)·θ, an exponential average.
 
         It moves by less than 16 bits can tell: weights of so many are rounded from an average in float32.
         """
-        with other.whole():
-            pairs = zip(self.parameters(), other.parameters(), strict=True)
+        with torch.no_grad(), other.whole():
+            pairs = zip(self.network.parameters(), other.network.parameters(), strict=True)
             mine, theirs = zip(*[(one, two) for one, two in pairs if one is not two], strict=True)
             averages = list(mine)
             if mine[0].dtype != torch.float32:
@@ -114,33 +117,46 @@ class Predictor(nn.Module):
 
         Its evaluations are counted with this one's.
         """
-        weights = dict(self.named_parameters())
+        weights = dict(self.network.named_parameters())
         # What deepcopy finds here it takes as it is.
         shared = {id(weights[name]): weights[name] for name in self._shared}
-        twin = Predictor(copy.deepcopy(self.network, shared), self.path, self.kind, self._forward_network)
-        twin.requires_grad_(False)
+        network = copy.deepcopy(self.network, shared).requires_grad_(False).eval()
+        twin = Predictor(network, self.path, self.kind, self._forward_network)
         twin._shared = self._shared
         twin.evaluations = self.evaluations
-        return twin.eval()
+        return twin
 
+    def to(self, device: torch.device) -> Self:
+        """Move the network."""
+        self.network.to(device)
+        return self
 
-def _leave_out_shared(predictor: Predictor, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
-    for name in predictor._shared:
-        del state[prefix + name]
-    if predictor._precise is not None:
-        names = (name for name, _ in predictor.named_parameters() if name not in predictor._shared)
-        state.update({prefix + name: value for name, value in zip(names, predictor._precise, strict=True)})
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What is ever trained, by name: weights, in float32 where they are rounded from an average, and buffers."""
+        state = {name: value.detach() for name, value in self.own().items()}
+        if self._precise is not None:
+            state |= zip(self._trained(), self._precise, strict=True)
+        return {f"network.{name}": value for name, value in state.items()}
 
-def _put_in_shared(predictor: Predictor, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-    """Loading stays strict about the others."""
-    weights = dict(predictor.named_parameters())
-    own = {name: state.get(prefix + name) for name in weights if name not in predictor._shared}
-    # An average in float32, of which these weights are rounded.
-    rounded = all(value is not None and value.dtype != weights[name].dtype for name, value in own.items())
-    predictor._precise = (
-        [value.to(weights[name].device, copy=True) for name, value in own.items() if value is not None]
-        if own and rounded
-        else None
-    )
-    state.update({prefix + name: weights[name] for name in predictor._shared})
+    def own(self) -> dict[str, torch.Tensor]:
+        """The network's weights and buffers themselves, by its names, but for those that it shares with its copies."""
+        state: dict[str, torch.Tensor] = self.network.state_dict(keep_vars=True)
+        return {name: value for name, value in state.items() if name not in self._shared}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from `state_dict`, whose names must be all and no others."""
+        own = {name.removeprefix("network."): value for name, value in state.items()}
+        trained = self._trained()
+        # An average in float32, of which these weights are rounded.
+        rounded = bool(trained) and all(name in own and own[name].dtype != trained[name].dtype for name in trained)
+        self._precise = [own[name].to(trained[name].device, copy=True) for name in trained] if rounded else None
+        weights = dict(self.network.named_parameters())
+        self.network.load_state_dict(own | {name: weights[name] for name in self._shared})
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        return {name: weight for name, weight in self.network.named_parameters() if name not in self._shared}

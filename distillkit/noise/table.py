@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from distillkit.errors import GridError
 from distillkit.noise.path import NoisePath
@@ -38,7 +37,7 @@ class TablePath(NoisePath):
     start: int
     variance_preserving = True
 
-    def __init__(self, alphas_cumprod: Tensor, spacing: Spacing = "trailing", start: int | None = None) -> None:
+    def __init__(self, alphas_cumprod: torch.Tensor, spacing: Spacing = "trailing", start: int | None = None) -> None:
         self.alphas_cumprod = alphas_cumprod.to(torch.float64).cpu()
         self.spacing = spacing
         self.start = len(self.alphas_cumprod) - 1 if start is None else start
@@ -50,24 +49,24 @@ class TablePath(NoisePath):
         bar = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod])
         self._alpha = bar.sqrt().float()
         self._sigma = (1 - bar).sqrt().float()
-        self._copies: dict[tuple[str, torch.device], Tensor] = {}
+        self._copies: dict[tuple[str, torch.device], torch.Tensor] = {}
 
-    def alpha(self, t: Tensor) -> Tensor:
+    def alpha(self, t: torch.Tensor) -> torch.Tensor:
         """√ᾱ at times t: [B] -> [B, 1, 1, 1]."""
         return self._look_up("_alpha", t)
 
-    def sigma(self, t: Tensor) -> Tensor:
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
         """√(1 − ᾱ) at times t: [B] -> [B, 1, 1, 1]."""
         return self._look_up("_sigma", t)
 
-    def _look_up(self, name: str, t: Tensor) -> Tensor:
+    def _look_up(self, name: str, t: torch.Tensor) -> torch.Tensor:
         key = (name, t.device)
         if key not in self._copies:
             # One for each device: noised data are made on the CPU, and the step asks where the network is.
             self._copies[key] = getattr(self, name).to(t.device)
         return self._copies[key][t + 1].view(-1, 1, 1, 1)
 
-    def grid(self, steps: int) -> Tensor:
+    def grid(self, steps: int) -> torch.Tensor:
         """Times (int64) of a sampler of `steps` steps, [steps + 1], noise first, −1 last."""
         self._check(steps)
         times = self.start + 1
@@ -83,7 +82,7 @@ class TablePath(NoisePath):
             grid = torch.arange(steps, 0, -1, dtype=torch.float64).mul((times - 1) / steps).round()
         return torch.cat([grid.long(), torch.tensor([-1])])
 
-    def consistency_times(self, steps: int) -> Tensor:
+    def consistency_times(self, steps: int) -> torch.Tensor:
         """T' − 1 − ⌊i·T'/S⌋, [steps], noise first: what diffusers' LCMScheduler visits (`original_inference_steps` T').
 
         A trailing grid's times, but for the rounding where S does not divide T'.

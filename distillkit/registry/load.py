@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from distillkit.lazy import lazy_imports
 from distillkit.registry.entry_points import Plugin, describe, load_plugins, report
 from distillkit.registry.kinds import KINDS, Kind
 from distillkit.registry.lookup import Registered, Registry, Scale
@@ -16,6 +17,11 @@ PRESETS = "distillkit_presets"
 
 def load_registry() -> Registry:
     """All components and presets of the installed plugins."""
+    with lazy_imports():
+        return _load()
+
+
+def _load() -> Registry:
     manager, plugins, broken = load_plugins()
     registry = Registry({kind: {} for kind in KINDS}, {}, broken)
     take: dict[str, Callable[[Registry, Plugin, Any], None]] = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from distillkit.noise import Condition, Prediction, Predictor
 
@@ -18,7 +17,7 @@ TIMESTEP_SCALING = 10.0
 """s of the boundary scalings: what LCM multiplies a time with."""
 
 
-def boundary_scalings(t: Tensor) -> tuple[Tensor, Tensor]:
+def boundary_scalings(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """c_skip and c_out (float32) at times t: [B] -> two of [B, 1, 1, 1].
 
     c_skip = σ_d²/((st)² + σ_d²), c_out = st/√((st)² + σ_d²): c_skip = 1 and c_out = 0 at t = 0, and nearly the reverse
@@ -30,7 +29,7 @@ def boundary_scalings(t: Tensor) -> tuple[Tensor, Tensor]:
     return (SIGMA_DATA**2 / square).float(), (scaled / square.sqrt()).float()
 
 
-def consistency_of(prediction: Prediction, t: Tensor) -> Tensor:
+def consistency_of(prediction: Prediction, t: torch.Tensor) -> torch.Tensor:
     """f(z, t) = c_skip(t) z + c_out(t) x̂, [B, C, H, W], of a prediction at times t [B] (Song et al. 2023, equation 5).
 
     t must be times of the network's own, at least 0; at 0, f is z, whatever the network says.
@@ -39,10 +38,9 @@ def consistency_of(prediction: Prediction, t: Tensor) -> Tensor:
     return skip * prediction.z + out * prediction.x0
 
 
-@torch.no_grad()
 def sample_consistency(
-    predictor: Predictor, noise: Callable[[int], Tensor], condition: Condition, steps: int
-) -> Tensor:
+    predictor: Predictor, noise: Callable[[int], torch.Tensor], condition: Condition, steps: int
+) -> torch.Tensor:
     """Jump from noise to clean samples [B, C, H, W] in `steps` steps (Song et al. 2023, algorithm 1), no gradient.
 
     Between two jumps noise of the next time is added: z = α_t f + σ_t ε. Times are the path's `consistency_times`. The
@@ -64,5 +62,6 @@ def sample_consistency(
     for step, t in enumerate(times.to(z.device).unsqueeze(1).expand(-1, len(z))):
         if step > 0:
             z = path.noised(z, noise(step), t)
-        z = consistency_of(predictor(z, t, condition), t)
+        with torch.no_grad():
+            z = consistency_of(predictor(z, t, condition), t)
     return z

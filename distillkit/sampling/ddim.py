@@ -10,19 +10,17 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
 from distillkit.noise import Condition, NoisePath, Prediction, Predictor
 
 
-@torch.no_grad()
 def walk(
-    predict: Callable[[Tensor, Tensor, Condition], Prediction],
+    predict: Callable[[torch.Tensor, torch.Tensor, Condition], Prediction],
     path: NoisePath,
-    noise: Tensor,
+    noise: torch.Tensor,
     condition: Condition,
     steps: int,
-) -> Iterator[Tensor]:
+) -> Iterator[torch.Tensor]:
     """The states on the way from noise to clean samples in `steps` DDIM steps (Song et al. 2021), no gradient.
 
     Yields the noise, scaled to what the path begins with, and where each step lands: `steps` + 1 states
@@ -40,11 +38,12 @@ def walk(
     z = noise * path.initial_scale
     yield z
     for t, s in pairwise(grid.unsqueeze(1).expand(-1, len(z))):
-        z = path.ddim(z, predict(z, t, condition).x0, t, s)
+        with torch.no_grad():
+            z = path.ddim(z, predict(z, t, condition).x0, t, s)
         yield z
 
 
-def sample(predictor: Predictor, noise: Tensor, condition: Condition, steps: int) -> Tensor:
+def sample(predictor: Predictor, noise: torch.Tensor, condition: Condition, steps: int) -> torch.Tensor:
     """The clean samples [B, C, H, W] at the end of a `walk` from noise [B, C, H, W]. Not clamped, no gradient.
 
     Raises:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from distillkit.noise.seeds import generator
 
 
-def noise_for(seed: int, indices: Sequence[int], shape: tuple[int, int, int], step: int = 0) -> Tensor:
+def noise_for(seed: int, indices: Sequence[int], shape: tuple[int, int, int], step: int = 0) -> torch.Tensor:
     """N(0, I) for the pictures `indices` of the series `seed`: [len(indices), C, H, W], float32, on the CPU.
 
     Picture i depends on (seed, i, step) and `shape` (C, H, W) alone, so every model, batch size and rank sees the same.

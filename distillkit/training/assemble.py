@@ -13,7 +13,6 @@ from distillkit.errors import ConfigError, DistillkitError, GridError, Mistake
 from distillkit.interfaces import Data, Model
 from distillkit.noise import Predictor
 from distillkit.noise.seeds import generator
-from distillkit.training.step import DistillStep
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,9 @@ def load(settings: Settings) -> Parts:
     if settings.student is not None:
         torch.manual_seed(generator(settings.run.seed, "adapter").initial_seed())
         model.adapt(settings.student)
-    student = Predictor(model.network, model.path, model.prediction, model.forward)
     # Training on data uses dropout; a distillation's targets are the network's as it samples.
-    student.train(any(loss.options.against == "data" for loss in settings.losses))
+    model.network.train(any(loss.options.against == "data" for loss in settings.losses))
+    student = Predictor(model.network, model.path, model.prediction, model.forward)
     student.to(settings.engine.device)
     return Parts(settings, student, plan)
 
@@ -86,6 +85,8 @@ def prepare(parts: Parts) -> Sequence[Callable[[], None]]:
         loss.setup(settings.model.path)
     # Before the engine takes the network, with which it may do as it likes.
     work = prepare_source(parts)
+    from distillkit.training.step import DistillStep
+
     step = DistillStep(
         parts.student, settings.teacher, settings.target, settings.losses, settings.model.path, parts.updates
     )

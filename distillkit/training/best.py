@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
+import safetensors.torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.config import find_score, scores_taken
 from distillkit.training.assemble import Parts
 from distillkit.training.files import partial, replace_file, writing
@@ -57,28 +57,28 @@ class Best:
         value = scores[self._score]
         before = self.found
         # Not a number is not better than anything.
-        if not workers.from_first(self._sign * value < (self._sign * before.value if before else inf)):
+        if not distributed.broadcast(self._sign * value < (self._sign * before.value if before else inf)):
             return
         with self._parts.settings.engine.averaged():
-            if workers.is_first():
+            if distributed.is_main_process():
                 self._write({"update": str(update), "score": self._score, "value": repr(value)})
 
     def _write(self, said: dict[str, str]) -> None:
         weights = {key: weight.cpu().contiguous() for key, weight in self._parts.student.state_dict().items()}
         with writing(self._path):
-            save_file(weights, partial(self._path), metadata=said)
+            safetensors.torch.save_file(weights, partial(self._path), metadata=said)
             replace_file(partial(self._path), self._path)
 
     def forget_after(self, update: int) -> None:
         """Drop the weights if they are of a later update: the run goes on from before it, and will see it again."""
-        if workers.is_first() and (found := self.found) is not None and found.update > update:
+        if distributed.is_main_process() and (found := self.found) is not None and found.update > update:
             self._path.unlink()
 
     def restore(self) -> Found | None:
         """Give the averaged network the best weights. For the end of a run: nothing can be trained after it."""
-        workers.barrier()
+        distributed.barrier()
         found = self.found
         if found is not None:
             with self._parts.settings.engine.averaged():
-                self._parts.student.load_state_dict(load_file(self._path))
+                self._parts.student.load_state_dict(safetensors.torch.load_file(self._path))
         return found

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from distillkit import interfaces, workers
+from distillkit import distributed, interfaces
 from distillkit.config import Chain, Settings, make_plan, read_component, table_of_result
 from distillkit.errors import DistillkitError
 from distillkit.evaluation import tables
@@ -63,11 +63,11 @@ def run_chain(chain: Chain, folder: Path, resume: bool = False, allow: Collectio
                 rows = place.read_scores()
             else:
                 _carry_out(chain, place, allow)
-                rows = _gather(chain, place) if workers.is_first() else []
+                rows = _gather(chain, place) if distributed.is_main_process() else []
             tracker.log_scores(rows)
             for file in (place.config, place.scores, place.journal):
                 tracker.log_file(file)
-        if workers.is_first():
+        if distributed.is_main_process():
             _print(chain, place)
     return rows
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+import safetensors.torch
+import torch
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.errors import DistillkitError
 from distillkit.training import files, manifest
 from distillkit.training.assemble import Parts
@@ -47,12 +47,12 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
 
     def write() -> list[str]:
         mine = []
-        if workers.is_first() or not parts.settings.engine.replicated:
-            mine.append(manifest.rank_file(workers.rank()))
-            save_file(_ready(engine), aside / mine[-1])
-        if workers.is_first():
+        if distributed.is_main_process() or not parts.settings.engine.replicated:
+            mine.append(manifest.rank_file(distributed.rank()))
+            safetensors.torch.save_file(_ready(engine), aside / mine[-1])
+        if distributed.is_main_process():
             flat = {f"{owner}/{key}": value for owner, values in state.items() for key, value in values.items()}
-            save_file(_ready(flat), aside / STATE)
+            safetensors.torch.save_file(_ready(flat), aside / STATE)
             text = json.dumps(asdict(position) | {"plan": plan_of(parts)}, indent=1)
             (aside / POSITION).write_text(text + "\n", encoding="utf-8")
             mine += [STATE, POSITION]
@@ -84,11 +84,11 @@ def find(folder: Path, parts: Parts, say: Callable[[str], None]) -> Path | None:
     """
     on_first(lambda: files.recover(folder), folder)
     there = complete(folder)
-    mine = manifest.rank_file(workers.rank() if not parts.settings.engine.replicated else 0)
+    mine = manifest.rank_file(distributed.rank() if not parts.settings.engine.replicated else 0)
     for path in reversed(there):
         check_layout(path, parts)
         damage = manifest.damage(path, (mine, STATE, POSITION))
-        if not workers.agree(damage is not None):
+        if not distributed.any_rank(damage is not None):
             return path
         say(f"warning: {path}: this checkpoint is damaged ({damage or 'in a file of another process'}): not used")
     if there:
@@ -113,16 +113,16 @@ def restore(path: Path, parts: Parts) -> Position:
     plan = written.pop("plan")
     position = Position(**written)
     check_fits(path, plan, position, parts)
-    shared = load_file(path / STATE)
-    rank = 0 if settings.engine.replicated else workers.rank()
+    shared = safetensors.torch.load_file(path / STATE)
+    rank = 0 if settings.engine.replicated else distributed.rank()
     try:
-        settings.engine.load_state_dict(load_file(path / manifest.rank_file(rank)))
+        settings.engine.load_state_dict(safetensors.torch.load_file(path / manifest.rank_file(rank)))
         if settings.teacher is not None:
             settings.teacher.load_state_dict(_of("teacher", shared))
         if position.done:
             planned = parts.plan[position.stage]
             settings.source.start_stage(planned.stage, planned.stride, settings.model.path)
-            mine = {key: workers.part(value) for key, value in _of("source", shared).items()}
+            mine = {key: distributed.shard(value) for key, value in _of("source", shared).items()}
             settings.source.load_state_dict(mine)
             if settings.target is not None:
                 settings.target.start_stage(planned.stage, planned.stride, settings.model.path)
@@ -135,7 +135,7 @@ def restore(path: Path, parts: Parts) -> Position:
     return position
 
 
-def _state(parts: Parts, position: Position) -> dict[str, Mapping[str, Tensor]]:
+def _state(parts: Parts, position: Position) -> dict[str, Mapping[str, torch.Tensor]]:
     """All but the engine's: of all processes' samples where it is of samples."""
     settings = parts.settings
     teacher = {} if settings.teacher is None else settings.teacher.state_dict()
@@ -145,17 +145,17 @@ def _state(parts: Parts, position: Position) -> dict[str, Mapping[str, Tensor]]:
     return {
         "teacher": teacher,
         "target": target,
-        "source": {key: workers.gather(value) for key, value in source.items()},
+        "source": {key: distributed.all_gather(value) for key, value in source.items()},
     }
 
 
-def _of(owner: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _of(owner: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key.removeprefix(f"{owner}/"): value for key, value in tensors.items() if key.startswith(f"{owner}/")}
 
 
-def _ready(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _ready(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """On the CPU, as safetensors wants them: what shares memory with another one is copied, and nothing else."""
-    found: dict[str, Tensor] = {}
+    found: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for key, value in tensors.items():
         value = value.detach().cpu().contiguous()
@@ -165,10 +165,10 @@ def _ready(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _check_finite(states: Mapping[str, Mapping[str, Tensor]], update: int) -> None:
+def _check_finite(states: Mapping[str, Mapping[str, torch.Tensor]], update: int) -> None:
     """The last line of defence: a checkpoint that is not finite is never written, by any rank."""
     bad = [f"{owner}/{key}" for owner, state in states.items() for key, v in state.items() if not v.isfinite().all()]
-    if workers.agree(bool(bad)):
+    if distributed.any_rank(bool(bad)):
         what = bad[0] if bad else "the state of another process"
         raise Diverged(f"update {update}: {what} is not finite: the run has diverged; lower optimizer.learning_rate")
 

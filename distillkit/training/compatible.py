@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from distillkit import __version__, workers
+from distillkit import __version__, distributed
 from distillkit.errors import DistillkitError
 from distillkit.training import manifest
 from distillkit.training.assemble import Parts
@@ -24,8 +24,8 @@ def about(parts: Parts, position: Position) -> dict[str, Any]:
         "update": position.update,
         "engine": parts.settings.engine.name,
         "layout": parts.settings.engine.layout,
-        "world_size": workers.count(),
-        "batch": parts.settings.source.options.batch * workers.count(),
+        "world_size": distributed.world_size(),
+        "batch": parts.settings.source.options.batch * distributed.world_size(),
     }
 
 

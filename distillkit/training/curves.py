@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.training.files import flush, keep_lines, writing
 
 
@@ -20,7 +20,7 @@ class Curves:
 
     def __init__(self, path: Path, evaluated: int = 0) -> None:
         self._path = path
-        if workers.is_first() and path.is_file():
+        if distributed.is_main_process() and path.is_file():
             with writing(path):
                 whole = [
                     line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"
@@ -29,7 +29,7 @@ class Curves:
 
     def add(self, update: int, scores: Mapping[str, float]) -> None:
         """Write an evaluation: the update after which it was made, and its scores by name ("fd-fashion/steps-4")."""
-        if not workers.is_first():
+        if not distributed.is_main_process():
             return
         with writing(self._path):
             with self._path.open("a", encoding="utf-8") as file:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
+import torch
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.interfaces import Export
 from distillkit.training.assemble import Parts
 from distillkit.training.files import replace_folder, writing
@@ -29,12 +29,12 @@ def export(parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
         DistillkitError: it cannot be written.
     """
     with parts.settings.engine.averaged():
-        network = copy.deepcopy(parts.student.network).cpu() if workers.is_first() else None
+        network = copy.deepcopy(parts.student.network).cpu() if distributed.is_main_process() else None
     # What comes next may read it.
-    on_first(lambda: _write(cast(nn.Module, network), parts, folder, rows), folder)
+    on_first(lambda: _write(cast(torch.nn.Module, network), parts, folder, rows), folder)
 
 
-def _write(network: nn.Module, parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
+def _write(network: torch.nn.Module, parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
     settings, evaluation = parts.settings, parts.settings.evaluation
     about = Export(
         steps=evaluation.export_steps or _taught_steps(parts),

@@ -14,7 +14,7 @@ from typing import Any, Self
 import tomli_w
 from filelock import FileLock, Timeout
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.errors import DistillkitError
 from distillkit.training.files import partial, write_text, writing
 from distillkit.training.together import on_first
@@ -64,7 +64,7 @@ class RunFolder:
         Raises:
             DistillkitError: the folder holds something already, or cannot be read.
         """
-        if not workers.is_first():
+        if not distributed.is_main_process():
             return
         # What a run leaves that was killed before it had begun.
         nothing = {LOCK, partial(self.config).name}
@@ -115,7 +115,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Undo `create`, for a run that could not begin."""
-        if workers.is_first():
+        if distributed.is_main_process():
             shutil.rmtree(self.path, ignore_errors=True)
 
     def open(self, tables: dict[str, Any], ignore: Collection[str] = (), allow: Collection[str] = ()) -> list[str]:
@@ -134,7 +134,7 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise DistillkitError(f"{self.path}: holds no run to resume (no config.toml)")
-        if workers.is_first():
+        if distributed.is_main_process():
             with writing(self.path):
                 self._take()
         before = tomllib.loads(self.config.read_text(encoding="utf-8"))
@@ -151,7 +151,7 @@ class RunFolder:
 
     def write_config(self, tables: dict[str, Any]) -> None:
         """Write config.toml."""
-        if workers.is_first():
+        if distributed.is_main_process():
             with writing(self.config):
                 write_text(self.config, tomli_w.dumps(tables))
 
@@ -164,7 +164,7 @@ class RunFolder:
 
     def write_scores(self, rows: list[dict[str, Any]]) -> None:
         """Write scores.json."""
-        if workers.is_first():
+        if distributed.is_main_process():
             with writing(self.scores):
                 write_text(self.scores, json.dumps(rows, indent=1) + "\n")
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.errors import DistillkitError
 from distillkit.training.divergence import Watch
 from distillkit.training.files import flush, keep_lines
@@ -33,7 +32,7 @@ class Journal:
     def __init__(self, path: Path, watch: Watch, updates: int = 0) -> None:
         self._path = path
         self._watch = watch
-        self._waiting: list[tuple[dict[str, Any], Mapping[str, Tensor]]] = []
+        self._waiting: list[tuple[dict[str, Any], Mapping[str, torch.Tensor]]] = []
 
         def cut() -> None:
             path.touch()
@@ -49,7 +48,7 @@ class Journal:
         for line in kept:
             watch.see(json.loads(line))
 
-    def add(self, line: dict[str, Any], found: Mapping[str, Tensor]) -> None:
+    def add(self, line: dict[str, Any], found: Mapping[str, torch.Tensor]) -> None:
         """Remember an update: what is known of it, and scalars that are on the device."""
         self._waiting.append((line, found))
 
@@ -62,7 +61,9 @@ class Journal:
         if not self._waiting:
             return []
         lines, found = zip(*self._waiting, strict=True)
-        values = workers.mean(torch.stack([torch.stack([*scalars.values()]) for scalars in found]).double()).tolist()
+        values = distributed.all_mean(
+            torch.stack([torch.stack([*scalars.values()]) for scalars in found]).double()
+        ).tolist()
         self._waiting.clear()
         full = [self._line(line, scalars, row) for line, scalars, row in zip(lines, found, values, strict=True)]
         good: list[dict[str, Any]] = []

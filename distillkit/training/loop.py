@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.config import series
 from distillkit.interfaces import TargetBatch, Update
 from distillkit.noise.seeds import generator
@@ -93,7 +92,7 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
             began = time.perf_counter()
             before = parts.student.evaluations.count
             # Dropout, where there is any, draws from the global state, in each process something else.
-            purpose = "network" if workers.is_first() else f"network {workers.rank()}"
+            purpose = "network" if distributed.is_main_process() else f"network {distributed.rank()}"
             torch.manual_seed(generator(settings.run.seed, position.update, purpose).initial_seed())
 
             learning_rate = 0.5**position.rollbacks * settings.optimizer.learning_rate_at(
@@ -102,8 +101,8 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
 
             # One update: batches are drawn and learned from until the engine has enough of them.
             update: Update | None = None
-            losses: list[Tensor] = []
-            sizes: list[Tensor] = []
+            losses: list[torch.Tensor] = []
+            sizes: list[torch.Tensor] = []
             while update is None:
                 this = (settings.run.seed, position.update, len(losses))
                 seed = generator(*this, "target").initial_seed()
@@ -146,7 +145,7 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
                 hooks.checkpoint(position)
             reporter.advance(1)
             # Whoever was told to stop, all stop after the same update.
-            hooks.stop.asked = workers.agree(hooks.stop.asked)
+            hooks.stop.asked = distributed.any_rank(hooks.stop.asked)
             if hooks.stop.asked:
                 hooks.log(journal.flush())
                 return
@@ -166,7 +165,7 @@ def train(parts: Parts, position: Position, journal: Journal, reporter: Reporter
     hooks.log(journal.flush())
 
 
-def _spoiled(aim: TargetBatch) -> Tensor:
+def _spoiled(aim: TargetBatch) -> torch.Tensor:
     """Where trajectories go on; not a number for samples whose target is not finite, so that their walks begin anew."""
     finite = aim.x0.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
     return aim.z_next.where(finite, torch.nan)

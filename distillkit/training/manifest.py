@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from distillkit import workers
+from distillkit import distributed
 
 NAME = "manifest.json"
 
@@ -33,9 +33,9 @@ def hash_all(folder: Path, mine: Collection[str]) -> Entries:
     """Sizes and hashes of all ranks' files; each rank reads its own."""
     own = {name: _entry(folder / name) for name in mine}
     # Of the others, the first rank only lacks what is in their one file: its size and hash.
-    last = own.get(rank_file(workers.rank()), {"sha256": "", "bytes": 0})
+    last = own.get(rank_file(distributed.rank()), {"sha256": "", "bytes": 0})
     told = torch.tensor([[last["bytes"], *(bytes.fromhex(last["sha256"]) or bytes(32))]])
-    for rank, (size, *digest) in enumerate(workers.gather(told).tolist()):
+    for rank, (size, *digest) in enumerate(distributed.all_gather(told).tolist()):
         if size:
             own[rank_file(rank)] = {"sha256": bytes(digest).hex(), "bytes": size}
     return own

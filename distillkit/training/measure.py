@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.config import Settings
 from distillkit.evaluation import Pictures
 from distillkit.interfaces import Stage
@@ -63,7 +63,7 @@ def measure(phases: Sequence[Settings]) -> tuple[list[Measured], int, str]:
     # Claims the device, and meets the other processes.
     phases[0].engine.setup()
     with tempfile.TemporaryDirectory(prefix="distillkit-") as temporary:
-        place = RunFolder(Path(workers.from_first(temporary)))
+        place = RunFolder(Path(distributed.broadcast(temporary)))
         found = [_phase(from_result(phase, place.path, i), place, i, reporter) for i, phase in enumerate(phases, 1)]
     device = phases[0].engine.device
     return found, _memory(device), str(device)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from distillkit import workers
+from distillkit import distributed
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -20,7 +20,7 @@ class Reporter:
     def __init__(self, console: Console) -> None:
         self.console = console
         # The others would say the same.
-        console.quiet = console.quiet or not workers.is_first()
+        console.quiet = console.quiet or not distributed.is_main_process()
         self.detail = ""
         """How the task goes, beside its bar."""
         self._bar: Progress | None = None

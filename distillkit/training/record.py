@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.config import read_component
 from distillkit.errors import RunInterrupted, Terminated
 from distillkit.interfaces import RunInfo, Tracker
@@ -49,4 +49,6 @@ def own_tracker(tracker: Tracker, origin: str) -> Tracker:
         tracker: the config's.
         origin: where the config came from, for messages.
     """
-    return tracker if workers.is_first() else cast(Tracker, read_component("tracker", {"type": "none"}, origin))
+    return (
+        tracker if distributed.is_main_process() else cast(Tracker, read_component("tracker", {"type": "none"}, origin))
+    )

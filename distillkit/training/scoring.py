@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+import torch
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.config import score_name
 from distillkit.errors import RunInterrupted
 from distillkit.evaluation import Evaluator, Which, sheet, write_png
@@ -37,7 +37,7 @@ class RunScores:
         )
         self._counting = False
         self._stop = StopRequest()
-        self._teacher: dict[int, Tensor] = {}
+        self._teacher: dict[int, torch.Tensor] = {}
         self.rows: list[dict[str, Any]] = []
 
     @property
@@ -70,7 +70,7 @@ class RunScores:
             self._score("student", settings.evaluation.steps, known)
             for steps in settings.evaluation.steps:
                 image = self._sheet(steps)
-                if workers.is_first():
+                if distributed.is_main_process():
                     write_png(self._place.samples / f"steps-{steps:03d}.png", image)
                 settings.tracker.log_image("samples", image, steps)
 
@@ -91,7 +91,7 @@ class RunScores:
         return found
 
     def _advance(self, pictures: int) -> None:
-        if workers.agree(self._stop.asked):
+        if distributed.any_rank(self._stop.asked):
             raise RunInterrupted
         # In the middle of the run the bar counts updates.
         if self._counting:
@@ -114,7 +114,7 @@ class RunScores:
                 # At once: what is scored need not be scored again if the run is stopped here.
                 self._place.write_scores(self.rows)
 
-    def _sheet(self, steps: int) -> Tensor:
+    def _sheet(self, steps: int) -> torch.Tensor:
         """Rows from the same noise: the teacher at its best, the teacher at `steps`, the student at `steps`."""
         rows = {f"student, {steps}": self._evaluator.pictures.first(self._parts.student, steps)}
         if self._teacher:

@@ -31,7 +31,8 @@ class DistillStep(nn.Module):
         updates: int,
     ) -> None:
         super().__init__()
-        self.student = student
+        self.student = student.module  # which makes its weights this module's
+        self._student = student
         self._teacher = teacher
         self._target = target
         self._losses = losses
@@ -41,7 +42,7 @@ class DistillStep(nn.Module):
     def forward(self, step: Step) -> tuple[Tensor, TargetBatch | None, Tensor]:
         """The loss, a scalar; the target that it was held against (None in plain training); the rms of x̂, a scalar."""
         # The student's view of z_t.
-        student = self.student(step.z, step.times[0], step.condition)
+        student = self._student(step.z, step.times[0], step.condition)
         # What it should have been (Algorithm 2: "target x̂, detached").
         aim = None
         if self._target is not None and self._teacher is not None:

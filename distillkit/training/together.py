@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.errors import DistillkitError
 from distillkit.training.files import writing
 
@@ -29,11 +29,11 @@ def on_all(do: Callable[[], T], path: Path) -> T:
             result = do()
     except DistillkitError as error:
         failed = error
-    if workers.agree(failed is not None):
+    if distributed.any_rank(failed is not None):
         raise failed or DistillkitError(f"{path}: cannot be written by another process, which says why")
     return result
 
 
 def on_first(do: Callable[[], None], path: Path) -> None:
     """Do something in the first process alone; as `on_all`."""
-    on_all(do if workers.is_first() else lambda: None, path)
+    on_all(do if distributed.is_main_process() else lambda: None, path)

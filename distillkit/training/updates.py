@@ -7,7 +7,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.errors import RunInterrupted
 from distillkit.training import checkpoint
 from distillkit.training.assemble import Parts
@@ -69,7 +69,7 @@ class Updates:
         with deferred(self._tell) as self._stop:
             if goes_back and not complete(self._place.checkpoints):
                 self._save(position)
-            while not workers.agree(self._stop.asked):
+            while not distributed.any_rank(self._stop.asked):
                 try:
                     with self._reporter.task("updates", last, position.update):
                         train(self._parts, position, self._journal, self._reporter, self._hooks())
@@ -79,7 +79,7 @@ class Updates:
                         raise Diverged(f"{error}; {self._left()}") from None
                     self._go_back(error)
             self._save(position)
-        if workers.agree(self._stop.asked):
+        if distributed.any_rank(self._stop.asked):
             raise RunInterrupted(f"after update {position.update} of {last}; go on with --resume", self._stop.number)
         if self._best is not None and position.evaluated < position.update:
             self._evaluate(position.update)
@@ -118,7 +118,7 @@ class Updates:
             return False
         # Clocks differ, and a checkpoint is everybody's.
         late = time.monotonic() - self._saved_at >= 60 * run.checkpoint_minutes
-        return workers.agree(workers.is_first() and late)
+        return distributed.any_rank(distributed.is_main_process() and late)
 
     def _save(self, position: Position) -> None:
         # Behind the last update a checkpoint may be due anyway.

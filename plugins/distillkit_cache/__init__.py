@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from distillkit import hookimpl
-
-if TYPE_CHECKING:
-    from distillkit.interfaces import Source, Target
+from distillkit.interfaces import Source, Target
+from distillkit_cache.cached_trajectories import CachedTrajectories
+from distillkit_cache.stored_landing import StoredLanding
 
 
 @hookimpl
 def distillkit_sources() -> list[type[Source]]:
-    from distillkit_cache.cached_trajectories import CachedTrajectories
 
     return [CachedTrajectories]
 
 
 @hookimpl
 def distillkit_targets() -> list[type[Target]]:
-    from distillkit_cache.stored_landing import StoredLanding
 
     return [StoredLanding]

@@ -6,19 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from pydantic import Field
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Data, Model, Source, Stage, Step, Teacher
-
-if TYPE_CHECKING:
-    import torch
-
-    from distillkit.noise import NoisePath, Predictor
-    from distillkit_cache.store import Store
+from distillkit.noise import NoisePath, Predictor
+from distillkit_cache import making
+from distillkit_cache.origin import grid_of, teacher_of
+from distillkit_cache.store import Store
 
 
 class CachedTrajectories(Source):
@@ -74,9 +73,6 @@ class CachedTrajectories(Source):
         Raises:
             DistillkitError: what is there is another teacher's, or damaged; or it would take too much room.
         """
-        from distillkit_cache import making
-        from distillkit_cache.origin import grid_of, teacher_of
-        from distillkit_cache.store import Store
 
         assert teacher is not None  # the config's checks see to it
         options, model = self.options, self._model
@@ -86,10 +82,10 @@ class CachedTrajectories(Source):
         def fill(store: Store, shard: int, grid: tuple[int, int]) -> None:
             made = making.make([begin(i) for i in self._indices(shard)], student, teacher, *grid)
             # One after the other: they all write the manifest.
-            for writer in range(workers.count()):
-                if workers.rank() == writer:
+            for writer in range(distributed.world_size()):
+                if distributed.rank() == writer:
                     store.write(shard, made)
-                workers.barrier()
+                distributed.barrier()
 
         work, made_by = [], teacher_of(student, teacher) | self._conditions()
         for steps, stride in _grids(stages):
@@ -97,9 +93,11 @@ class CachedTrajectories(Source):
             store = Store(options.folder / f"steps-{steps}-stride-{stride}", origin)
             self._stores[steps, stride] = store
             missing = [shard for shard in range(self._shards) if not store.has(shard, len(self._indices(shard)))]
-            work += [partial(fill, store, shard, (steps, stride)) for shard in workers.share(missing)]
+            work += [
+                partial(fill, store, shard, (steps, stride)) for shard in distributed.split_between_processes(missing)
+            ]
         # What is missing must be seen by all before the first writes.
-        workers.barrier()
+        distributed.barrier()
         return work
 
     def trial(self, folder: Path) -> CachedTrajectories:
@@ -139,14 +137,11 @@ class CachedTrajectories(Source):
 
     def draw(self, generator: torch.Generator) -> Step:
         """Random jumps of random trajectories."""
-        import torch
-
-        from distillkit_cache import making
 
         batch = self.global_batch
         drawn = torch.randint(self.options.trajectories, (batch,), generator=generator)
-        jumps = workers.part(torch.randint(len(self._times), (batch,), generator=generator))
-        places = workers.part(drawn).tolist()
+        jumps = distributed.shard(torch.randint(len(self._times), (batch,), generator=generator))
+        places = distributed.shard(drawn).tolist()
         shards, rows = zip(*(divmod(place, self.options.shard) for place in places), strict=True)
         (z, landing), condition = making.pick([self._store.read(shard) for shard in shards], rows, jumps.tolist())
         return Step(z, self._times[jumps].T.contiguous(), condition, landing=landing)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 import torch
-from torch import Tensor
 
 from distillkit.interfaces import Model, Teacher
 from distillkit.noise import Condition, Predictor
@@ -20,8 +19,8 @@ STATES = "states"
 
 
 def begin(
-    model: Model, draw_guidance: Callable[[int, torch.Generator], Tensor | None], seed: int, index: int
-) -> dict[str, Tensor]:
+    model: Model, draw_guidance: Callable[[int, torch.Generator], torch.Tensor | None], seed: int, index: int
+) -> dict[str, torch.Tensor]:
     """Where trajectory `index` begins: its noise, as its only state, [1, 1, C, H, W], and its condition's tensors.
 
     They depend on (seed, index) alone, and have nothing to do with the pictures that are scored.
@@ -32,8 +31,8 @@ def begin(
 
 
 def make(
-    begun: Sequence[Mapping[str, Tensor]], student: Predictor, teacher: Teacher, steps: int, stride: int
-) -> dict[str, Tensor]:
+    begun: Sequence[Mapping[str, torch.Tensor]], student: Predictor, teacher: Teacher, steps: int, stride: int
+) -> dict[str, torch.Tensor]:
     """Walk `steps` DDIM steps with the teacher, in one batch.
 
     Returns:
@@ -41,19 +40,21 @@ def make(
         [n, ...], on the CPU.
     """
     tensors = {key: torch.cat([one[key] for one in begun]) for key in begun[0]}
-    device = next(student.parameters()).device
+    device = student.device
     condition = Condition.from_tensors(tensors).map(lambda tensor: tensor.to(device))
     noise = tensors[STATES][:, 0].to(device)
     states = islice(walk(teacher.predict, student.path, noise, condition, steps), None, None, stride)
     return tensors | {STATES: torch.stack([state.cpu() for state in states], 1)}
 
 
-def size(begun: Mapping[str, Tensor], jumps: int) -> int:
+def size(begun: Mapping[str, torch.Tensor], jumps: int) -> int:
     """Bytes that one trajectory takes."""
     return sum(tensor.nbytes for tensor in begun.values()) + jumps * begun[STATES].nbytes
 
 
-def pick(shards: Sequence[Mapping[str, Tensor]], rows: Sequence[int], jumps: Sequence[int]) -> tuple[Tensor, Condition]:
+def pick(
+    shards: Sequence[Mapping[str, torch.Tensor]], rows: Sequence[int], jumps: Sequence[int]
+) -> tuple[torch.Tensor, Condition]:
     """Jumps of trajectories that were made.
 
     Args:

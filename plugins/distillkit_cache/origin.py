@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from distillkit.interfaces import Teacher
 from distillkit.noise import NoisePath, Predictor
@@ -22,7 +21,7 @@ def teacher_of(student: Predictor, teacher: Teacher) -> dict[str, Any]:
     It is told by the network that the run begins with, and by what the teacher has of its own, if it has anything.
     """
     options = [f"{key} = {value}" for key, value in teacher.options]
-    device = next(student.parameters()).device.type
+    device = student.device.type
     autocast = torch.is_autocast_enabled(device)
     return {
         "weights": hash_of(student.network.state_dict()),
@@ -40,7 +39,7 @@ def grid_of(path: NoisePath, steps: int) -> dict[str, Any]:
     return {"steps": steps, "times": times.tolist(), "alpha": alpha, "sigma": sigma}
 
 
-def hash_of(tensors: Mapping[str, Tensor]) -> str:
+def hash_of(tensors: Mapping[str, torch.Tensor]) -> str:
     """The first 64 bits of the SHA-256 of names, types, shapes and values."""
     digest = hashlib.sha256()
     for name in sorted(tensors):

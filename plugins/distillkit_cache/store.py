@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+import torch
 from pydantic import BaseModel, ValidationError
-from safetensors.torch import load_file, save
-from torch import Tensor
 
 from distillkit.errors import DistillkitError
 from distillkit_cache.origin import differences
@@ -46,7 +46,7 @@ class Store:
     def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
         self.folder = folder
         self._origin = origin
-        self._open: dict[int, dict[str, Tensor]] = {}
+        self._open: dict[int, dict[str, torch.Tensor]] = {}
         self._shards = self._known()
 
     def _known(self) -> dict[str, Known]:
@@ -86,14 +86,14 @@ class Store:
                 )
         return True
 
-    def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
+    def write(self, shard: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Add a shard: tensors by name, each [trajectories, ...], on the CPU. One that another run has added
         meanwhile stays.
 
         Raises:
             DistillkitError: the folder cannot be written.
         """
-        content = save({key: value.contiguous() for key, value in tensors.items()})
+        content = safetensors.torch.save({key: value.contiguous() for key, value in tensors.items()})
         file = self._file(shard)
         count = len(next(iter(tensors.values())))
         self._shards = self._known()
@@ -109,10 +109,10 @@ class Store:
         except OSError as error:
             raise DistillkitError(f"{self.folder}: cannot be written ({error.strerror})") from None
 
-    def read(self, shard: int) -> Mapping[str, Tensor]:
+    def read(self, shard: int) -> Mapping[str, torch.Tensor]:
         """A shard's tensors, mapped from disk: what is not looked at is not read."""
         if shard not in self._open:
-            self._open[shard] = load_file(self._file(shard))
+            self._open[shard] = safetensors.torch.load_file(self._file(shard))
         return self._open[shard]
 
     def _file(self, shard: int) -> Path:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from distillkit.interfaces import Stage, Step, Target, TargetBatch, Teacher
-
-if TYPE_CHECKING:
-    from distillkit.noise import NoisePath, Prediction
+from distillkit.noise import NoisePath, Prediction
 
 
 class StoredLanding(Target):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from distillkit import hookimpl
-
-if TYPE_CHECKING:
-    from distillkit.interfaces import Converter
+from distillkit.interfaces import Converter
+from distillkit_compvis.converter import CompVis
 
 
 @hookimpl
 def distillkit_converters() -> list[type[Converter]]:
-    from distillkit_compvis.converter import CompVis
 
     return [CompVis]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import diffusers
 import torch
-from diffusers import VQModel
-from torch import nn
 
 from distillkit_compvis.config import Vq
 from distillkit_compvis.naming import Naming
@@ -19,7 +18,7 @@ INSIDE = {
 }
 
 
-def build(params: Vq, scale_factor: float) -> nn.Module:
+def build(params: Vq, scale_factor: float) -> torch.nn.Module:
     """diffusers' network without weights, on the "meta" device.
 
     Args:
@@ -30,7 +29,7 @@ def build(params: Vq, scale_factor: float) -> nn.Module:
     networks = params.ddconfig
     levels = len(networks.ch_mult)
     with torch.device("meta"):
-        made: nn.Module = VQModel(
+        made: torch.nn.Module = diffusers.VQModel(
             in_channels=networks.in_channels,
             out_channels=networks.out_ch,
             down_block_types=["DownEncoderBlock2D"] * levels,

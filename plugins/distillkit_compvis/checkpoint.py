@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from distillkit.errors import DistillkitError
 
@@ -34,7 +33,7 @@ HARMLESS = (
 """What PyTorch Lightning left in CompVis' files besides tensors. None of it is made: `Nothing` is."""
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint by name.
 
     Raises:
@@ -61,7 +60,7 @@ def read(path: Path) -> dict[str, Tensor]:
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise _unreadable(path, "it holds no 'state_dict'")
-    if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+    if others := [name for name, value in state.items() if not isinstance(value, torch.Tensor)]:
         raise _unreadable(path, f"its state_dict holds something else than tensors at {others[0]!r}")
     return state
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from distillkit.interfaces import Converter
+from distillkit_compvis import checkpoint as pickled
+from distillkit_compvis.reading import read
+from distillkit_compvis.weights import Weights
 
 
 class CompVis(Converter):
@@ -14,14 +17,11 @@ class CompVis(Converter):
 
     def convert(self, checkpoint: Path, config: Path, ema: bool, folder: Path) -> str:
         """Read the config, as it is small, then the checkpoint; see that they fit; write."""
-        from distillkit_compvis.reading import read
+
+        # It defines classes of diffusers', which imports all of it.
+        from distillkit_compvis import pipeline
 
         params = read(config)
-
-        from distillkit_compvis import checkpoint as pickled
-        from distillkit_compvis import pipeline
-        from distillkit_compvis.weights import Weights
-
         weights = Weights.of(pickled.read(checkpoint), ema)
         parts = pipeline.networks(params, weights)
         weights.check(pipeline.scheduler(params).betas, checkpoint, config)

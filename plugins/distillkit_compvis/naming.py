@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 QUERIES_KEYS_VALUES = ("to_q.", "to_k.", "to_v.")
 
@@ -29,7 +28,7 @@ class Origin:
         """How large its tensor is. A convolution of size 1 and a matrix are told apart by ones at the end: left out."""
         return without_ones([shape[0] if self.third is None else 3 * shape[0], *shape[1:]])
 
-    def take(self, tensor: Tensor, shape: torch.Size) -> Tensor:
+    def take(self, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         """The weight in float32 and in diffusers' shape, of a tensor of that size."""
         if self.third is not None:
             # The rows go head by head, each with its queries, keys and values.

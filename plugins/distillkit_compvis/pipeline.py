@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import DDIMScheduler, LDMPipeline
 from distillkit_diffusers import card
 from distillkit_diffusers.export import save
 from distillkit_diffusers.pipelines import class_embedder, class_latent
 from distillkit_diffusers.pipelines.class_embedder import ClassEmbedder
 from distillkit_diffusers.pipelines.class_latent import ClassLatentPipeline
-from torch import nn
 
 from distillkit_compvis import autoencoder, unet
 from distillkit_compvis.config import Diffusion
@@ -39,9 +38,9 @@ A latent diffusion of CompVis (Rombach et al. 2022), which `distillkit convert` 
 """
 
 
-def scheduler(params: Diffusion) -> DDIMScheduler:
+def scheduler(params: Diffusion) -> diffusers.DDIMScheduler:
     """The noise schedule, with CompVis' own times 1, 1 + T/S, …, at every number of steps S that divides T."""
-    return DDIMScheduler(
+    return diffusers.DDIMScheduler(
         num_train_timesteps=params.timesteps,
         beta_schedule="scaled_linear",
         beta_start=params.linear_start,
@@ -53,7 +52,7 @@ def scheduler(params: Diffusion) -> DDIMScheduler:
     )
 
 
-def networks(params: Diffusion, weights: Weights) -> dict[str, nn.Module]:
+def networks(params: Diffusion, weights: Weights) -> dict[str, torch.nn.Module]:
     """diffusers' networks by their parts' names, with a checkpoint's weights as far as it has them."""
     first_stage, diffused = params.first_stage_config.params, params.unet_config.params
     vqvae = autoencoder.build(first_stage, params.scale_factor)
@@ -80,7 +79,7 @@ def write(parts: dict[str, Any], params: Diffusion, origin: str, folder: Path) -
         folder: where.
     """
     if params.cond_stage_config is None:
-        pipeline = LDMPipeline(**parts, scheduler=scheduler(params))
+        pipeline = diffusers.LDMPipeline(**parts, scheduler=scheduler(params))
         snippet, shipped = card.UNCONDITIONAL, {}
     else:
         classes = params.cond_stage_config.params.n_classes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from distillkit.errors import ConfigError, DistillkitError, Mistake
@@ -18,7 +19,6 @@ def read(path: Path) -> Diffusion:
         ConfigError: what cannot be converted, each with its key.
         DistillkitError: the file cannot be read.
     """
-    import yaml
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

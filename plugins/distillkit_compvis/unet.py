@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import diffusers
 import torch
-from diffusers import UNet2DConditionModel, UNet2DModel
-from torch import nn
 
 from distillkit_compvis.config import Unet
 from distillkit_compvis.naming import Naming
@@ -20,7 +19,7 @@ RESIDUAL_BLOCK = {
 ATTENTION_BLOCK = {"group_norm.": "norm.", "to_out.0.": "proj_out."}
 
 
-def build(params: Unet) -> nn.Module:
+def build(params: Unet) -> torch.nn.Module:
     """diffusers' network without weights, on the "meta" device."""
     attended = [2**level in params.attention_resolutions for level in range(len(params.channel_mult))]
     attention = "CrossAttn" if params.use_spatial_transformer else "Attn"
@@ -36,10 +35,10 @@ def build(params: Unet) -> nn.Module:
     }
     with torch.device("meta"):
         if not params.use_spatial_transformer:
-            made: nn.Module = UNet2DModel(**common, attention_head_dim=params.num_head_channels)
+            made: torch.nn.Module = diffusers.UNet2DModel(**common, attention_head_dim=params.num_head_channels)
         else:
             # Whatever its name says, the argument is the number of heads here (diffusers #2011).
-            made = UNet2DConditionModel(
+            made = diffusers.UNet2DConditionModel(
                 **common,
                 attention_head_dim=_heads(params),
                 cross_attention_dim=params.context_dim,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from distillkit.errors import DistillkitError
 from distillkit_compvis.naming import Origin, without_ones
@@ -33,18 +32,18 @@ class Weights:
         misshapen: those that are of another size.
     """
 
-    state: Mapping[str, Tensor]
+    state: Mapping[str, torch.Tensor]
     ema: bool
     used: set[str] = field(default_factory=set)
     missing: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor], ema: bool) -> Weights:
+    def of(cls, state: Mapping[str, torch.Tensor], ema: bool) -> Weights:
         """Those of a checkpoint; the running average if `ema` says so and there is one."""
         return cls(state, ema and any(name.startswith(f"{AVERAGE}diffusion_model") for name in state))
 
-    def fill(self, network: nn.Module, prefix: str, origin: Callable[[str], Origin]) -> None:
+    def fill(self, network: torch.nn.Module, prefix: str, origin: Callable[[str], Origin]) -> None:
         """Give a network its weights.
 
         Args:
@@ -70,7 +69,7 @@ class Weights:
         if not self.missing and not self.misshapen:
             network.load_state_dict(weights, assign=True)
 
-    def check(self, betas: Tensor, checkpoint: Path, config: Path) -> None:
+    def check(self, betas: torch.Tensor, checkpoint: Path, config: Path) -> None:
         """All weights that networks asked for were there, nothing is left over, and the noise schedule is the same.
 
         Args:
@@ -103,5 +102,5 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(each[:3]) + (f" and {len(each) - 3} more" if len(each) > 3 else "")
 
 
-def _schedule(betas: Tensor) -> str:
+def _schedule(betas: torch.Tensor) -> str:
     return f"{len(betas)} times from β = {betas[0]:.4g} to {betas[-1]:.4g}"

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distillkit import hookimpl
-
-if TYPE_CHECKING:
-    from distillkit.interfaces import Target
+from distillkit.interfaces import Target
+from distillkit_consistency.presets import PRESETS
+from distillkit_consistency.target import Consistency
 
 
 @hookimpl
 def distillkit_targets() -> list[type[Target]]:
-    from distillkit_consistency.target import Consistency
 
     return [Consistency]
 
 
 @hookimpl
 def distillkit_presets() -> dict[str, dict[str, Any]]:
-    from distillkit_consistency.presets import PRESETS
 
     return PRESETS

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+import torch
 from pydantic import Field
 
 from distillkit.errors import Mistake
 from distillkit.interfaces import Stage, Step, Target, TargetBatch, Teacher
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit.noise import NoisePath, Prediction, Predictor
+from distillkit.noise import NoisePath, Prediction, Predictor
+from distillkit.sampling import consistency_of
 
 
 class Consistency(Target):
@@ -54,7 +51,7 @@ class Consistency(Target):
         return 2 - teacher.reuses_student
 
     def setup(
-        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[nn.Module], None]
+        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[Predictor], None]
     ) -> None:
         """Start the average at the student."""
         self._average = copy()
@@ -62,7 +59,6 @@ class Consistency(Target):
 
     def compute(self, step: Step, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The average's f where the teacher's step from `step.z` landed, and that place."""
-        from distillkit.sampling import consistency_of
 
         t, s = step.times
         x0 = (teacher.reuse(student) or teacher.predict(step.z, t, step.condition)).x0
@@ -73,7 +69,6 @@ class Consistency(Target):
 
     def compared(self, step: Step, student: Prediction) -> Prediction:
         """The student's prediction with f in the place of x̂."""
-        from distillkit.sampling import consistency_of
 
         return replace(student, x0=consistency_of(student, step.times[0].clamp(min=0)))
 
@@ -82,10 +77,10 @@ class Consistency(Target):
         assert self.options.decay is not None  # see check
         self._average.follow(student, self.options.decay)
 
-    def state_dict(self) -> Mapping[str, Tensor]:
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
         """The average's weights."""
         return self._average.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put the average's weights back."""
         self._average.load_state_dict(state)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
 from distillkit.interfaces import Data
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Digits(Data):
@@ -17,7 +14,6 @@ class Digits(Data):
 
     def setup(self) -> None:
         """Read the pictures from scikit-learn."""
-        import torch
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
@@ -32,6 +28,6 @@ class Digits(Data):
     def __len__(self) -> int:
         return len(self._images)
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images [B, 1, 8, 8] in [−1, 1] and labels [B]."""
         return self._images[indices], self._labels[indices]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import torch
+import torch.nn.functional
 from pydantic import Field
 
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Data
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from distillkit_data.idx import read_idx
 
 
 class FashionMnist(Data):
@@ -46,9 +46,6 @@ class FashionMnist(Data):
 
     def setup(self) -> None:
         """Read the files."""
-        import torch
-
-        from distillkit_data.idx import read_idx
 
         images, labels = (read_idx(path) for stem in self._stems() if (path := self._find(stem)) is not None)
         if images.ndim != 3 or labels.shape != images.shape[:1]:
@@ -75,9 +72,8 @@ class FashionMnist(Data):
     def __len__(self) -> int:
         return len(self._images)
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images [B, 1, 28 + 2·padding, 28 + 2·padding] in [−1, 1] and labels [B]."""
-        from torch.nn.functional import pad
 
         images = self._images[indices].float().div(127.5).sub(1)
-        return pad(images, (self.options.padding,) * 4, value=-1.0), self._labels[indices]
+        return torch.nn.functional.pad(images, (self.options.padding,) * 4, value=-1.0), self._labels[indices]

@@ -6,14 +6,11 @@ import gzip
 import struct
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from distillkit.errors import DistillkitError
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import numpy as np
+import PIL
+import PIL.Image
+import PIL.ImageOps
+import torch
 from pydantic import Field
 
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Data
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
@@ -64,28 +66,24 @@ class Images(Data):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images [B, channels, size, size] in [−1, 1] and labels [B] (None without sub-folders)."""
-        import torch
 
         chosen = indices.tolist()
         images = torch.stack([self._read(self._paths[i]) for i in chosen])
         return images, None if self._labels is None else torch.tensor([self._labels[i] for i in chosen])
 
-    def _read(self, path: Path) -> Tensor:
-        import numpy as np
-        import torch
-        from PIL import Image, ImageOps, UnidentifiedImageError
+    def _read(self, path: Path) -> torch.Tensor:
 
         size = self.options.size
         try:
-            with Image.open(path) as image:
-                square = ImageOps.fit(
+            with PIL.Image.open(path) as image:
+                square = PIL.ImageOps.fit(
                     image.convert("L" if self.options.channels == 1 else "RGB"),
                     (size, size),
-                    Image.Resampling.LANCZOS,
+                    PIL.Image.Resampling.LANCZOS,
                 )
-        except (UnidentifiedImageError, OSError) as error:
+        except (PIL.UnidentifiedImageError, OSError) as error:
             raise DistillkitError(f"{path}: cannot be read as a picture ({error})") from None
         pixels = torch.from_numpy(np.array(square)).float().div(127.5).sub(1)
         return pixels.view(size, size, self.options.channels).permute(2, 0, 1)

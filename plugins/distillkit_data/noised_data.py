@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import torch
 from pydantic import Field
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.interfaces import Data, Model, Source, Stage, Step
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from distillkit.noise import NoisePath
+from distillkit.noise import NoisePath
 
 
 class NoisedData(Source):
@@ -51,24 +47,22 @@ class NoisedData(Source):
 
     def draw(self, generator: torch.Generator) -> Step:
         """A batch of images, each at a random jump's start."""
-        import torch
 
         batch = self.global_batch
         indices = torch.randint(len(self._data), (batch,), generator=generator)
-        images, labels = self._data.batch(workers.part(indices))
+        images, labels = self._data.batch(distributed.shard(indices))
         data = self._model.encode(images)
-        noise = workers.part(torch.randn(batch, *data.shape[1:], generator=generator))
-        times = workers.part(self._draw_times(generator).T).T.contiguous()
+        noise = distributed.shard(torch.randn(batch, *data.shape[1:], generator=generator))
+        times = distributed.shard(self._draw_times(generator).T).T.contiguous()
         if labels is not None and self.options.drop_labels:
-            dropped = workers.part(torch.rand(batch, generator=generator) < self.options.drop_labels)
+            dropped = distributed.shard(torch.rand(batch, generator=generator) < self.options.drop_labels)
             labels = labels.masked_fill(dropped, -1)
         guidance = self.draw_guidance(batch, generator)
-        condition = self._model.condition(labels, len(data), None if guidance is None else workers.part(guidance))
+        condition = self._model.condition(labels, len(data), None if guidance is None else distributed.shard(guidance))
         return Step(self._path.noised(data, noise, times[0]), times, condition, data, noise)
 
-    def _draw_times(self, generator: torch.Generator) -> Tensor:
+    def _draw_times(self, generator: torch.Generator) -> torch.Tensor:
         """The jumps' times, [stride + 1, B] with the B of all processes."""
-        import torch
 
         batch, stride = self.global_batch, self._stride
         if self.options.times == "grid":

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from distillkit import hookimpl
-
-if TYPE_CHECKING:
-    from distillkit.interfaces import Model
+from distillkit.interfaces import Model
+from distillkit_diffusers.model import DiffusersModel
 
 
 @hookimpl
 def distillkit_models() -> list[type[Model]]:
-    from distillkit_diffusers.model import DiffusersModel
 
     return [DiffusersModel]

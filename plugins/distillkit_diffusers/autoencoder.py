@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, VQModel
-from torch import Tensor
 
 from distillkit_diffusers import networks
 from distillkit_diffusers.folder import read_json
@@ -27,7 +26,9 @@ class Autoencoder:
         scaling_factor: laid over what its config says, and what an export says; None: the config's own.
     """
 
-    def __init__(self, network: VQModel | AutoencoderKL, scaling_factor: float | None = None) -> None:
+    def __init__(
+        self, network: diffusers.VQModel | diffusers.AutoencoderKL, scaling_factor: float | None = None
+    ) -> None:
         self.network = network
         if scaling_factor is not None:
             network.register_to_config(scaling_factor=scaling_factor)
@@ -42,8 +43,8 @@ class Autoencoder:
         (diffusers #5213), and has the latents as they come: 1. diffusers itself would take 0.18215 (diffusers #6725).
         """
         config = read_json(folder / "config.json")
-        network_class = {"VQModel": VQModel, "AutoencoderKL": AutoencoderKL}[config["_class_name"]]
-        if scaling_factor is None and network_class is VQModel and "scaling_factor" not in config:
+        network_class = {"VQModel": diffusers.VQModel, "AutoencoderKL": diffusers.AutoencoderKL}[config["_class_name"]]
+        if scaling_factor is None and network_class is diffusers.VQModel and "scaling_factor" not in config:
             scaling_factor = 1.0
         return cls(networks.load_frozen(folder, network_class), scaling_factor)
 
@@ -58,25 +59,27 @@ class Autoencoder:
         """How many times as high and wide as its latents an image is."""
         return 1 << len(self.network.config["block_out_channels"]) - 1
 
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B, C, H, W] -> latents [B, c, h, w] on the images' device."""
         parts = torch.split(images.to(self.network.device), self._slice(images))
-        return torch.cat([self._encode(part) for part in parts]).to(images.device)
+        with torch.no_grad():
+            return torch.cat([self._encode(part) for part in parts]).to(images.device)
 
-    def _encode(self, images: Tensor) -> Tensor:
+    def _encode(self, images: torch.Tensor) -> torch.Tensor:
         encoded = self.network.encode(images)
-        latents: Tensor = encoded.latents if isinstance(self.network, VQModel) else encoded.latent_dist.mean
+        latents: torch.Tensor = (
+            encoded.latents if isinstance(self.network, diffusers.VQModel) else encoded.latent_dist.mean
+        )
         return (latents - self._shift) * self._scale
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents [B, c, h, w] -> images [B, C, H, W] on the latents' device, where the autoencoder goes and stays."""
         self.network.to(latents.device)
         whole = latents / self._scale + self._shift
         parts = torch.split(whole, self._slice(latents, self.factor))
-        return torch.cat([self.network.decode(part, return_dict=False)[0] for part in parts])
+        with torch.no_grad():
+            return torch.cat([self.network.decode(part, return_dict=False)[0] for part in parts])
 
-    def _slice(self, batch: Tensor, factor: int = 1) -> int:
+    def _slice(self, batch: torch.Tensor, factor: int = 1) -> int:
         """How many of a batch go at once, whose images are larger by a factor."""
         return max(1, AT_ONCE // (batch.shape[-2] * batch.shape[-1] * factor**2))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+import diffusers
+import torch
 
 from distillkit.errors import DistillkitError
 from distillkit.noise import EdmPath
@@ -43,11 +44,10 @@ def write(path: EdmPath, config: dict[str, Any], steps: int) -> Any:
     Its grids go evenly, in σ^(1/ρ) or log σ, from σ_max to σ_min. A trailing grid's last but one σ is the σ_min with
     which that is the trailing grid.
     """
-    from diffusers import EDMEulerScheduler
 
-    known = schedulers.known_to(EDMEulerScheduler, config)
+    known = schedulers.known_to(diffusers.EDMEulerScheduler, config)
     last = path.sigma(path.grid(steps)[-2:-1]).item()
-    scheduler = EDMEulerScheduler(**known | {"sigma_min": last, "final_sigmas_type": "zero"})
+    scheduler = diffusers.EDMEulerScheduler(**known | {"sigma_min": last, "final_sigmas_type": "zero"})
     if path.spacing == "trailing":
         scheduler.register_to_config(**{TRAINED: {"sigma_min": path.sigma_min}})
     return scheduler
@@ -60,8 +60,8 @@ def describe(steps: int) -> Sampling:
 
 
 def preconditioned(
-    network: Any, z: Tensor, sigma: Tensor, config: Mapping[str, Any], inputs: Mapping[str, Tensor]
-) -> Tensor:
+    network: Any, z: torch.Tensor, sigma: torch.Tensor, config: Mapping[str, Any], inputs: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
     """x̂ = c_skip z + c_out F(c_in z, c_noise), [B, C, H, W] (Karras et al. 2022, table 1); σ is [B, 1, 1, 1].
 
     With "v_prediction" F has the other sign, as diffusers has it.
@@ -72,5 +72,5 @@ def preconditioned(
     if config.get("prediction_type") == "v_prediction":
         out = -out
     noise = sigma.flatten().log() / 4
-    x0: Tensor = (data / root).square() * z + out * network(z / root, noise, **inputs, return_dict=False)[0]
+    x0: torch.Tensor = (data / root).square() * z + out * network(z / root, noise, **inputs, return_dict=False)[0]
     return x0

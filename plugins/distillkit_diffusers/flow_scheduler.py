@@ -8,6 +8,8 @@ from __future__ import annotations
 from math import exp, sqrt
 from typing import Any
 
+import diffusers
+
 from distillkit.errors import DistillkitError
 from distillkit.noise import FlowPath
 from distillkit.noise.flow import FlowSpacing
@@ -84,18 +86,17 @@ def write(path: FlowPath, config: dict[str, Any], steps: int, pipeline: FlowSpac
     Raises:
         DistillkitError: the path has trailing grids and a shift too large for what diffusers' config can say.
     """
-    from diffusers import FlowMatchEulerDiscreteScheduler
 
-    known = schedulers.known_to(FlowMatchEulerDiscreteScheduler, config)
+    known = schedulers.known_to(diffusers.FlowMatchEulerDiscreteScheduler, config)
     if path.spacing == pipeline:
-        return FlowMatchEulerDiscreteScheduler(**known)
+        return diffusers.FlowMatchEulerDiscreteScheduler(**known)
     if path.spacing == "linspace":
         raise DistillkitError(
             'grid.spacing: is "linspace", and the exported pipeline has "trailing" grids; set it to that'
         )
     # At the images' size, on which it was to depend, the shift is one number.
     static = known | {"use_dynamic_shifting": False} | _as_linspace(path, steps)
-    scheduler = FlowMatchEulerDiscreteScheduler(**static)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**static)
     scheduler.register_to_config(**{TRAINED: {"shift": path.shift}})
     return scheduler
 

@@ -9,6 +9,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import StudentTable
 
@@ -189,7 +191,6 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _shapes(file: Path) -> dict[str, list[int]]:
-    from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="np") as weights:

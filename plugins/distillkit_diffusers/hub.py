@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+
 from distillkit.errors import DistillkitError
 
 WANTED = ["*.json", "*.txt", "*.model", "*/*.safetensors", "diffusion_pytorch_model*.safetensors"]
@@ -23,7 +26,6 @@ def is_unknown(path: Path) -> bool:
     """Whether nobody can say what is there before it is fetched, and it may be fetched."""
     if not is_hub_id(path):
         return False
-    from huggingface_hub import constants
 
     return not constants.HF_HUB_OFFLINE and _cached(str(path)) is None
 
@@ -36,7 +38,6 @@ def local_folder(path: Path) -> Path:
     """
     if not is_hub_id(path):
         return path
-    from huggingface_hub import constants, snapshot_download
 
     name = str(path)
     if (found := _cached(name)) is not None:
@@ -55,8 +56,6 @@ def local_folder(path: Path) -> Path:
 
 def _cached(name: str) -> Path | None:
     """The copy in the hub's cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, local_files_only=True, allow_patterns=WANTED, ignore_patterns=NOT_WANTED))

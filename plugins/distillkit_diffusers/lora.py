@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 from typing import cast
 
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
-from safetensors.torch import save_file
-from torch import nn
+import peft
+import safetensors.torch
+import torch
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import StudentTable
@@ -20,13 +19,13 @@ FILE = "pytorch_lora_weights.safetensors"
 ADAPTER = "default"
 
 
-def add(network: nn.Module, student: StudentTable) -> None:
+def add(network: torch.nn.Module, student: StudentTable) -> None:
     """Put low-rank matrices beside the weights of linear and convolution layers; they alone need a gradient then.
 
     Raises:
         DistillkitError: no layer is called what `target_modules` says.
     """
-    names = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    names = [name for name, layer in network.named_modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
     targets = names if student.target_modules is None else list(student.target_modules)
     for target in targets:
         # As peft compares.
@@ -37,7 +36,9 @@ def add(network: nn.Module, student: StudentTable) -> None:
             )
     # peft takes a float, too.
     alpha = cast(int, student.rank if student.alpha is None else student.alpha)
-    inject_adapter_in_model(LoraConfig(r=student.rank, lora_alpha=alpha, target_modules=targets), network, ADAPTER)
+    peft.inject_adapter_in_model(
+        peft.LoraConfig(r=student.rank, lora_alpha=alpha, target_modules=targets), network, ADAPTER
+    )
 
 
 def _ending(name: str) -> str:
@@ -45,16 +46,16 @@ def _ending(name: str) -> str:
     return re.sub(r".*\.(?=[^.\d])", "", name)
 
 
-def fuse(network: nn.Module) -> None:
+def fuse(network: torch.nn.Module) -> None:
     """Add what the matrices add to the weights, and take them out, in place. A network without any stays as it is."""
     for name, layer in [*network.named_modules()]:
-        if isinstance(layer, LoraLayer):
+        if isinstance(layer, peft.tuners.lora.LoraLayer):
             layer.merge()
             network.set_submodule(name, layer.get_base_layer())
     vars(network).pop("peft_config", None)
 
 
-def write(network: nn.Module, part: str, folder: Path) -> None:
+def write(network: torch.nn.Module, part: str, folder: Path) -> None:
     """Write the matrices in diffusers' format.
 
     α is multiplied into B: readers that take α for the rank, as many do, are then right.
@@ -64,13 +65,13 @@ def write(network: nn.Module, part: str, folder: Path) -> None:
         part: what pipelines call the network: "unet" or "transformer".
         folder: made if it is not there.
     """
-    config: LoraConfig = network.peft_config[ADAPTER]  # type: ignore[index, assignment]
+    config: peft.LoraConfig = network.peft_config[ADAPTER]  # type: ignore[index, assignment]
     factor = {"lora_A": 1.0, "lora_B": config.lora_alpha / config.r}
     weights = {
         f"{part}.{key}": (weight * factor[key.split(".")[-2]]).contiguous()
-        for key, weight in get_peft_model_state_dict(network, adapter_name=ADAPTER).items()
+        for key, weight in peft.get_peft_model_state_dict(network, adapter_name=ADAPTER).items()
     }
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".{FILE}.partial"
-    save_file(weights, aside, metadata={"format": "pt"})
+    safetensors.torch.save_file(weights, aside, metadata={"format": "pt"})
     os.replace(aside, folder / FILE)

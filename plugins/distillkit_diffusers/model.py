@@ -5,54 +5,23 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, Field
+import torch
 
 from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.interfaces import Export, GuidanceInput, Inventory, Model, Sampler, StudentTable
-from distillkit_diffusers import families, hub
+from distillkit.noise import Condition
+from distillkit_diffusers import families, hub, lora
 from distillkit_diffusers.families import prompts
+from distillkit_diffusers.families.family import Family
 from distillkit_diffusers.folder import PipelineFolder
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit.noise import Condition
-    from distillkit_diffusers.families.family import Family
-
-LogSnr = Annotated[float, Field(ge=-25, le=25)]
-"""Beyond, the float32 betas in which diffusers keeps a table say nothing about its ends."""
-Scale = Annotated[float, Field(ge=0)]
-Pixels = Annotated[int, Field(ge=1)]
-
-
-def _rises(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] >= bounds[1]:
-        raise ValueError("must be [low, high], the lower first")
-    return bounds
-
-
-def _logsnr_rises(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] >= bounds[1]:
-        raise ValueError("must be [λ_min, λ_max], the lower first")
-    return bounds
+from distillkit_diffusers.options import DiffusersOptions, FamilyOptions
 
 
 class FamilyModel(Model):
     """A model that a family makes; a subclass says which."""
 
-    class Options(Model.Options):
-        """
-        Attributes:
-            guidance_input: give the network an input for the guidance scale s, and these scales, [low, high], to be
-                told (Meng et al. 2023, where w = s − 1). It needs a null class, and the preset "guided" to learn what
-                the input means. A network that has the input keeps it.
-        """
-
-        guidance_input: Annotated[tuple[Scale, Scale], AfterValidator(_rises)] | None = None
-
-    options: Options
+    options: FamilyOptions
     family: Family
 
     @abstractmethod
@@ -82,7 +51,6 @@ class FamilyModel(Model):
 
     def adapt(self, student: StudentTable) -> None:
         """Give the network a LoRA."""
-        from distillkit_diffusers import lora
 
         lora.add(self.network, student)
 
@@ -91,19 +59,21 @@ class FamilyModel(Model):
         self.family.set_grid(spacing, start)
         self.path = self.family.path
 
-    def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
         """Call the network as its family does."""
         return self.family.forward(network, z, t, inputs)
 
-    def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
+    def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
         """What the family makes of labels and scales."""
         return self.family.condition(labels, count, guidance)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images -> what the network works on."""
         return self.family.encode(images)
 
-    def decode(self, samples: Tensor) -> Tensor:
+    def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """What the network works on -> images."""
         return self.family.decode(samples)
 
@@ -127,16 +97,14 @@ class FamilyModel(Model):
         """What diffusers' schedulers for the family can do."""
         return self.family.samplers
 
-    def export(self, network: nn.Module, folder: Path, export: Export) -> None:
+    def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a pipeline folder: the network, the parts that were not trained, the scheduler and a model card."""
-        from distillkit_diffusers import lora
 
         lora.fuse(network)
         self.family.export(network, folder, export)
 
-    def export_adapter(self, network: nn.Module, folder: Path) -> None:
+    def export_adapter(self, network: torch.nn.Module, folder: Path) -> None:
         """Write the LoRA as diffusers' loaders take it."""
-        from distillkit_diffusers import lora
 
         lora.write(network, "transformer" if "transformer" in self.family.parts else "unet", folder)
 
@@ -147,42 +115,9 @@ class DiffusersModel(FamilyModel):
     name = "diffusers"
     kept = prompts.OPTIONS
 
-    class Options(FamilyModel.Options):
-        """
-        Attributes:
-            path: a folder that diffusers saved: a pipeline (`model_index.json`), or a bare network (`config.json`). Or
-                "owner/name" on the Hugging Face hub: its cache's copy, or what the run then fetches.
-            network: instead of `path`, the arguments of `UNet2DModel` for a new network.
-            scheduler: noise schedule, as in `scheduler_config.json` (`beta_schedule`, `beta_start`, `beta_end`,
-                `num_train_timesteps`, `prediction_type`, …), laid over what the folder says.
-            cosine: instead of a β schedule, λ_min and λ_max of a cosine path: log SNR = −2 log tan(a·u + b) between
-                them ([−20, 20] in the paper's training runs), for every real time. The network sees times as
-                `scheduler.num_train_timesteps` counts them.
-            scaling_factor: what the autoencoder's latents are multiplied by, instead of what its config says. CompVis's
-                VQ autoencoders have 1; where that was left out and diffusers wrote its own 0.18215, it is wrong.
-            null_class: the class that means "no class", which guidance needs. An exported pipeline knows its own.
-            prompts: what a text-conditional model is told: class i is prompt i. They are encoded once.
-            prompts_file: instead of `prompts`, a text file with one a line. Blank lines, and those that begin with #,
-                are skipped.
-            negative_prompt: what guidance compares a prompt with. Left out, it is the pipeline's own for none: the
-                empty one, or, for an SDXL whose index says `force_zeros_for_empty_prompt`, zeros in place of its
-                embedding.
-            size: height and width of a text-conditional model's pictures in pixels, or one number for both; left out,
-                the pipeline's own.
-        """
+    Options = DiffusersOptions  # type: ignore[assignment]  # mypy wants nested classes, and takes no alias
 
-        path: Path | None = None
-        network: dict[str, Any] | None = None
-        scheduler: dict[str, Any] = Field(default_factory=dict)
-        cosine: Annotated[tuple[LogSnr, LogSnr], AfterValidator(_logsnr_rises)] | None = None
-        scaling_factor: float | None = Field(None, gt=0)
-        null_class: int | None = Field(None, ge=0)
-        prompts: tuple[str, ...] | None = Field(None, min_length=1)
-        prompts_file: Path | None = None
-        negative_prompt: str | None = None
-        size: Pixels | tuple[Pixels, Pixels] | None = None
-
-    options: Options
+    options: DiffusersOptions
 
     def check(self) -> Iterator[Mistake]:
         """There must be a pipeline that a family is for, with all that the family needs."""

@@ -1,4 +1,4 @@
-"""Loading and building diffusers' networks. Imported only when a network is needed: it imports torch and diffusers."""
+"""Loads and builds diffusers' networks."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffusers import UNet2DModel
-from torch import nn
+import diffusers
+import torch
 
 from distillkit.errors import DistillkitError
-from distillkit_diffusers.pipelines.guided_unet import GuidedUNet2DModel
 
 
-def load(folder: Path, network_class: Any) -> nn.Module:
+def load(folder: Path, network_class: Any) -> torch.nn.Module:
     """A part with weights of a pipeline's folder, float32, on the CPU. Reads safetensors only.
 
     Args:
@@ -42,49 +41,53 @@ def load(folder: Path, network_class: Any) -> nn.Module:
             f"model.path: the weights in {folder} are not whole: {missing[0]} is missing, of {len(missing)}; get "
             "the folder anew"
         )
-    loaded: nn.Module = network.float()
+    loaded: torch.nn.Module = network.float()
     return loaded
 
 
-def load_frozen(folder: Path, network_class: Any) -> nn.Module:
+def load_frozen(folder: Path, network_class: Any) -> torch.nn.Module:
     """The same for a part that is not trained: in evaluation mode, without gradients."""
     return load(folder, network_class).requires_grad_(False).eval()
 
 
-def load_unet(folder: Path) -> nn.Module:
+def load_unet(folder: Path) -> torch.nn.Module:
     """The `UNet2DModel` of a folder, with an input for the guidance scale, if it has one."""
+    from distillkit_diffusers.pipelines.guided_unet import GuidedUNet2DModel
+
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     guided = written.get("_class_name") == GuidedUNet2DModel.__name__
-    return load(folder, GuidedUNet2DModel if guided else UNet2DModel)
+    return load(folder, GuidedUNet2DModel if guided else diffusers.UNet2DModel)
 
 
-def build(arguments: dict[str, Any]) -> nn.Module:
+def build(arguments: dict[str, Any]) -> torch.nn.Module:
     """A new network with random weights.
 
     Raises:
         DistillkitError: diffusers does not take the arguments.
     """
     try:
-        network: nn.Module = UNet2DModel(**arguments)
+        network: torch.nn.Module = diffusers.UNet2DModel(**arguments)
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
         raise DistillkitError(f"model.network: UNet2DModel does not take these arguments: {error}") from error
     return network
 
 
-def with_guidance_input(network: nn.Module, scales: tuple[float, float]) -> nn.Module:
+def with_guidance_input(network: torch.nn.Module, scales: tuple[float, float]) -> torch.nn.Module:
     """A network with these weights that also takes a guidance scale, of which it knows nothing yet.
 
     Args:
         network: class-conditional.
         scales: the lowest and the highest scale that it will be told.
     """
+    from distillkit_diffusers.pipelines.guided_unet import GuidedUNet2DModel
+
     arguments = {key: value for key, value in config(network).items() if not key.startswith("_")}
-    guided: nn.Module = GuidedUNet2DModel(guidance_range=scales, **arguments)
+    guided: torch.nn.Module = GuidedUNet2DModel(guidance_range=scales, **arguments)
     guided.load_state_dict(network.state_dict(), strict=False)
     return guided
 
 
-def config(network: nn.Module) -> dict[str, Any]:
+def config(network: torch.nn.Module) -> dict[str, Any]:
     """The arguments that the network was built with."""
     return dict(network.config)  # type: ignore[arg-type]
 

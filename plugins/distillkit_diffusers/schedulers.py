@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any, cast
 
+import diffusers
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
-from torch import Tensor
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Sampler
@@ -46,7 +45,7 @@ def read(config: dict[str, Any], cosine: tuple[float, float] | None = None) -> t
             f"scheduler: timestep_scaling is {config['timestep_scaling']:g}; expected {TIMESTEP_SCALING:g}, which the "
             "boundary scalings of consistency sampling have here"
         )
-    bars: Tensor = _read_by_diffusers(config).alphas_cumprod
+    bars: torch.Tensor = _read_by_diffusers(config).alphas_cumprod
     if kind == "epsilon" and bars[-1] <= 0:
         raise DistillkitError(
             "scheduler: rescale_betas_zero_snr makes the last time pure noise, where an ε-prediction says nothing "
@@ -93,7 +92,7 @@ def _read_by_diffusers(config: dict[str, Any]) -> Any:
     known = {key: value for key, value in config.items() if not key.startswith("_") and key not in LCM_ONLY}
     try:
         # Every discrete scheduler of diffusers names its betas alike.
-        return DDIMScheduler.from_config(known | {"timestep_spacing": "trailing"})
+        return diffusers.DDIMScheduler.from_config(known | {"timestep_spacing": "trailing"})
     except (TypeError, ValueError, NotImplementedError) as error:
         raise DistillkitError(f"scheduler: diffusers does not take this noise schedule: {error}") from error
 
@@ -119,13 +118,13 @@ def write(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: 
     # Only leading grids look at the offset, but Stable Diffusion's pipeline wants it to be 1 in any case.
     common = _table(path, config) | {"prediction_type": kind, "timestep_spacing": path.spacing, "steps_offset": 1}
     if sampler == "consistency":
-        return LCMScheduler(**common, original_inference_steps=path.start + 1)
+        return diffusers.LCMScheduler(**common, original_inference_steps=path.start + 1)
     exact = path.spacing == "trailing" and (path.start + 1) % steps == 0
     exact |= path.spacing == "leading"
     if exact:
-        return DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True)
+        return diffusers.DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True)
     solver = {"algorithm_type": "dpmsolver++", "solver_order": 1, "final_sigmas_type": "zero"}
-    return DPMSolverMultistepScheduler(**common, **solver)
+    return diffusers.DPMSolverMultistepScheduler(**common, **solver)
 
 
 def describe(path: TablePath, steps: int, sampler: Sampler) -> Sampling:

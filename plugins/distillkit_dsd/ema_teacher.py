@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
+import torch
 from pydantic import Field
 
 from distillkit.interfaces import Teacher
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit.noise import Condition, Prediction, Predictor
+from distillkit.noise import Condition, Prediction, Predictor
 
 
 class EmaTeacher(Teacher):
@@ -41,13 +37,13 @@ class EmaTeacher(Teacher):
         return True
 
     def setup(
-        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[nn.Module], None]
+        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[Predictor], None]
     ) -> None:
         """Start the average at the student."""
         self._average = copy()
         place_frozen(self._average)
 
-    def predict(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
+    def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
         """The average's prediction."""
         prediction: Prediction = self._average(z, t, condition)
         return prediction
@@ -56,10 +52,10 @@ class EmaTeacher(Teacher):
         """Move the average towards the student."""
         self._average.follow(student, self.options.decay)
 
-    def state_dict(self) -> Mapping[str, Tensor]:
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
         """The average's weights."""
         return self._average.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put the average's weights back."""
         self._average.load_state_dict(state)

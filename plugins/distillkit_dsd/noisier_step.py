@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.interfaces import Stage, Step, Target, TargetBatch, Teacher
-
-if TYPE_CHECKING:
-    from distillkit.noise import NoisePath, Prediction
+from distillkit.noise import NoisePath, Prediction
 
 
 class NoisierStep(Target):
@@ -31,14 +29,13 @@ class NoisierStep(Target):
 
     def compute(self, step: Step, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The teacher's x̂ there; the student's own step lands where it lands."""
-        import torch
 
         assert step.data is not None  # needs_data: the config's checks see to it
         start, end = step.times
         noisier = (2 * start - end).clamp(max=path.start)
         # For the samples of all processes, of which each keeps its own.
-        shape = (len(step.data) * workers.count(), *step.data.shape[1:])
-        noise = workers.part(torch.randn(shape, generator=torch.Generator().manual_seed(step.seed)))
+        shape = (len(step.data) * distributed.world_size(), *step.data.shape[1:])
+        noise = distributed.shard(torch.randn(shape, generator=torch.Generator().manual_seed(step.seed)))
         z = path.noised(step.data, noise.to(step.data.device), noisier)
         x0 = teacher.predict(z, noisier, step.condition).x0
         return TargetBatch(x0, path.ddim(step.z, student.x0, start, end))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+
+import torch
 
 from distillkit.interfaces import Teacher
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit.noise import Condition, Prediction, Predictor
+from distillkit.noise import Condition, Prediction, Predictor
 
 
 class SelfTeacher(Teacher):
@@ -24,12 +21,12 @@ class SelfTeacher(Teacher):
         return True
 
     def setup(
-        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[nn.Module], None]
+        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[Predictor], None]
     ) -> None:
         """Remember the student."""
         self._student = student
 
-    def predict(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
+    def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
         """The student's own prediction."""
         prediction: Prediction = self._student(z, t, condition)
         return prediction

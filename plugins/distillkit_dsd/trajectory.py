@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from distillkit import workers
+import torch
+
+from distillkit import distributed
 from distillkit.interfaces import Data, Model, Source, Stage, Step
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from distillkit.noise import Condition, NoisePath
+from distillkit.noise import Condition, NoisePath
 
 
 class Trajectory(Source):
@@ -51,7 +47,6 @@ class Trajectory(Source):
 
     def start_stage(self, stage: Stage, stride: int, path: NoisePath) -> None:
         """Lay out the stage's jumps; all samples are about to begin a walk."""
-        import torch
 
         batch = self.global_batch
         jumps = stage.steps // stride
@@ -72,7 +67,6 @@ class Trajectory(Source):
 
     def draw(self, generator: torch.Generator) -> Step:
         """The jumps at which the samples stand; those whose walk is over begin a new one."""
-        import torch
 
         over = self._left == 0
         if over.any():
@@ -86,17 +80,18 @@ class Trajectory(Source):
         self._left -= 1
         return self._step
 
-    def _begin(self, over: Tensor, generator: torch.Generator) -> None:
+    def _begin(self, over: torch.Tensor, generator: torch.Generator) -> None:
         """New noise and conditions for the samples in the mask `over`, [B]."""
-        import torch
 
         batch = self.global_batch
-        noise = workers.part(torch.randn(batch, *self._model.sample_shape, generator=generator)) * self._initial_scale
+        noise = (
+            distributed.shard(torch.randn(batch, *self._model.sample_shape, generator=generator)) * self._initial_scale
+        )
         condition = self._model.draw_condition(batch, self.draw_guidance(batch, generator), generator)
-        new = Step(noise, workers.part(self._position), condition.map(workers.part))
-        self._step = new if self._step is None else _mix(workers.part(over), new, self._step)
+        new = Step(noise, distributed.shard(self._position), condition.map(distributed.shard))
+        self._step = new if self._step is None else _mix(distributed.shard(over), new, self._step)
         z = self._step.z
-        mask = workers.part(over).to(z.device)
+        mask = distributed.shard(over).to(z.device)
         self._start = torch.where(mask.view(-1, 1, 1, 1), z, self._start.to(z.device))
         self._behind = self._behind.to(z.device).masked_fill(mask, 0)
         jumps = len(self._times)
@@ -104,9 +99,8 @@ class Trajectory(Source):
         self._left = torch.where(over, self._length, self._left)
         self._length = torch.where(over, jumps, self._length)
 
-    def advance(self, z_next: Tensor) -> None:
+    def advance(self, z_next: torch.Tensor) -> None:
         """Go on from where the fine steps landed; where that is not finite, from the walk's beginning."""
-        import torch
 
         assert self._step is not None
         finite = z_next.isfinite().flatten(1).all(1)
@@ -114,43 +108,41 @@ class Trajectory(Source):
         self._behind = torch.where(finite, self._behind.to(z.device), self._place(z.device))
         self._step = replace(self._step, z=z).to(z.device)
 
-    def _place(self, device: torch.device) -> Tensor:
+    def _place(self, device: torch.device) -> torch.Tensor:
         """`_position` there; what is copied without being waited for has been read by then, as it is not pinned."""
-        return workers.part(self._position).to(device, non_blocking=True)
+        return distributed.shard(self._position).to(device, non_blocking=True)
 
-    def state_dict(self) -> Mapping[str, Tensor]:
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
         """Where every sample stands."""
         if self._step is None:
             return {}
         places = {"position": self._position, "left": self._left, "length": self._length}
-        mine = {key: workers.part(value) for key, value in places.items()}
+        mine = {key: distributed.shard(value) for key, value in places.items()}
         mine |= {"z": self._step.z, "start": self._start, "behind": self._behind}
         return mine | self._step.condition.tensors()
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from there."""
         if not state:
             return
-        from distillkit.noise import Condition
 
         self._position, self._left, self._length = (
-            workers.gather(state[key].cpu()) for key in ("position", "left", "length")
+            distributed.all_gather(state[key].cpu()) for key in ("position", "left", "length")
         )
         self._start, self._behind = state["start"], state["behind"]
         self._step = Step(state["z"], state["position"], Condition.from_tensors(state))
 
 
-def _mix(mask: Tensor, new: Step, old: Step) -> Step:
+def _mix(mask: torch.Tensor, new: Step, old: Step) -> Step:
     """`new` where the mask [B] is set, `old` elsewhere."""
-    import torch
 
     new = new.to(old.z.device)
     mask = mask.to(old.z.device)
 
-    def pick(fresh: Tensor, kept: Tensor) -> Tensor:
+    def pick(fresh: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         return torch.where(mask.view(-1, *[1] * (fresh.dim() - 1)), fresh, kept)
 
-    def pick_all(fresh: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def pick_all(fresh: Mapping[str, torch.Tensor], kept: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {key: pick(value, kept[key]) for key, value in fresh.items()}
 
     a, b = new.condition, old.condition

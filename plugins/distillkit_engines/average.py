@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
 
 
-def swap(weights: Sequence[Tensor], average: Sequence[Tensor] | None) -> None:
+def swap(weights: Sequence[torch.Tensor], average: Sequence[torch.Tensor] | None) -> None:
     """Exchange the contents of weights, without gradient, and of their average; None: there is none."""
     for weight, mean in zip(weights, average or (), strict=False):
         kept = weight.detach().clone()

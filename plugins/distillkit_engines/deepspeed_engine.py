@@ -7,17 +7,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
 from pydantic import Field
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import EmaTable, Engine, OptimizerTable, Update
+from distillkit.noise import Predictor
 from distillkit_engines import deepspeed_json as settings
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from distillkit_engines.average import swap
+from distillkit_engines.device import checkpoint_gradients, claim, has_bf16
+from distillkit_engines.finite import marked
+from distillkit_engines.replica import Replica
 
 SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 """What changes in DeepSpeed's loss scalers."""
@@ -83,19 +86,19 @@ class DeepSpeedEngine(Engine):
     def layout(self) -> str:
         """Stages 1 and 2 cut all weights in a row, stage 3 each of them."""
         kind = {0: "ZeRO 0", 3: "ZeRO 3"}.get(self.options.zero_stage, "ZeRO 1 or 2")
-        return f"{kind} in {workers.count()} processes" if self.options.zero_stage else kind
+        return f"{kind} in {distributed.world_size()} processes" if self.options.zero_stage else kind
 
     @property
     def replicated(self) -> bool:
         """Whether ZeRO spreads nothing."""
-        return self.options.zero_stage == 0 or workers.count() == 1
+        return self.options.zero_stage == 0 or distributed.world_size() == 1
 
     def state_bytes(self, parameters: int, average: bool) -> int:
         """Weights and gradients in the precision, float32 weights with two moments and the average: a process's part.
 
         What is offloaded does not count.
         """
-        options, k = self.options, workers.count()
+        options, k = self.options, distributed.world_size()
         stage, size = options.zero_stage, 4 if options.precision == "fp32" else 2
         weights = size / (k if stage == 3 else 1)
         gradients = size / (k if stage >= 2 else 1)
@@ -106,9 +109,6 @@ class DeepSpeedEngine(Engine):
 
     def setup(self) -> None:
         """Claim the device."""
-        import torch
-
-        from distillkit_engines.device import claim, has_bf16
 
         self.device = claim(self.options.device, self.options.timeout_minutes)
         if self.device.type == "cpu":
@@ -121,14 +121,13 @@ class DeepSpeedEngine(Engine):
         self._precision = precision
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
-    def prepare(self, module: nn.Module, network: nn.Module, optimizer: OptimizerTable, ema: EmaTable | None) -> None:
+    def prepare(
+        self, module: torch.nn.Module, network: torch.nn.Module, optimizer: OptimizerTable, ema: EmaTable | None
+    ) -> None:
         """Hand the module to DeepSpeed."""
-        import torch
 
         from distillkit_engines.deepspeed_start import start
-        from distillkit_engines.device import checkpoint_gradients
         from distillkit_engines.masters import Masters
-        from distillkit_engines.replica import Replica
 
         if self.options.gradient_checkpointing:
             checkpoint_gradients(network)
@@ -168,11 +167,11 @@ class DeepSpeedEngine(Engine):
         """Call the module."""
         return self._engine(step)
 
-    def place_frozen(self, module: nn.Module) -> None:
-        """A frozen module lives on the same device, whole, its own weights in the student's precision."""
-        module.to(self.device)
-        own = module.state_dict(keep_vars=True)
-        if self.options.zero_stage == 3 and len(own) < sum(1 for _ in module.parameters()):
+    def place_frozen(self, copy: Predictor) -> None:
+        """A frozen network lives on the same device, whole, its own weights in the student's precision."""
+        copy.to(self.device)
+        own = copy.own()
+        if self.options.zero_stage == 3 and not own.keys() >= {name for name, _ in copy.network.named_parameters()}:
             raise DistillkitError(
                 "engine.zero_stage: 3 would spread the weights that an adapter's student and its teacher share; use 2, "
                 "as an adapter's own state is small"
@@ -181,11 +180,8 @@ class DeepSpeedEngine(Engine):
             if value.is_floating_point():
                 value.data = value.data.to(self._dtype)
 
-    def update(self, loss: Tensor, learning_rate: float) -> Update | None:
+    def update(self, loss: torch.Tensor, learning_rate: float) -> Update | None:
         """Backward, and with the last of the accumulated batches one step of AdamW."""
-        import torch
-
-        from distillkit_engines.finite import marked
 
         engine = self._engine
         for group in self._adamw.param_groups:
@@ -214,13 +210,12 @@ class DeepSpeedEngine(Engine):
             self._done += 1
         return Update(norm, torch.full_like(norm, float(applied)))
 
-    def _gradients(self) -> list[Tensor]:
+    def _gradients(self) -> list[torch.Tensor]:
         return [weight.grad for weight in self._network.parameters() if weight.grad is not None]
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, a whole float32 network with the EMA weights is in the place of the trained one."""
-        from distillkit_engines.average import swap
 
         swap(self._masters.shards, self._average)
         try:
@@ -241,15 +236,13 @@ class DeepSpeedEngine(Engine):
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision, for float32 networks. The student has it in its weights."""
-        import torch
 
         return torch.autocast(self.device.type, self._dtype, enabled=self._precision != "fp32")
 
-    def state_dict(self) -> Mapping[str, Tensor]:
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
         """This process's float32 weights, their average, AdamW's moments, and the loss scale."""
-        import torch
 
-        state: dict[str, Tensor] = {"updates": torch.tensor(self._done)}
+        state: dict[str, torch.Tensor] = {"updates": torch.tensor(self._done)}
         for i, shard in enumerate(self._masters.shards):
             state[f"network.{i}"] = shard.detach()
             if self._average is not None:
@@ -263,7 +256,7 @@ class DeepSpeedEngine(Engine):
             if isinstance(value := getattr(scaler, key, None), int | float)
         }
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put all of it back."""
         self._done = int(state["updates"])
         for i, shard in enumerate(self._masters.shards):

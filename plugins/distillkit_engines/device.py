@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.errors import DistillkitError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 
 def claim(wanted: str, minutes: float) -> torch.device:
@@ -22,7 +18,6 @@ def claim(wanted: str, minutes: float) -> torch.device:
     Raises:
         DistillkitError: it is not there.
     """
-    import torch
 
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,14 +29,13 @@ def claim(wanted: str, minutes: float) -> torch.device:
         raise DistillkitError(f"engine.device: expected auto, cpu, cuda or cuda:N (got '{wanted}')")
     if device.type == "cuda":
         device = _own_gpu(device, wanted)
-    workers.join(device, 60 * minutes)
+    distributed.init(device, 60 * minutes)
     return device
 
 
 def _own_gpu(device: torch.device, wanted: str) -> torch.device:
-    import torch
 
-    count, here = torch.cuda.device_count(), workers.local_count()
+    count, here = torch.cuda.device_count(), distributed.local_world_size()
     if here > 1 and device.index is not None:
         raise DistillkitError(
             f"engine.device: '{wanted}' is one GPU, and {here} processes run on this machine; use \"cuda\": each takes "
@@ -57,12 +51,11 @@ def _own_gpu(device: torch.device, wanted: str) -> torch.device:
             f"engine.device: '{wanted}' is not there: torch sees {count} CUDA device{'s' * (count != 1)}; "
             'use "auto" or "cpu"'
         )
-    return torch.device("cuda", workers.local_rank()) if here > 1 else device
+    return torch.device("cuda", distributed.local_rank()) if here > 1 else device
 
 
 def has_bf16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 (a GPU that has it, a CPU with AVX512-BF16)."""
-    import torch
 
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -70,7 +63,7 @@ def has_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def checkpoint_gradients(network: nn.Module) -> None:
+def checkpoint_gradients(network: torch.nn.Module) -> None:
     """Ask a network to; diffusers' have a method for it.
 
     Raises:

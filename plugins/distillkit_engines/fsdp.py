@@ -6,50 +6,55 @@ The functions on single weights take plain ones as well, which are their own loc
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+import torch.distributed.device_mesh
+import torch.distributed.fsdp
+import torch.distributed.tensor
 
-from distillkit import workers
+from distillkit import distributed
 
 
-def shard(network: nn.Module, device: torch.device) -> None:
+def shard(network: torch.nn.Module, device: torch.device) -> None:
     """Spread a network on `device`. The blocks that its lists have are gathered one at a time."""
-    mesh = init_device_mesh(device.type, (workers.count(),))
+    mesh = torch.distributed.device_mesh.init_device_mesh(device.type, (distributed.world_size(),))
     for module in [*network.modules()]:
-        if isinstance(module, nn.ModuleList):
+        if isinstance(module, torch.nn.ModuleList):
             for block in module:
                 # The blocks within a block come with it.
                 if not _within(network, block):
-                    fully_shard(block, mesh=mesh)
-    fully_shard(network, mesh=mesh)
+                    torch.distributed.fsdp.fully_shard(block, mesh=mesh)
+    torch.distributed.fsdp.fully_shard(network, mesh=mesh)
 
 
-def _within(network: nn.Module, block: nn.Module) -> bool:
-    return any(block in [*other.modules()] for other in network.modules() if isinstance(other, FSDPModule))
+def _within(network: torch.nn.Module, block: torch.nn.Module) -> bool:
+    return any(
+        block in [*other.modules()]
+        for other in network.modules()
+        if isinstance(other, torch.distributed.fsdp.FSDPModule)
+    )
 
 
-def synchronise(network: nn.Module, on: bool) -> None:
+def synchronise(network: torch.nn.Module, on: bool) -> None:
     """Whether the next backward pass adds the processes' gradients up."""
-    assert isinstance(network, FSDPModule)
+    assert isinstance(network, torch.distributed.fsdp.FSDPModule)
     network.set_requires_gradient_sync(on)
 
 
-def local(weight: Tensor) -> Tensor:
+def local(weight: torch.Tensor) -> torch.Tensor:
     """This process's part, in the same memory."""
-    part: Tensor = weight.to_local() if isinstance(weight, DTensor) else weight
+    part: torch.Tensor = weight.to_local() if isinstance(weight, torch.distributed.tensor.DTensor) else weight
     return part.detach()
 
 
-def whole(weight: Tensor) -> Tensor:
+def whole(weight: torch.Tensor) -> torch.Tensor:
     """All of it, in all processes."""
-    full: Tensor = weight.full_tensor() if isinstance(weight, DTensor) else weight
+    full: torch.Tensor = weight.full_tensor() if isinstance(weight, torch.distributed.tensor.DTensor) else weight
     return full.detach()
 
 
-def fill(weight: Tensor, value: Tensor) -> None:
+def fill(weight: torch.Tensor, value: torch.Tensor) -> None:
     """Make a weight equal to the whole `value`, which all processes have."""
-    if isinstance(weight, DTensor):
-        value = distribute_tensor(value, weight.device_mesh, weight.placements, src_data_rank=None).to_local()
+    if isinstance(weight, torch.distributed.tensor.DTensor):
+        value = torch.distributed.tensor.distribute_tensor(
+            value, weight.device_mesh, weight.placements, src_data_rank=None
+        ).to_local()
     local(weight).copy_(value)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as functional
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_local_fp32_param,
     safe_set_full_fp32_param,
     safe_set_local_fp32_param,
 )
-from torch import Tensor, nn
-from torch.nn import functional
 
-from distillkit import workers
+from distillkit import distributed
 
 
 class Masters:
@@ -26,14 +25,14 @@ class Masters:
         stage: of ZeRO.
     """
 
-    def __init__(self, engine: Any, network: nn.Module, stage: int) -> None:
+    def __init__(self, engine: Any, network: torch.nn.Module, stage: int) -> None:
         optimizer = engine.optimizer
         self._optimizer = optimizer
         self._stage = stage
         self._weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
-        self._own: dict[nn.Parameter, Tensor] = {}
+        self._own: dict[torch.nn.Parameter, torch.Tensor] = {}
         if stage == 3:
-            self.shards: list[Tensor] = optimizer.fp32_partitioned_groups_flat
+            self.shards: list[torch.Tensor] = optimizer.fp32_partitioned_groups_flat
         elif stage:
             # BF16_Optimizer has another name for them.
             self.shards = getattr(optimizer, "single_partition_of_fp32_groups", None) or (
@@ -47,17 +46,17 @@ class Masters:
                 self._own.update(zip(low, high, strict=True))
             self.shards = [*self._own.values()]
 
-    def whole(self) -> dict[str, Tensor]:
+    def whole(self) -> dict[str, torch.Tensor]:
         """All of them, by the network's names. All processes call this together."""
         return {name: self._get(weight) for name, weight in self._weights.items()}
 
-    def _get(self, weight: nn.Parameter) -> Tensor:
+    def _get(self, weight: torch.nn.Parameter) -> torch.Tensor:
         full = self._own[weight] if self._own else safe_get_full_fp32_param(weight)
         assert full is not None  # it is trained
         return full.detach()
 
     @torch.no_grad()
-    def fill(self, values: dict[str, Tensor]) -> None:
+    def fill(self, values: dict[str, torch.Tensor]) -> None:
         """Make them equal to whole `values`, which all processes have."""
         for name, weight in self._weights.items():
             value = values[name]
@@ -66,8 +65,8 @@ class Masters:
             elif self._stage == 3:
                 # The last process's part is padded, which DeepSpeed's function for the whole does not allow for.
                 size = safe_get_local_fp32_param(weight).numel()
-                padded = functional.pad(value.flatten(), (0, size * workers.count() - value.numel()))
-                safe_set_local_fp32_param(weight, workers.part(padded))
+                padded = functional.pad(value.flatten(), (0, size * distributed.world_size() - value.numel()))
+                safe_set_local_fp32_param(weight, distributed.shard(padded))
             else:
                 safe_set_full_fp32_param(weight, value)
 

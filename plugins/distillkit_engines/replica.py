@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
 
 
 class Replica:
@@ -20,7 +19,7 @@ class Replica:
         network: float32, as the engine is about to take it. What is not trained of it is kept, in float32 on the host.
     """
 
-    def __init__(self, module: nn.Module, network: nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module, network: torch.nn.Module) -> None:
         self._network = network
         self._places = [
             (holder, name) for holder in module.modules() for name, child in holder.named_children() if child is network
@@ -29,13 +28,13 @@ class Replica:
         kept: dict[int, object] = {id(buffer): buffer.cpu() for buffer in network.buffers()}
         for weight in network.parameters():
             data = weight.detach()
-            kept[id(weight)] = nn.Parameter(
+            kept[id(weight)] = torch.nn.Parameter(
                 data.to("meta") if weight.requires_grad else data.cpu(), weight.requires_grad
             )
         self._shell = copy.deepcopy(network, kept)
 
     @contextmanager
-    def filled(self, weights: Mapping[str, Tensor], device: torch.device) -> Iterator[nn.Module]:
+    def filled(self, weights: Mapping[str, torch.Tensor], device: torch.device) -> Iterator[torch.nn.Module]:
         """Inside, the twin with the trained `weights`, by the network's names, is where the network was."""
         twin = copy.deepcopy(self._shell)
         twin.load_state_dict(weights, strict=False, assign=True)
@@ -46,6 +45,6 @@ class Replica:
         finally:
             self._put(self._network)
 
-    def _put(self, network: nn.Module) -> None:
+    def _put(self, network: torch.nn.Module) -> None:
         for holder, name in self._places:
             setattr(holder, name, network)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
 from pydantic import Field
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.interfaces import EmaTable, Engine, OptimizerTable, Update
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from distillkit.noise import Predictor
+from distillkit_engines.average import swap
+from distillkit_engines.device import checkpoint_gradients, claim, has_bf16
+from distillkit_engines.finite import marked
+from distillkit_engines.replica import Replica
 
 
 class TorchEngine(Engine):
@@ -44,12 +47,12 @@ class TorchEngine(Engine):
 
     @property
     def _sharded(self) -> bool:
-        return self.options.sharding == "fsdp" and workers.count() > 1
+        return self.options.sharding == "fsdp" and distributed.world_size() > 1
 
     @property
     def layout(self) -> str:
         """Whole, or a part for each process."""
-        return f"FSDP2 in {workers.count()} processes" if self._sharded else "whole"
+        return f"FSDP2 in {distributed.world_size()} processes" if self._sharded else "whole"
 
     @property
     def replicated(self) -> bool:
@@ -58,23 +61,21 @@ class TorchEngine(Engine):
 
     def state_bytes(self, parameters: int, average: bool) -> int:
         """float32 weights, gradients, two moments and the average; with FSDP2, a process's part of them."""
-        return super().state_bytes(parameters, average) // (workers.count() if self._sharded else 1)
+        return super().state_bytes(parameters, average) // (distributed.world_size() if self._sharded else 1)
 
     def setup(self) -> None:
         """Claim the device."""
-        from distillkit_engines.device import claim, has_bf16
 
         self.device = claim(self.options.device, self.options.timeout_minutes)
         precision = self.options.precision
         self._bf16 = has_bf16(self.device) if precision == "auto" else precision == "bf16"
 
-    def prepare(self, module: nn.Module, network: nn.Module, optimizer: OptimizerTable, ema: EmaTable | None) -> None:
+    def prepare(
+        self, module: torch.nn.Module, network: torch.nn.Module, optimizer: OptimizerTable, ema: EmaTable | None
+    ) -> None:
         """Move the module to the device, spread it, and make the optimiser."""
-        import torch
 
-        from distillkit_engines.device import checkpoint_gradients
         from distillkit_engines.fsdp import local, shard
-        from distillkit_engines.replica import Replica
 
         if self.options.gradient_checkpointing:
             checkpoint_gradients(network)
@@ -83,7 +84,7 @@ class TorchEngine(Engine):
         if self._sharded:
             self._replica = Replica(module, network)
             shard(network, self.device)
-        elif workers.count() > 1:
+        elif distributed.world_size() > 1:
             self._module = torch.nn.parallel.DistributedDataParallel(
                 module,
                 device_ids=[self.device] if self.device.type == "cuda" else None,
@@ -91,7 +92,7 @@ class TorchEngine(Engine):
             )
         trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
         self._names = [*trained]
-        self._weights: list[Tensor] = [*trained.values()]
+        self._weights: list[torch.Tensor] = [*trained.values()]
         self._local = [local(weight) for weight in self._weights]
         self._optimizer = torch.optim.AdamW(
             self._weights,
@@ -118,20 +119,18 @@ class TorchEngine(Engine):
         last = self._accumulated + 1 == self._optimizer_table.accumulate
         if self._sharded:
             synchronise(self._network, last)
-        elif workers.count() > 1 and not last:
+        elif distributed.world_size() > 1 and not last:
             unsynchronised: AbstractContextManager[Any] = self._module.no_sync()  # type: ignore[operator]
             return unsynchronised
         return nullcontext()
 
-    def place_frozen(self, module: nn.Module) -> None:
-        """Frozen modules live on the same device."""
-        module.to(self.device)
+    def place_frozen(self, copy: Predictor) -> None:
+        """Frozen networks live on the same device."""
+        copy.to(self.device)
 
-    def update(self, loss: Tensor, learning_rate: float) -> Update | None:
+    def update(self, loss: torch.Tensor, learning_rate: float) -> Update | None:
         """Backward, and with the last of the accumulated batches one step of AdamW."""
-        import torch
 
-        from distillkit_engines.finite import marked
         from distillkit_engines.fsdp import whole
 
         table = self._optimizer_table
@@ -159,7 +158,6 @@ class TorchEngine(Engine):
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the network carries the EMA weights."""
-        from distillkit_engines.average import swap
         from distillkit_engines.fsdp import fill
 
         swap(self._local, self._average)
@@ -175,7 +173,7 @@ class TorchEngine(Engine):
         finally:
             swap(self._local, self._average)
 
-    def _twin(self) -> AbstractContextManager[nn.Module]:
+    def _twin(self) -> AbstractContextManager[torch.nn.Module]:
         from distillkit_engines.fsdp import whole
 
         weights = {name: whole(weight) for name, weight in zip(self._names, self._weights, strict=True)}
@@ -187,15 +185,14 @@ class TorchEngine(Engine):
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bfloat16 where the config and the device say so."""
-        import torch
 
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
 
-    def state_dict(self) -> Mapping[str, Tensor]:
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
         """The trained weights, their average, and AdamW's moments, by name; of FSDP2's, this process's part."""
         from distillkit_engines.fsdp import local
 
-        state: dict[str, Tensor] = {"updates": self._done}
+        state: dict[str, torch.Tensor] = {"updates": self._done}
         for i, (name, weight) in enumerate(zip(self._names, self._weights, strict=True)):
             state[f"network.{name}"] = self._local[i]
             if self._average is not None:
@@ -204,9 +201,8 @@ class TorchEngine(Engine):
                 state[f"optimizer.{key}.{name}"] = local(value)
         return state
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put all of it back."""
-        import torch
 
         from distillkit_engines.fsdp import local
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+
+import torch
 
 from distillkit.interfaces import Features, FeatureStatistics
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 
 class Fashion(Features):
@@ -28,13 +25,12 @@ class Fashion(Features):
         self._network = load_classifier().to(device)
         self._hash = hashlib.sha256(WEIGHTS.read_bytes() + PREPROCESSING.encode()).hexdigest()[:8]
 
-    def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def extract(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """uint8 images [B, 1 or 3, H, W], 28 or 32 px -> features [B, 128] and class logits [B, 10].
 
         Raises:
             DistillkitError: the images have another size.
         """
-        import torch
 
         from distillkit_fashion.classifier import prepare
 

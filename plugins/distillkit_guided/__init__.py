@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distillkit import hookimpl
-
-if TYPE_CHECKING:
-    from distillkit.interfaces import Teacher
+from distillkit.interfaces import Teacher
+from distillkit_guided.guided_teacher import GuidedTeacher
+from distillkit_guided.presets import PRESETS
 
 
 @hookimpl
 def distillkit_teachers() -> list[type[Teacher]]:
-    from distillkit_guided.guided_teacher import GuidedTeacher
 
     return [GuidedTeacher]
 
 
 @hookimpl
 def distillkit_presets() -> dict[str, dict[str, Any]]:
-    from distillkit_guided.presets import PRESETS
 
     return PRESETS

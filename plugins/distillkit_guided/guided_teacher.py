@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+
+import torch
 
 from distillkit.interfaces import Teacher
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit.noise import Condition, Prediction, Predictor
+from distillkit.noise import Condition, Prediction, Predictor
 
 
 class GuidedTeacher(Teacher):
@@ -30,13 +27,13 @@ class GuidedTeacher(Teacher):
         return False
 
     def setup(
-        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[nn.Module], None]
+        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[Predictor], None]
     ) -> None:
         """Copy the student as it is."""
         self._frozen = copy()
         place_frozen(self._frozen)
 
-    def predict(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
+    def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
         """The guided prediction."""
         prediction: Prediction = self._frozen(z, t, condition.mixed())
         return prediction

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
 from distillkit.interfaces import Step, TargetBatch
+from distillkit.noise import Prediction
 from distillkit_losses.weighted import WeightedLoss
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from distillkit.noise import Prediction
 
 
 class XL1(WeightedLoss):
@@ -22,7 +18,7 @@ class XL1(WeightedLoss):
 
     name = "x-l1"
 
-    def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> Tensor:
+    def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
         """The weighted error, [B]."""
         error = (student.x0 - self.goal(step, target)).abs().flatten(1).mean(1)
         return error * self.weight(step, student).sqrt()

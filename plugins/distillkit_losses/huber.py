@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import torch
 from pydantic import Field
 
 from distillkit.interfaces import Step, TargetBatch
+from distillkit.noise import Prediction
 from distillkit_losses.weighted import WeightedLoss
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from distillkit.noise import Prediction
 
 C_PER_ROOT_DIMENSION = 0.00054
 """iCT's c for each √(C·H·W)."""
@@ -37,7 +32,7 @@ class XHuber(WeightedLoss):
 
     options: Options
 
-    def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> Tensor:
+    def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
         """The weighted distance, [B]."""
         difference = (student.x0 - self.goal(step, target)).flatten(1)
         c = self.options.c or C_PER_ROOT_DIMENSION * difference.shape[1] ** 0.5

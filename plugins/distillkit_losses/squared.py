@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+
+import torch
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Step, TargetBatch
+from distillkit.noise import NoisePath, Prediction
 from distillkit_losses.weighted import WeightedLoss
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from distillkit.noise import NoisePath, Prediction
 
 
 class SquaredError(WeightedLoss):
     """w(λ_t) times the mean squared error between the student and what it is compared with."""
 
-    def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> Tensor:
+    def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
         """The weighted error, [B]."""
         error = self.error(student, self.goal(step, target)).square().flatten(1).mean(1)
         return error * self.weight(step, student)
 
     @abstractmethod
-    def error(self, student: Prediction, goal: Tensor) -> Tensor:
+    def error(self, student: Prediction, goal: torch.Tensor) -> torch.Tensor:
         """The student's error in this loss's own terms; `goal` is the x̂ to reach. Both [B, C, H, W]."""
 
 
@@ -33,7 +30,7 @@ class XMse(SquaredError):
 
     name = "x-mse"
 
-    def error(self, student: Prediction, goal: Tensor) -> Tensor:
+    def error(self, student: Prediction, goal: torch.Tensor) -> torch.Tensor:
         """x̂ − x̃."""
         return student.x0 - goal
 
@@ -52,7 +49,7 @@ class VMse(SquaredError):
                 "none; use 'flow-mse', or 'x-mse' with a weighting"
             )
 
-    def error(self, student: Prediction, goal: Tensor) -> Tensor:
+    def error(self, student: Prediction, goal: torch.Tensor) -> torch.Tensor:
         """v̂ − v."""
         return student.v - student.v_of(goal)
 
@@ -62,7 +59,7 @@ class FlowMse(SquaredError):
 
     name = "flow-mse"
 
-    def error(self, student: Prediction, goal: Tensor) -> Tensor:
+    def error(self, student: Prediction, goal: torch.Tensor) -> torch.Tensor:
         """û − u."""
         return student.u - student.u_of(goal)
 
@@ -72,6 +69,6 @@ class EpsMse(SquaredError):
 
     name = "eps-mse"
 
-    def error(self, student: Prediction, goal: Tensor) -> Tensor:
+    def error(self, student: Prediction, goal: torch.Tensor) -> torch.Tensor:
         """ε̂ − ε."""
         return student.eps - student.eps_of(goal)

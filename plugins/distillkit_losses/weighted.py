@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import torch
 from pydantic import Field
 
 from distillkit.interfaces import Loss, Step, TargetBatch
+from distillkit.noise import NoisePath, Prediction
 from distillkit_losses.weighting import Weighting, landing, weight
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from distillkit.noise import NoisePath, Prediction
 
 
 class WeightedLoss(Loss):
@@ -34,7 +29,7 @@ class WeightedLoss(Loss):
         """Remember the path, which knows the noise where a jump lands."""
         self._path = path
 
-    def goal(self, step: Step, target: TargetBatch | None) -> Tensor:
+    def goal(self, step: Step, target: TargetBatch | None) -> torch.Tensor:
         """The x̂ that the student is compared with, [B, C, H, W]."""
         # The config's checks see to it that what a loss is against is there.
         if self.options.against == "data":
@@ -43,7 +38,7 @@ class WeightedLoss(Loss):
         assert target is not None
         return target.x0
 
-    def weight(self, step: Step, student: Prediction) -> Tensor:
+    def weight(self, step: Step, student: Prediction) -> torch.Tensor:
         """w for a squared error, [B]."""
         if self.options.weighting == "landing":
             return landing(self._path, step.times[0], step.times[-1]).flatten()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
 
-    from distillkit.noise import NoisePath
+from distillkit.noise import NoisePath
 
 Weighting = Literal["none", "truncated-snr", "snr-plus-one", "snr", "log-truncated", "min-snr", "landing"]
 
 
-def weight(weighting: Weighting, alpha: Tensor, sigma: Tensor, gamma: float) -> Tensor:
+def weight(weighting: Weighting, alpha: torch.Tensor, sigma: torch.Tensor, gamma: float) -> torch.Tensor:
     """w for each sample, of α and σ of any one shape; for all weightings but "landing".
 
     On an x̂-error: "truncated-snr" max(SNR, 1), the larger of the errors of x̂ and ε̂ (Salimans & Ho 2022, equation 9);
@@ -33,7 +32,7 @@ def weight(weighting: Weighting, alpha: Tensor, sigma: Tensor, gamma: float) -> 
     return snr.new_ones(snr.shape)
 
 
-def landing(path: NoisePath, t: Tensor, s: Tensor) -> Tensor:
+def landing(path: NoisePath, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
     """w = A² with A = α_s − (σ_s/σ_t) α_t, for jumps from t to s [B]: [B, 1, 1, 1].
 
     A DDIM step from t lands on (σ_s/σ_t) z_t + A x̂, so that A times the error of x̂ is the error of the landing.

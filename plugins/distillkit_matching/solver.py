@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from distillkit.noise import NoisePath
 
@@ -25,23 +24,23 @@ class Walk:
         taken: steps taken since the noise, [B].
     """
 
-    z: Tensor
-    x0: Tensor
-    time: Tensor
-    taken: Tensor
+    z: torch.Tensor
+    x0: torch.Tensor
+    time: torch.Tensor
+    taken: torch.Tensor
 
     @classmethod
-    def begin(cls, z: Tensor, t: Tensor) -> Walk:
+    def begin(cls, z: torch.Tensor, t: torch.Tensor) -> Walk:
         """At noise z [B, C, H, W], times t [B]."""
         return cls(z, z, t, torch.zeros(len(z), dtype=torch.long, device=z.device))
 
-    def restarted(self, where: Tensor, z: Tensor) -> Walk:
+    def restarted(self, where: torch.Tensor, z: torch.Tensor) -> Walk:
         """Back at noise z [B, C, H, W] where the mask [B] is set; on z's device."""
         device = z.device
         kept = torch.where(where.view(-1, 1, 1, 1), z, self.z.to(device))
         return Walk(kept, self.x0.to(device), self.time.to(device), self.taken.to(device).masked_fill(where, 0))
 
-    def step(self, x0: Tensor, t: Tensor, s: Tensor, order: int, steps: int, path: NoisePath) -> Walk:
+    def step(self, x0: torch.Tensor, t: torch.Tensor, s: torch.Tensor, order: int, steps: int, path: NoisePath) -> Walk:
         """One step from t to s [B] with the network's x̂ at t [B, C, H, W].
 
         DPM-Solver++(2M) (Lu et al. 2022, algorithm 2) is the DDIM step with an x̂ extrapolated from the last two:
@@ -64,16 +63,16 @@ class Walk:
             aim = x0
         return Walk(path.ddim(self.z, aim, t, s), x0, t, self.taken + 1)
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything, by name."""
         return dict(vars(self))
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Tensor]) -> Walk:
+    def from_state_dict(cls, state: Mapping[str, torch.Tensor]) -> Walk:
         """From `state_dict`."""
         return cls(**state)
 
 
-def _lambda(path: NoisePath, t: Tensor) -> Tensor:
+def _lambda(path: NoisePath, t: torch.Tensor) -> torch.Tensor:
     """Half the log of the signal-to-noise ratio at times t: [B] -> [B, 1, 1, 1]."""
     return path.snr(t).log() / 2

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import torch
 from pydantic import Field
 
-from distillkit import workers
+from distillkit import distributed
 from distillkit.interfaces import Stage, Step, Target, TargetBatch, Teacher
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from distillkit.noise import NoisePath, Prediction
-    from distillkit_matching.solver import Walk
+from distillkit.noise import NoisePath, Prediction
+from distillkit_matching.solver import Walk
 
 
 class TrajectoryMatching(Target):
@@ -66,7 +63,6 @@ class TrajectoryMatching(Target):
 
     def compute(self, step: Step, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The x̂ that would land on the teacher's state, and where the student landed."""
-        from distillkit_matching.solver import Walk
 
         begin, end = step.times[0], step.times[-1]
         walk = self._walk or Walk.begin(step.z, begin)
@@ -79,15 +75,14 @@ class TrajectoryMatching(Target):
         aim = path.invert_ddim(step.z, walk.z, begin, end)
         return TargetBatch(aim, path.ddim(step.z, student.x0, begin, end))
 
-    def state_dict(self) -> Mapping[str, Tensor]:
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
         """Where the teacher stands in its walks."""
         if self._walk is None:
             return {}
-        return {key: workers.gather(value) for key, value in self._walk.state_dict().items()}
+        return {key: distributed.all_gather(value) for key, value in self._walk.state_dict().items()}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from there."""
-        from distillkit_matching.solver import Walk
 
-        mine = {key: workers.part(value) for key, value in state.items()}
+        mine = {key: distributed.shard(value) for key, value in state.items()}
         self._walk = Walk.from_state_dict(mine) if mine else None

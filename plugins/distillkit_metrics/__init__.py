@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from distillkit import hookimpl
-
-if TYPE_CHECKING:
-    from distillkit.interfaces import Features, Metric
+from distillkit.interfaces import Features, Metric
+from distillkit_metrics.inception import Inception
+from distillkit_metrics.metrics import FrechetDistance, InceptionScore, KernelDistance
+from distillkit_metrics.pixels import Pixels
 
 
 @hookimpl
 def distillkit_features() -> list[type[Features]]:
-    from distillkit_metrics.inception import Inception
-    from distillkit_metrics.pixels import Pixels
 
     return [Inception, Pixels]
 
 
 @hookimpl
 def distillkit_metrics() -> list[type[Metric]]:
-    from distillkit_metrics.metrics import FrechetDistance, InceptionScore, KernelDistance
 
     return [FrechetDistance, KernelDistance, InceptionScore]

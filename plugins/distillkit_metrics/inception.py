@@ -6,14 +6,12 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Features
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from distillkit_metrics.inception_network import load_inception
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 SOURCE = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
@@ -59,16 +57,14 @@ class Inception(Features):
         Raises:
             DistillkitError: the file is not there, or holds something else.
         """
-        from distillkit_metrics.inception_network import load_inception
 
         for mistake in self.check():
             raise DistillkitError(f"features.{mistake}")
         self._network = load_inception(self._weights).to(device)
         self._hash = hashlib.sha256(self._weights.read_bytes() + PREPROCESSING.encode()).hexdigest()[:8]
 
-    def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def extract(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """uint8 images [B, 1 or 3, H, W] -> features [B, 2048] and logits without their bias [B, 1008]."""
-        import torch
 
         with torch.no_grad():
             features, logits = self._network(images.expand(-1, 3, -1, -1))

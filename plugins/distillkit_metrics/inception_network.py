@@ -6,13 +6,12 @@ import pickle
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+import torch_fidelity.feature_extractor_inceptionv3
 
 from distillkit.errors import DistillkitError
 
 
-def load_inception(path: Path) -> nn.Module:
+def load_inception(path: Path) -> torch.nn.Module:
     """The frozen network: uint8 images [B, 3, H, W] -> (features [B, 2048], logits without their bias [B, 1008]).
 
     Raises:
@@ -21,7 +20,7 @@ def load_inception(path: Path) -> nn.Module:
     try:
         # torch-fidelity unpickles the file with no restriction; a file that holds more than tensors stops here.
         torch.load(path, map_location="meta", weights_only=True)
-        network: nn.Module = FeatureExtractorInceptionV3(
+        network: torch.nn.Module = torch_fidelity.feature_extractor_inceptionv3.FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
         )
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Features, FeatureStatistics, Metric
+from distillkit_metrics.scores import frechet_distance, inception_score, kernel_distance
 
 
 class FrechetDistance(Metric):
@@ -20,7 +21,6 @@ class FrechetDistance(Metric):
 
     def compute(self, samples: FeatureStatistics, reference: FeatureStatistics | None) -> float:
         """The squared distance, 0 or more."""
-        from distillkit_metrics.scores import frechet_distance
 
         assert reference is not None  # needs_reference: the config's checks see to it
         return frechet_distance(samples.mean, samples.covariance, reference.mean, reference.covariance)
@@ -54,7 +54,6 @@ class KernelDistance(Metric):
         Raises:
             DistillkitError: the reference keeps no features.
         """
-        from distillkit_metrics.scores import kernel_distance
 
         assert reference is not None  # needs_reference
         assert samples.features is not None  # kept of samples always
@@ -90,7 +89,6 @@ class InceptionScore(Metric):
 
     def compute(self, samples: FeatureStatistics, reference: FeatureStatistics | None) -> float:
         """The score, 1 to the number of classes."""
-        from distillkit_metrics.scores import inception_score
 
         assert samples.logits is not None  # needs_logits: the config's checks see to it
         return inception_score(samples.logits, self.options.splits)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+
+import torch
 
 from distillkit.interfaces import Features
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 
 class Pixels(Features):
@@ -21,7 +18,7 @@ class Pixels(Features):
     def setup(self, device: torch.device) -> None:
         """There is nothing to load."""
 
-    def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def extract(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """uint8 images [B, C, H, W] -> [B, C·H·W] in [−1, 1]."""
         return images.flatten(1).float() / 127.5 - 1, None
 

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
-from torchmetrics.image.inception import InceptionScore
-from torchmetrics.image.kid import KernelInceptionDistance
+import torchmetrics.image.inception
+import torchmetrics.image.kid
 
 
-def frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> float:
+def frechet_distance(
+    mean_a: torch.Tensor, covariance_a: torch.Tensor, mean_b: torch.Tensor, covariance_b: torch.Tensor
+) -> float:
     """Squared Fréchet distance of two Gaussians with means [D] and covariances [D, D].
 
     ‖μ_a − μ_b‖² + tr Σ_a + tr Σ_b − 2 tr (Σ_a Σ_b)^½ (Heusel et al. 2017). The last trace is taken from
@@ -32,27 +33,27 @@ def frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covar
     return float(distance)
 
 
-def kernel_distance(features: Tensor, reference: Tensor, subsets: int, subset_size: int) -> float:
+def kernel_distance(features: torch.Tensor, reference: torch.Tensor, subsets: int, subset_size: int) -> float:
     """Squared maximum mean discrepancy of features [n, D] and [m, D] (Bińkowski et al. 2018), kernel (xᵀy/D + 1)³.
 
     The mean over random subsets (always the same ones), each of `subset_size` images, or of all if there are fewer.
     """
     with _quiet(), _own_random_numbers():
         size = min(subset_size, len(features), len(reference))
-        metric = KernelInceptionDistance(nn.Identity(), subsets=subsets, subset_size=size)
+        metric = torchmetrics.image.kid.KernelInceptionDistance(torch.nn.Identity(), subsets=subsets, subset_size=size)
         metric.update(reference.double().cpu(), real=True)
         metric.update(features.double().cpu(), real=False)
         mean, _ = metric.compute()
     return float(mean)
 
 
-def inception_score(logits: Tensor, splits: int) -> float:
+def inception_score(logits: torch.Tensor, splits: int) -> float:
     """exp of the mean KL divergence of p(class | image) from p(class), from logits [n, K] (Salimans et al. 2016).
 
     The mean over `splits` parts of the images, in a random order that is always the same.
     """
     with _quiet(), _own_random_numbers():
-        metric = InceptionScore(nn.Identity(), splits=splits)
+        metric = torchmetrics.image.inception.InceptionScore(torch.nn.Identity(), splits=splits)
         metric.update(logits.double().cpu())
         mean, _ = metric.compute()
     return float(mean)

@@ -6,15 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import mlflow
 
 from distillkit_mlflow import store
 from distillkit_mlflow.memo import load_memo
 from distillkit_mlflow.mlflow_run import MlflowRun
 from distillkit_mlflow.record import FILE, read
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 EVENTS = 200
 """Events of metrics that go together: each has about five points, and MLflow takes a thousand at once."""
@@ -33,7 +32,7 @@ class Delivery:
         self._uri = uri
         self._folder = folder
         self._tell = tell
-        self._client: MlflowClient | None = None
+        self._client: mlflow.MlflowClient | None = None
         self._parcels: dict[Path, Parcel] = {}
         self.counts: Counter[str] = Counter()
 
@@ -70,7 +69,7 @@ class Parcel:
     """
 
     def __init__(
-        self, client: MlflowClient, uri: str, folder: Path, counts: Counter[str], tell: Callable[[str], None]
+        self, client: mlflow.MlflowClient, uri: str, folder: Path, counts: Counter[str], tell: Callable[[str], None]
     ) -> None:
         self._client = client
         self._uri = uri

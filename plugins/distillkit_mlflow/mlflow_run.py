@@ -7,14 +7,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from uuid import UUID, uuid5
+
+import mlflow
+import PIL.Image
 
 from distillkit.errors import redact
 from distillkit_mlflow.store import run_exists
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 BATCH = {"metrics": 1000, "params": 100}
 """Entries that MLflow takes at once."""
@@ -34,7 +34,7 @@ class MlflowRun:
     """
 
     def __init__(
-        self, client: MlflowClient, run_id: str, record: str, counts: Counter[str], tell: Callable[[str], None]
+        self, client: mlflow.MlflowClient, run_id: str, record: str, counts: Counter[str], tell: Callable[[str], None]
     ) -> None:
         self.id = run_id
         self._client = client
@@ -63,13 +63,12 @@ class MlflowRun:
         """
         if not self._is_there(picture):
             return
-        from PIL import Image
 
         name = f"{key.replace('/', '~')}+step+{step}+timestamp+{time}+{uuid5(UUID(self._record), f'{key}/{step}')}"
         with tempfile.TemporaryDirectory() as folder:
             files = [Path(folder, f"{name}.png"), Path(folder, f"{name}+compressed.webp")]
             shutil.copyfile(picture, files[0])
-            with Image.open(picture) as image:
+            with PIL.Image.open(picture) as image:
                 scale = THUMBNAIL / max(image.size)
                 image.resize((int(image.width * scale) or 1, int(image.height * scale) or 1)).save(files[1])
             for file in files:

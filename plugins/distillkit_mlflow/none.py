@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from distillkit.interfaces import RunInfo, Tracker
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from distillkit.interfaces.tracker import Status
+from distillkit.interfaces.tracker import Status
 
 
 class NoTracker(Tracker):
@@ -28,7 +26,7 @@ class NoTracker(Tracker):
     def log_scores(self, scores: Sequence[Mapping[str, Any]]) -> None:
         """Nothing to write."""
 
-    def log_image(self, key: str, image: Tensor, step: int) -> None:
+    def log_image(self, key: str, image: torch.Tensor, step: int) -> None:
         """Nothing to write."""
 
     def log_file(self, path: Path) -> None:

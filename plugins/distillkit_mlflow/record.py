@@ -19,10 +19,10 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import PIL.Image
+import torch
 
 FILE = "tracking.jsonl"
 PICTURES = "tracking"
@@ -79,15 +79,14 @@ class Record:
         self.add_metrics(points, self._update)
         self.add("scores", rows=[*rows])
 
-    def add_image(self, key: str, image: Tensor, step: int) -> None:
+    def add_image(self, key: str, image: torch.Tensor, step: int) -> None:
         """A picture, uint8 [H, W, 3], if it is not there yet."""
         if (key, step) in self._images:
             return
-        from PIL import Image
 
         file = self._folder / PICTURES / f"{key.replace('/', '~')}-{step:06d}.png"
         file.parent.mkdir(exist_ok=True)
-        Image.fromarray(image.cpu().numpy()).save(file)
+        PIL.Image.fromarray(image.cpu().numpy()).save(file)
         self.add("image", key=key, step=step, file=str(file.relative_to(self._folder)))
         self._images.add((key, step))
 

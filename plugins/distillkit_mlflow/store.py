@@ -7,12 +7,11 @@ import os
 import sqlite3
 import warnings
 from contextlib import closing
-from typing import TYPE_CHECKING
+
+import mlflow
+import sqlalchemy
 
 from distillkit_mlflow.uri import artifact_root, scheme, sqlite_file
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -35,12 +34,10 @@ def load_driver(uri: str) -> None:
         Exception: SQLAlchemy's, or that of the import.
     """
     if scheme(uri) in ("postgresql", "mysql", "mssql"):
-        from sqlalchemy import make_url
-
-        make_url(uri).get_dialect().import_dbapi()
+        sqlalchemy.make_url(uri).get_dialect().import_dbapi()
 
 
-def open_store(uri: str) -> MlflowClient:
+def open_store(uri: str) -> mlflow.MlflowClient:
     """A client of the store. Makes and migrates a new SQLite store, which takes some seconds."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -54,14 +51,13 @@ def open_store(uri: str) -> MlflowClient:
     with warnings.catch_warnings():
         # MLflow's own use of SQLAlchemy; nobody here can do anything about it.
         warnings.simplefilter("ignore", DeprecationWarning)
-        from mlflow import MlflowClient
 
         for name in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        return MlflowClient(tracking_uri=uri)
+        return mlflow.MlflowClient(tracking_uri=uri)
 
 
-def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
+def experiment_id(client: mlflow.MlflowClient, name: str, uri: str) -> str:
     """The id of the experiment called `name`, which is made if there is none."""
     from mlflow.exceptions import MlflowException
 
@@ -77,7 +73,7 @@ def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     return str(found.experiment_id)
 
 
-def run_exists(client: MlflowClient, run_id: str) -> bool:
+def run_exists(client: mlflow.MlflowClient, run_id: str) -> bool:
     """Whether the store has the run, and it was not deleted."""
     from mlflow.exceptions import MlflowException
 
@@ -89,7 +85,7 @@ def run_exists(client: MlflowClient, run_id: str) -> bool:
         raise
 
 
-def find_run(client: MlflowClient, experiment: str, record: str) -> str | None:
+def find_run(client: mlflow.MlflowClient, experiment: str, record: str) -> str | None:
     """The run of a record, by the record's id."""
     found = client.search_runs([experiment], f"tags.`{RECORD}` = '{record}'", max_results=1)
     return str(found[0].info.run_id) if found else None

@@ -6,24 +6,22 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from uuid import uuid4
 
+import torch
 from pydantic import PlainSerializer
 
 from distillkit.component import Component
 from distillkit.errors import HIDDEN, DistillkitError, Mistake
 from distillkit.interfaces import RunInfo, Tracker
-from distillkit_mlflow import store
+from distillkit.interfaces.tracker import Status
+from distillkit_mlflow import store, ui
 from distillkit_mlflow.handle import Handle
 from distillkit_mlflow.params import flatten, tags
 from distillkit_mlflow.record import Record
+from distillkit_mlflow.replay import replay
 from distillkit_mlflow.uri import absolute, describe, mistake, redact_uri, sqlite_file
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from distillkit.interfaces.tracker import Status
 
 _logger = logging.getLogger(__name__)
 
@@ -144,7 +142,7 @@ class MlflowTracker(Tracker):
         """Each row as a metric `student/fd-fashion/steps-4`, and all of them as scores.json."""
         self._write(lambda record: record.add_scores(scores))
 
-    def log_image(self, key: str, image: Tensor, step: int) -> None:
+    def log_image(self, key: str, image: torch.Tensor, step: int) -> None:
         """A picture, uint8 [H, W, 3]; MLflow's UI shows those of one key with a slider over `step`."""
         self._write(lambda record: record.add_image(key, image, step))
 
@@ -162,13 +160,11 @@ class MlflowTracker(Tracker):
 
     def replay(self, folder: Path) -> str:
         """Send what the record in a run's folder has and the store lacks."""
-        from distillkit_mlflow.replay import replay
 
         return replay(folder, self.options.uri, self._uri)
 
     def open_ui(self, port: int) -> None:
         """Serve MLflow's UI on the store until it is stopped."""
-        from distillkit_mlflow import ui
 
         ui.open_ui(self._uri, port)
 

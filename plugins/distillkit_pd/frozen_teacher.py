@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import torch
 
 from distillkit.interfaces import Teacher
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit.noise import Condition, Prediction, Predictor
+from distillkit.noise import Condition, Prediction, Predictor
 
 
 class FrozenTeacher(Teacher):
@@ -38,13 +36,13 @@ class FrozenTeacher(Teacher):
         return self.options.first_step == "student"
 
     def setup(
-        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[nn.Module], None]
+        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[Predictor], None]
     ) -> None:
         """Copy the student as it is."""
         self._frozen = copy()
         place_frozen(self._frozen)
 
-    def predict(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
+    def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
         """The frozen network's prediction."""
         prediction: Prediction = self._frozen(z, t, condition)
         return prediction
@@ -54,10 +52,10 @@ class FrozenTeacher(Teacher):
         if self.options.renew == "stage":
             self._frozen.load_state_dict(student.state_dict())
 
-    def state_dict(self) -> Mapping[str, Tensor]:
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
         """The frozen weights."""
         return self._frozen.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put the frozen weights back."""
         self._frozen.load_state_dict(state)

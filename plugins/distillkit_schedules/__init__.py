@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from distillkit import hookimpl
-
-if TYPE_CHECKING:
-    from distillkit.interfaces import Schedule
+from distillkit.interfaces import Schedule
+from distillkit_schedules.constant import Constant
+from distillkit_schedules.convergence import Convergence
+from distillkit_schedules.exponential import Exponential
+from distillkit_schedules.halving import Halving
+from distillkit_schedules.linear import Linear
 
 
 @hookimpl
 def distillkit_schedules() -> list[type[Schedule]]:
-    from distillkit_schedules.constant import Constant
-    from distillkit_schedules.convergence import Convergence
-    from distillkit_schedules.exponential import Exponential
-    from distillkit_schedules.halving import Halving
-    from distillkit_schedules.linear import Linear
 
     return [Constant, Convergence, Exponential, Halving, Linear]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from distillkit import hookimpl
+from distillkit_tsd.presets import PRESETS
 
 
 @hookimpl
 def distillkit_presets() -> dict[str, dict[str, Any]]:
-    from distillkit_tsd.presets import PRESETS
 
     return PRESETS

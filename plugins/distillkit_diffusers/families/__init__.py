@@ -1,41 +1,44 @@
-"""The kinds of pipelines that can be distilled, and which one a folder holds. Imports neither torch nor diffusers."""
+"""The kinds of pipelines that can be distilled, and which one a folder holds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distillkit.errors import DistillkitError
+from distillkit_diffusers.families import edm
+from distillkit_diffusers.families.class_latent import ClassLatent
+from distillkit_diffusers.families.dit import Dit
+from distillkit_diffusers.families.edm import Edm
+from distillkit_diffusers.families.family import Family
+from distillkit_diffusers.families.flux import Flux
+from distillkit_diffusers.families.latent import Latent
+from distillkit_diffusers.families.pixel import Pixel
+from distillkit_diffusers.families.sd3 import StableDiffusion3
+from distillkit_diffusers.families.sdxl import StableDiffusionXL
+from distillkit_diffusers.families.stable_diffusion import StableDiffusion
+from distillkit_diffusers.folder import PipelineFolder
 
-if TYPE_CHECKING:
-    from distillkit_diffusers.families.family import Family
-    from distillkit_diffusers.folder import PipelineFolder
-
-PIPELINES = {
-    "DDPMPipeline": "pixel.Pixel",
-    "DDIMPipeline": "pixel.Pixel",
-    "ClassConditionalPipeline": "pixel.Pixel",
-    "ClassLatentPipeline": "class_latent.ClassLatent",
-    "ConsistencyModelPipeline": "edm.Edm",
-    "LDMPipeline": "latent.Latent",
-    "StableDiffusionPipeline": "stable_diffusion.StableDiffusion",
-    "StableDiffusionXLPipeline": "sdxl.StableDiffusionXL",
-    "StableDiffusion3Pipeline": "sd3.StableDiffusion3",
-    "FluxPipeline": "flux.Flux",
-    "DiTPipeline": "dit.Dit",
+PIPELINES: dict[str, type[Family]] = {
+    "DDPMPipeline": Pixel,
+    "DDIMPipeline": Pixel,
+    "ClassConditionalPipeline": Pixel,
+    "ClassLatentPipeline": ClassLatent,
+    "ConsistencyModelPipeline": Edm,
+    "LDMPipeline": Latent,
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "StableDiffusion3Pipeline": StableDiffusion3,
+    "FluxPipeline": Flux,
+    "DiTPipeline": Dit,
 }
-"""A pipeline's class, as model_index.json names it -> its family's module and class in this package."""
+"""A pipeline's class, as model_index.json names it -> its family."""
 
-NETWORKS = {
-    "UNet2DModel": "pixel.Pixel",
-    "GuidedUNet2DModel": "pixel.Pixel",
+NETWORKS: dict[str, type[Family]] = {
+    "UNet2DModel": Pixel,
+    "GuidedUNet2DModel": Pixel,
 }
 """The class of a network that lies in a folder without a pipeline -> its family."""
-
-
-PIXEL_SCHEDULERS = {"EDMEulerScheduler": "edm.Edm", "EDMDPMSolverMultistepScheduler": "edm.Edm"}
-"""Schedulers with which a network in pixel space is of another family."""
 
 
 def family_of(folder: PipelineFolder | None, scheduler: Mapping[str, Any]) -> type[Family]:
@@ -48,15 +51,13 @@ def family_of(folder: PipelineFolder | None, scheduler: Mapping[str, Any]) -> ty
     Raises:
         DistillkitError: the folder holds no pipeline, or one of a class that no family is for.
     """
-    place = NETWORKS["UNet2DModel"] if folder is None else _place(folder)
-    if place == "pixel.Pixel":
-        place = PIXEL_SCHEDULERS.get(scheduler.get("_class_name", ""), place)
-    module, name = place.split(".")
-    family: type[Family] = getattr(import_module(f"{__name__}.{module}"), name)
+    family = NETWORKS["UNet2DModel"] if folder is None else _family_in(folder)
+    if family is Pixel and scheduler.get("_class_name") in edm.SCHEDULERS:
+        return Edm
     return family
 
 
-def _place(folder: PipelineFolder) -> str:
+def _family_in(folder: PipelineFolder) -> type[Family]:
     folder.check_there()
     if (pipeline := folder.pipeline_class) is not None:
         if pipeline not in PIPELINES:

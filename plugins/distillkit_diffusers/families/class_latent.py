@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+
+import diffusers
+import torch
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export
+from distillkit.noise import Condition
+from distillkit_diffusers import card, networks
+from distillkit_diffusers.autoencoder import Autoencoder
+from distillkit_diffusers.export import save
+from distillkit_diffusers.families.labels import class_condition
 from distillkit_diffusers.families.table import TableFamily
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit.noise import Condition
 
 
 class ClassLatent(TableFamily):
@@ -31,15 +34,12 @@ class ClassLatent(TableFamily):
 
     def load(self) -> None:
         """Load the three, and see that they fit."""
-        from diffusers import UNet2DConditionModel
 
-        from distillkit_diffusers import networks
-        from distillkit_diffusers.autoencoder import Autoencoder
         from distillkit_diffusers.pipelines.class_embedder import ClassEmbedder
 
         options, folder = self.options, self.folder
         assert folder is not None  # a new network is in pixel space
-        self.network = networks.load(folder.part("unet"), UNet2DConditionModel)
+        self.network = networks.load(folder.part("unet"), diffusers.UNet2DConditionModel)
         config = networks.config(self.network)
         networks.check(config)
         self.sample_shape = networks.sample_shape(config)
@@ -66,25 +66,21 @@ class ClassLatent(TableFamily):
             )
         self.classes = self._embeddings if self._null_class is None else self._null_class
 
-    def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
+    def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
         """The embeddings of classes, [count, 1, D], −1 meaning the null class."""
-        import torch
-
-        from distillkit.noise import Condition
-        from distillkit_diffusers.families.labels import class_condition
 
         @torch.no_grad()
-        def embed(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        def embed(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             return {"encoder_hidden_states": self._embedder(inputs["class_labels"])}
 
         found = class_condition(labels, count, guidance, self._embeddings, self._null_class)
         return Condition(embed(found.inputs), found.null and embed(found.null), found.guidance)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images -> latents, not quantised."""
         return self.autoencoder.encode(images)
 
-    def decode(self, samples: Tensor) -> Tensor:
+    def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """Latents -> quantised, and decoded."""
         return self.autoencoder.decode(samples)
 
@@ -93,10 +89,8 @@ class ClassLatent(TableFamily):
         """Whether there is a null class."""
         return self._null_class is not None
 
-    def export(self, network: nn.Module, folder: Path, export: Export) -> None:
+    def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a folder with the two classes that diffusers has not."""
-        from distillkit_diffusers import card
-        from distillkit_diffusers.export import save
         from distillkit_diffusers.pipelines import class_embedder, class_latent
 
         scheduler, sampling = self.write_scheduler(export)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+
+import diffusers
+import torch
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export
+from distillkit.noise import Condition
+from distillkit_diffusers import card, networks
+from distillkit_diffusers.autoencoder import Autoencoder
+from distillkit_diffusers.export import save
+from distillkit_diffusers.families.labels import class_condition
 from distillkit_diffusers.families.table import TableFamily
 from distillkit_diffusers.folder import PipelineFolder, read_json
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit.noise import Condition
 
 CLASSES = 1000
 """DiTPipeline guides by class 1000, whatever network it has: ImageNet's null class."""
@@ -42,15 +45,11 @@ class Dit(TableFamily):
 
     def load(self) -> None:
         """Load the transformer and the autoencoder."""
-        from diffusers import DiTTransformer2DModel
         from diffusers.models.embeddings import LabelEmbedding
-
-        from distillkit_diffusers import networks
-        from distillkit_diffusers.autoencoder import Autoencoder
 
         assert self.folder is not None  # a new network is a U-Net
         folder = self.folder.part("transformer")
-        self.network = networks.load(folder, DiTTransformer2DModel)
+        self.network = networks.load(folder, diffusers.DiTTransformer2DModel)
         self.scheduler = self.folder.scheduler_config() | self.options.scheduler
         self.read_scheduler()
         config = networks.config(self.network)
@@ -73,23 +72,24 @@ class Dit(TableFamily):
                 # In training, each block would drop labels by itself; `source.drop_labels` does it for all of them.
                 module.dropout_prob = 0
 
-    def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
         """The network's prediction, without the variance."""
         return super().forward(network, z, t, inputs)[:, : z.shape[1]]
 
-    def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
+    def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
         """Class labels, −1 meaning the null class."""
-        from distillkit_diffusers.families.labels import class_condition
 
         assert self.classes is not None
         null_class = CLASSES if self.supports_guidance else None
         return class_condition(labels, count, guidance, self.classes + self.supports_guidance, null_class)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images -> latents."""
         return self._autoencoder.encode(images)
 
-    def decode(self, samples: Tensor) -> Tensor:
+    def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """Latents -> images."""
         return self._autoencoder.decode(samples)
 
@@ -98,16 +98,12 @@ class Dit(TableFamily):
         """Whether the network's null class is the pipeline's."""
         return self.classes == CLASSES
 
-    def export(self, network: nn.Module, folder: Path, export: Export) -> None:
+    def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a DiTPipeline, with the autoencoder and the classes' names as they came."""
-        from diffusers import DiTPipeline
-
-        from distillkit_diffusers import card
-        from distillkit_diffusers.export import save
 
         assert self.folder is not None
         scheduler, sampling = self.write_scheduler(export)
-        pipeline = DiTPipeline(network, self._autoencoder.network, scheduler)
+        pipeline = diffusers.DiTPipeline(network, self._autoencoder.network, scheduler)
         if (names := self.folder.index.get("id2label")) is not None:
             # diffusers itself forgets them.
             pipeline.register_to_config(id2label=names)

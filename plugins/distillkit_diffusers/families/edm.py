@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import diffusers
+import torch
 
 from distillkit.errors import Mistake
 from distillkit.interfaces import Export, Sampler
-from distillkit_diffusers.families import PIXEL_SCHEDULERS
+from distillkit.noise import EdmPath
+from distillkit_diffusers import edm_scheduler
+from distillkit_diffusers.card import Sampling
+from distillkit_diffusers.edm_scheduler import preconditioned
 from distillkit_diffusers.families.family import from_the_noise
 from distillkit_diffusers.families.unet import Unet2D
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit.noise import EdmPath
-    from distillkit_diffusers.card import Sampling
+SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+"""With one of these a network in pixel space is of this family."""
 
 
 class Edm(Unet2D):
@@ -33,14 +36,13 @@ class Edm(Unet2D):
         """A ConsistencyModelPipeline's own scheduler is another one."""
         yield from super().check()
         config = (self.folder.scheduler_config() if self.folder else {}) | self.options.scheduler
-        if (found := config.get("_class_name")) not in PIXEL_SCHEDULERS:
+        if (found := config.get("_class_name")) not in SCHEDULERS:
             yield Mistake(
-                "scheduler", f"is a {found}, and {self.what} has EDM's: expected one of {', '.join(PIXEL_SCHEDULERS)}"
+                "scheduler", f"is a {found}, and {self.what} has EDM's: expected one of {', '.join(SCHEDULERS)}"
             )
 
     def read_scheduler(self) -> None:
         """σ_min, σ_max and ρ as the scheduler has them."""
-        from distillkit_diffusers import edm_scheduler
 
         self.path, self.prediction = edm_scheduler.read(self.scheduler), "sample"
 
@@ -48,20 +50,19 @@ class Edm(Unet2D):
         """Trailing or linspace, from σ_max."""
         self.path = self.path.with_spacing(from_the_noise(spacing, start))
 
-    def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
         """x̂, [B, C, H, W]."""
-        from distillkit_diffusers.edm_scheduler import preconditioned
 
         return preconditioned(network, z, self.path.sigma(t), self.scheduler, inputs)
 
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
         """An EDMEulerScheduler with the trained grid."""
-        from distillkit_diffusers import edm_scheduler
 
         return edm_scheduler.write(self.path, self.scheduler, export.steps), edm_scheduler.describe(export.steps)
 
-    def unconditional(self, network: nn.Module, scheduler: Any) -> Any:
+    def unconditional(self, network: torch.nn.Module, scheduler: Any) -> Any:
         """The one stock pipeline for U-Nets that scales noise and inputs as its scheduler says."""
-        from diffusers import ConsistencyModelPipeline
 
-        return ConsistencyModelPipeline(network, scheduler)
+        return diffusers.ConsistencyModelPipeline(network, scheduler)

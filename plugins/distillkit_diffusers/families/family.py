@@ -5,17 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
+
+import torch
 
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, GuidanceInput, Inventory, Sampler, StudentTable
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit.noise import Condition, NoisePath, PredictionType
-    from distillkit_diffusers.folder import PipelineFolder
-    from distillkit_diffusers.model import DiffusersModel
+from distillkit.noise import Condition, NoisePath, PredictionType
+from distillkit_diffusers.folder import PipelineFolder
+from distillkit_diffusers.options import DiffusersOptions
 
 
 class Family(ABC):
@@ -37,7 +35,7 @@ class Family(ABC):
     takes: ClassVar[frozenset[str]] = frozenset()
     """The model's options that mean something to this family, besides `path` and `scheduler`."""
 
-    network: nn.Module
+    network: torch.nn.Module
     """The network that is distilled, float32, on the CPU."""
     scheduler: dict[str, Any]
     """The config of its scheduler, with the model's option of that name laid over it."""
@@ -46,7 +44,7 @@ class Family(ABC):
     sample_shape: tuple[int, int, int]
     classes: int | None = None
 
-    def __init__(self, options: DiffusersModel.Options, folder: PipelineFolder | None) -> None:
+    def __init__(self, options: DiffusersOptions, folder: PipelineFolder | None) -> None:
         self.options = options
         self.folder = folder
 
@@ -102,24 +100,25 @@ class Family(ABC):
     def set_grid(self, spacing: str, start: int | str | None) -> None:
         """Set the grids of `path`."""
 
-    def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
         """Call the network: z [B, C, H, W], t [B] -> output [B, C, H, W]."""
-        output: Tensor = network(z, t, **inputs, return_dict=False)[0]
+        output: torch.Tensor = network(z, t, **inputs, return_dict=False)[0]
         return output
 
-    def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
+    def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
         """As `Model.condition`; by default nothing, for an unconditional network."""
-        from distillkit.noise import Condition
 
         if guidance is not None:
             raise DistillkitError("guidance: the model is unconditional; set guidance to 1")
         return Condition()
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images in [−1, 1] -> samples [B, C, H, W]."""
         return images
 
-    def decode(self, samples: Tensor) -> Tensor:
+    def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """Samples [B, C, H, W] -> images in about [−1, 1], on the samples' device."""
         return samples
 
@@ -142,7 +141,7 @@ class Family(ABC):
         return "ddim"
 
     @abstractmethod
-    def export(self, network: nn.Module, folder: Path, export: Export) -> None:
+    def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a pipeline that diffusers loads without distillkit; `network` is float32, on the CPU."""
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import torch
 
 from distillkit.interfaces import GuidanceInput
 from distillkit_diffusers.families.straight import FlowFamily
 from distillkit_diffusers.families.text import Text
-from distillkit_diffusers.folder import read_json
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit_diffusers.folder import PipelineFolder
+from distillkit_diffusers.folder import PipelineFolder, read_json
+from distillkit_diffusers.tokens import pack, places, unpack
 
 
 class Flux(FlowFamily, Text):
@@ -61,12 +59,12 @@ class Flux(FlowFamily, Text):
         """Of a guidance-distilled network; its config does not say for what scales it was made."""
         return GuidanceInput(0.0, inf, new=False) if self.config["guidance_embeds"] else None
 
-    def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, Tensor]:
+    def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, torch.Tensor]:
         """T5's hidden states; CLIP's pooled embedding."""
         hidden, pooled, _ = pipeline.encode_prompt(texts, device=pipeline.text_encoder.device)
         return {"encoder_hidden_states": hidden, "pooled_projections": pooled}
 
-    def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, Tensor]:
+    def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, torch.Tensor]:
         """Those of the empty prompt, if there is no other."""
         return self.embed(pipeline, [text or ""])
 
@@ -76,13 +74,14 @@ class Flux(FlowFamily, Text):
             return super().guide(scale)
         return {} if scale == 1 else {"true_cfg_scale": scale, "negative_prompt": self.options.negative_prompt or ""}
 
-    def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
         """Call the transformer, which counts times from 0 to 1, on tokens and their places."""
-        from distillkit_diffusers.tokens import pack, places, unpack
 
         height, width = z.shape[2] // 2, z.shape[3] // 2
         places_of_text = z.new_zeros(inputs["encoder_hidden_states"].shape[1], 3)
-        output: Tensor = network(
+        output: torch.Tensor = network(
             pack(z),
             timestep=t / self.path.times,
             img_ids=places(height, width, z.device),

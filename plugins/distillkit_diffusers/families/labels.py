@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import GuidanceInput
 from distillkit.noise import GUIDANCE, Condition
 
 
-def with_scales(found: Condition, count: int, guidance: Tensor | None, taken: GuidanceInput) -> Condition:
+def with_scales(found: Condition, count: int, guidance: torch.Tensor | None, taken: GuidanceInput) -> Condition:
     """The same condition for a network that is told the guidance scale.
 
     Args:
@@ -33,7 +32,7 @@ def with_scales(found: Condition, count: int, guidance: Tensor | None, taken: Gu
 
 
 def class_condition(
-    labels: Tensor | None, count: int, guidance: Tensor | None, embeddings: int, null_class: int | None
+    labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None, embeddings: int, null_class: int | None
 ) -> Condition:
     """The condition `class_labels` for `count` samples; what `Model.condition` does for classes.
 

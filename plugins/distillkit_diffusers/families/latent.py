@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import diffusers
+import torch
 
 from distillkit.errors import DistillkitError
+from distillkit_diffusers.autoencoder import Autoencoder
 from distillkit_diffusers.families.pixel import Pixel
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 class Latent(Pixel):
@@ -20,7 +21,6 @@ class Latent(Pixel):
 
     def load(self) -> None:
         """Load the U-Net and the autoencoder."""
-        from distillkit_diffusers.autoencoder import Autoencoder
 
         super().load()
         assert self.folder is not None  # a new network is in pixel space
@@ -36,16 +36,15 @@ class Latent(Pixel):
                 "LDMPipeline cannot give it"
             )
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images -> latents, not quantised."""
         return self.autoencoder.encode(images)
 
-    def decode(self, samples: Tensor) -> Tensor:
+    def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """Latents -> quantised, and decoded."""
         return self.autoencoder.decode(samples)
 
-    def unconditional(self, network: nn.Module, scheduler: Any) -> Any:
+    def unconditional(self, network: torch.nn.Module, scheduler: Any) -> Any:
         """An LDMPipeline, with the autoencoder as it came, but for a scaling factor that its config lacked."""
-        from diffusers import LDMPipeline
 
-        return LDMPipeline(self.autoencoder.network, network, scheduler)
+        return diffusers.LDMPipeline(self.autoencoder.network, network, scheduler)

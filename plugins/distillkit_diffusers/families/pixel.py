@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import diffusers
+import torch
 
 from distillkit_diffusers.families.table import TableFamily
 from distillkit_diffusers.families.unet import Unet2D
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class Pixel(TableFamily, Unet2D):
@@ -16,10 +16,9 @@ class Pixel(TableFamily, Unet2D):
 
     takes = frozenset({"network", "cosine", "null_class", "guidance_input"})
 
-    def unconditional(self, network: nn.Module, scheduler: Any) -> Any:
+    def unconditional(self, network: torch.nn.Module, scheduler: Any) -> Any:
         """DDIMPipeline or DDPMPipeline."""
-        from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
 
         # DDIMPipeline turns any scheduler into a DDIM one; DDPMPipeline takes them as they are.
-        stock = DDIMPipeline if isinstance(scheduler, DDIMScheduler) else DDPMPipeline
+        stock = diffusers.DDIMPipeline if isinstance(scheduler, diffusers.DDIMScheduler) else diffusers.DDPMPipeline
         return stock(network, scheduler)

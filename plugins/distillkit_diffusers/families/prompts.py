@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from distillkit.errors import DistillkitError, Mistake
-
-if TYPE_CHECKING:
-    from distillkit_diffusers.model import DiffusersModel
+from distillkit_diffusers.options import DiffusersOptions
 
 OPTIONS = frozenset({"prompts", "prompts_file", "negative_prompt", "size"})
 """The model's options that mean something to text-conditional families alone."""
 
 
-def check(options: DiffusersModel.Options, what: str) -> Iterator[Mistake]:
+def check(options: DiffusersOptions, what: str) -> Iterator[Mistake]:
     """There must be prompts, in one place. `what` is told them, in a sentence."""
     if options.prompts is not None and options.prompts_file is not None:
         yield Mistake("prompts", "are given, and prompts_file as well; leave one of them out")
@@ -32,7 +29,7 @@ def check(options: DiffusersModel.Options, what: str) -> Iterator[Mistake]:
             yield Mistake("prompts_file", str(error))
 
 
-def read(options: DiffusersModel.Options) -> list[str]:
+def read(options: DiffusersOptions) -> list[str]:
     """The prompts, in their order.
 
     Raises:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import torch
 
 from distillkit.errors import DistillkitError
 from distillkit_diffusers.families.straight import FlowFamily
 from distillkit_diffusers.families.text import Text
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class StableDiffusion3(FlowFamily, Text):
@@ -43,13 +42,13 @@ class StableDiffusion3(FlowFamily, Text):
         """Whole patches."""
         return int(self.autoencoder.factor * self.config["patch_size"])
 
-    def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, Tensor]:
+    def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, torch.Tensor]:
         """The CLIPs' hidden states, and behind them T5's; the CLIPs' pooled embeddings."""
         device = pipeline.text_encoder.device
         found = pipeline.encode_prompt(texts, None, None, device=device, do_classifier_free_guidance=False)
         return {"encoder_hidden_states": found[0], "pooled_projections": found[2]}
 
-    def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, Tensor]:
+    def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, torch.Tensor]:
         """The same of the empty prompt, if there is no other."""
         found = pipeline.encode_prompt("", None, None, device=pipeline.text_encoder.device, negative_prompt=text)
         return {"encoder_hidden_states": found[1], "pooled_projections": found[3]}

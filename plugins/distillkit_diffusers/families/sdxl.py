@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import torch
 
 from distillkit_diffusers.families.text_unet import TextUnet
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class StableDiffusionXL(TextUnet):
@@ -23,24 +22,24 @@ class StableDiffusionXL(TextUnet):
     pipeline = "StableDiffusionXLPipeline"
     stock_guidance = 5.0
 
-    def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, Tensor]:
+    def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, torch.Tensor]:
         """Both encoders' last hidden states but one, side by side; the second one's pooled embedding; the size."""
         device = pipeline.text_encoder.device
         hidden, _, pooled, _ = pipeline.encode_prompt(texts, device=device, do_classifier_free_guidance=False)
         return self._inputs(hidden, pooled)
 
-    def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, Tensor]:
+    def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, torch.Tensor]:
         """The same; without a negative prompt zeros, where the pipeline's index says so."""
         found = pipeline.encode_prompt("", device=pipeline.text_encoder.device, negative_prompt=text)
         return self._inputs(found[1], found[3])
 
-    def _inputs(self, hidden: Tensor, pooled: Tensor) -> Mapping[str, Tensor]:
+    def _inputs(self, hidden: torch.Tensor, pooled: torch.Tensor) -> Mapping[str, torch.Tensor]:
         size = [length * self.autoencoder.factor for length in self.sample_shape[1:]]
         # Original height and width, the crop's top and left, the target's height and width.
         time_ids = hidden.new_tensor([*size, 0, 0, *size]).expand(len(hidden), -1)
         return {"encoder_hidden_states": hidden, "text_embeds": pooled, "time_ids": time_ids}
 
-    def arguments(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    def arguments(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Two of them in a dictionary of their own."""
         found = super().arguments(inputs)
         return found | {"added_cond_kwargs": {key: found.pop(key) for key in ("text_embeds", "time_ids")}}

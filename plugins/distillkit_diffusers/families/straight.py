@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export, Sampler
+from distillkit.noise import FlowPath
+from distillkit_diffusers import flow_scheduler
+from distillkit_diffusers.card import Sampling
 from distillkit_diffusers.families.family import Family, from_the_noise
-
-if TYPE_CHECKING:
-    from distillkit.noise import FlowPath
-    from distillkit_diffusers.card import Sampling
 
 
 class FlowFamily(Family):
@@ -24,7 +23,6 @@ class FlowFamily(Family):
 
     def read_scheduler(self, length: int | None = None) -> None:
         """The path of the scheduler, for images of `length` tokens, if its shift depends on that."""
-        from distillkit_diffusers import flow_scheduler
 
         self.path = flow_scheduler.read(self.scheduler, self.pipeline_spacing, length)
         self.prediction = "flow"
@@ -40,7 +38,6 @@ class FlowFamily(Family):
 
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
         """The scheduler whose grid is the trained one."""
-        from distillkit_diffusers import flow_scheduler
 
         scheduler = flow_scheduler.write(self.path, self.scheduler, export.steps, self.pipeline_spacing)
         return scheduler, flow_scheduler.describe(self.path, export.steps, self.pipeline_spacing)

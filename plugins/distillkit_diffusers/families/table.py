@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distillkit.interfaces import Export, Sampler
+from distillkit.noise import TablePath
+from distillkit_diffusers import schedulers
+from distillkit_diffusers.card import Sampling
 from distillkit_diffusers.families.family import Family
-
-if TYPE_CHECKING:
-    from distillkit.noise import TablePath
-    from distillkit_diffusers.card import Sampling
 
 
 class TableFamily(Family):
@@ -19,7 +18,6 @@ class TableFamily(Family):
 
     def read_scheduler(self) -> None:
         """A table of ᾱ, or the cosine path in its place."""
-        from distillkit_diffusers import schedulers
 
         cosine = self.options.cosine
         if cosine is not None:
@@ -28,20 +26,17 @@ class TableFamily(Family):
 
     def set_grid(self, spacing: str, start: int | str | None) -> None:
         """Set spacing and start of the path's grids; "auto" looks at what the network predicts."""
-        from distillkit_diffusers import schedulers
 
         self.path = schedulers.with_grid(self.path, self.prediction, spacing, start)
 
     @property
     def sampler(self) -> Sampler:
         """Consistency where the scheduler is LCM's."""
-        from distillkit_diffusers import schedulers
 
         return schedulers.sampler(self.scheduler)
 
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
         """The scheduler whose grid is the trained one."""
-        from distillkit_diffusers import schedulers
 
         scheduler = schedulers.write(self.path, self.prediction, self.scheduler, export.steps, export.sampler)
         return scheduler, schedulers.describe(self.path, export.steps, export.sampler)

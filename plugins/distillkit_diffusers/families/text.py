@@ -5,19 +5,22 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import diffusers
+import torch
 
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export
+from distillkit.noise import Condition
+from distillkit_diffusers import card, networks, text_encoders
+from distillkit_diffusers.autoencoder import Autoencoder
+from distillkit_diffusers.card import Sampling
+from distillkit_diffusers.export import save_over
 from distillkit_diffusers.families import prompts
 from distillkit_diffusers.families.family import Family
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit.noise import Condition
-    from distillkit_diffusers.card import Sampling
-    from distillkit_diffusers.folder import PipelineFolder
+from distillkit_diffusers.families.labels import with_scales
+from distillkit_diffusers.folder import PipelineFolder
 
 SLICE = 8
 """Prompts that are encoded at once."""
@@ -52,10 +55,6 @@ class Text(Family):
 
     def load(self) -> None:
         """Load the network and the autoencoder, and encode the prompts."""
-        import diffusers
-
-        from distillkit_diffusers import networks
-        from distillkit_diffusers.autoencoder import Autoencoder
 
         assert self.folder is not None  # new networks are in pixel space
         place = self.folder.part(self.distilled)
@@ -108,10 +107,6 @@ class Text(Family):
         return height // factor, width // factor
 
     def _encode_prompts(self) -> None:
-        import diffusers
-        import torch
-
-        from distillkit_diffusers import text_encoders
 
         assert self.folder is not None
         encoders = {name: classes[0] for name, classes in self.parts.items() if name.startswith("text_encoder")}
@@ -127,19 +122,15 @@ class Text(Family):
         self._rows = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     @abstractmethod
-    def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, Tensor]:
+    def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, torch.Tensor]:
         """The network's inputs for prompts, each [len(texts), …], by the pipeline's `encode_prompt`."""
 
     @abstractmethod
-    def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, Tensor]:
+    def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, torch.Tensor]:
         """The same for the negative prompt, each [1, …]; None is the pipeline's own."""
 
-    def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
+    def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
         """The embeddings of prompts, −1 meaning the negative one; and the scale, if the network takes it."""
-        import torch
-
-        from distillkit.noise import Condition
-        from distillkit_diffusers.families.labels import with_scales
 
         if labels is None:
             labels = torch.full((count,), -1)
@@ -151,12 +142,14 @@ class Text(Family):
             return with_scales(Condition(inputs, null), count, guidance, told)
         return Condition(inputs, null, guidance)
 
-    def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
         """Call the network."""
-        output: Tensor = network(z, timestep=t, **self.arguments(inputs), return_dict=False)[0]
+        output: torch.Tensor = network(z, timestep=t, **self.arguments(inputs), return_dict=False)[0]
         return output
 
-    def arguments(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    def arguments(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """A condition's inputs as the network takes them."""
         return dict(inputs)
 
@@ -165,20 +158,16 @@ class Text(Family):
         """The negative prompt is there to compare with."""
         return True
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images -> latents."""
         return self.autoencoder.encode(images)
 
-    def decode(self, samples: Tensor) -> Tensor:
+    def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """Latents -> images."""
         return self.autoencoder.decode(samples)
 
-    def export(self, network: nn.Module, folder: Path, export: Export) -> None:
+    def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write the pipeline anew, with another network and another scheduler."""
-        import diffusers
-
-        from distillkit_diffusers import card
-        from distillkit_diffusers.export import save_over
 
         assert self.folder is not None
         scheduler, sampling = self.write_scheduler(export)
@@ -205,5 +194,5 @@ class Text(Family):
         """The scheduler that samples as `export` says, and what the card says of it."""
 
 
-def _kept(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _kept(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value.float().cpu() for key, value in inputs.items()}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from distillkit.interfaces import GuidanceInput
+from distillkit.noise import GUIDANCE
 from distillkit_diffusers.families.table import TableFamily
 from distillkit_diffusers.families.text import Text
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class TextUnet(TableFamily, Text):
@@ -22,11 +22,9 @@ class TextUnet(TableFamily, Text):
         """Where the config has a `time_cond_proj_dim`; it does not say for what scales the network was made."""
         return None if self.config["time_cond_proj_dim"] is None else GuidanceInput(0.0, inf, new=False)
 
-    def arguments(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    def arguments(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """The scale s as the sinusoids of 1000 w, where w = s − 1, as the pipelines have it."""
         from diffusers.models.embeddings import get_timestep_embedding
-
-        from distillkit.noise import GUIDANCE
 
         found = super().arguments(inputs)
         if self.guidance_input is not None:

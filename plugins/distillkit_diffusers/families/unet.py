@@ -5,17 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import torch
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export, GuidanceInput
+from distillkit.noise import Condition
+from distillkit_diffusers import card, networks
+from distillkit_diffusers.card import Sampling
+from distillkit_diffusers.export import save
 from distillkit_diffusers.families.family import Family
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from distillkit.noise import Condition
-    from distillkit_diffusers.card import Sampling
+from distillkit_diffusers.families.labels import class_condition, with_scales
 
 
 class Unet2D(Family):
@@ -25,7 +26,6 @@ class Unet2D(Family):
 
     def load(self) -> None:
         """Load or build the network, and derive everything else."""
-        from distillkit_diffusers import networks
 
         options, folder = self.options, self.folder
         if folder is None:
@@ -56,7 +56,6 @@ class Unet2D(Family):
 
     def _use_guidance_input(self, wanted: tuple[float, float] | None) -> None:
         """Read the network's input for the guidance scale, or give it the one that is wanted."""
-        from distillkit_diffusers import networks
 
         found = self._config.get("guidance_range")
         self._guidance_input = GuidanceInput(found[0], found[1], new=False) if found else None
@@ -74,10 +73,8 @@ class Unet2D(Family):
             self.network = networks.with_guidance_input(self.network, wanted)
             self._guidance_input = GuidanceInput(wanted[0], wanted[1], new=True)
 
-    def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
+    def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
         """Class labels, −1 meaning the null class; nothing for an unconditional network. The scale, if it is told."""
-        from distillkit.noise import Condition
-        from distillkit_diffusers.families.labels import class_condition, with_scales
 
         if self.classes is None and guidance is None:
             return Condition()
@@ -95,10 +92,8 @@ class Unet2D(Family):
         """As the network's config says, or `model.guidance_input`."""
         return self._guidance_input
 
-    def export(self, network: nn.Module, folder: Path, export: Export) -> None:
+    def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a pipeline folder; for a class-conditional network with the classes that diffusers has not."""
-        from distillkit_diffusers import card, networks
-        from distillkit_diffusers.export import save
         from distillkit_diffusers.pipelines import class_conditional, guided_unet
 
         scheduler, sampling = self.write_scheduler(export)
@@ -118,5 +113,5 @@ class Unet2D(Family):
         """The scheduler that samples as `export` says, and what the card says of it."""
 
     @abstractmethod
-    def unconditional(self, network: nn.Module, scheduler: Any) -> Any:
+    def unconditional(self, network: torch.nn.Module, scheduler: Any) -> Any:
         """One of diffusers' pipelines for an unconditional network."""
