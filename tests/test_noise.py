@@ -442,7 +442,7 @@ def test_a_rounded_average_goes_on_from_its_state() -> None:
     average.follow(student, 0.99)
     state = {name: weight.clone() for name, weight in average.state_dict().items()}
     again = student.copy()
-    again.bfloat16()
+    again.network.bfloat16()
     again.load_state_dict(state)
     for one in (average, again):
         for _ in range(5):
