@@ -16,7 +16,6 @@ import torch
 from digits import MODEL, PLAIN, SCORED, settings
 from distillkit_engines.deepspeed_engine import DeepSpeedEngine
 from distillkit_engines.torch_engine import TorchEngine
-from rich.console import Console
 from safetensors.torch import save_file
 from test_engine import Toy, batch
 from torch import Tensor, nn
@@ -24,11 +23,8 @@ from torch import Tensor, nn
 from distillkit import distributed
 from distillkit.interfaces import EmaTable, Engine, OptimizerTable
 from distillkit.training.assemble import load, prepare
-from distillkit.training.divergence import Watch
-from distillkit.training.interrupt import StopRequest
-from distillkit.training.journal import Journal
-from distillkit.training.loop import Hooks, Position, train
-from distillkit.training.progress import Reporter
+from distillkit.training.journal import DivergenceGuard, Journal
+from distillkit.training.loop import Position, updates
 from distillkit.training.run import run
 
 SAMPLES = 4
@@ -102,22 +98,20 @@ def learn(folder: Path, engine: str, method: str) -> tuple[dict[str, Tensor], li
             work()
     traces: set[int] = set()
 
-    def watch(lines: list[dict[str, Any]]) -> None:
-        if lines and engine == "zero-3" and distributed.world_size() > 1:
+    place = folder / f"{engine}-{method}.jsonl"
+    journal = Journal(place, DivergenceGuard(made.run))
+    for line, values in updates(parts, Position(), print):
+        journal.add(line, values)
+        if line["update"] % made.run.log_every == 0 or line["update"] == parts.updates:
+            journal.flush()
+        if engine == "zero-3" and distributed.world_size() > 1:
             trace = coordinator(made.engine)._PartitionedParameterCoordinator__submodule_order
-            if lines[-1]["update"] > 2:
+            if line["update"] > 2:
                 traces.add(id(trace))
             # An evaluation must not be seen in it.
-            if lines[-1]["update"] == 3:
+            if line["update"] == 3:
                 with made.engine.averaged(), torch.no_grad():
                     parts.student.network(torch.zeros(1, 1, 8, 8), torch.tensor([5]), torch.tensor([1]))
-
-    place = folder / f"{engine}-{method}.jsonl"
-    journal = Journal(place, Watch(made.run))
-    hooks = Hooks(watch, lambda _: False, lambda _: None, lambda _: None, StopRequest())
-    reporter = Reporter(Console(quiet=True))
-    with reporter.task("updates", parts.updates):
-        train(parts, Position(), journal, reporter, hooks)
     assert len(traces) <= 1, "the trace was made anew"
     with made.engine.averaged():
         weights = {name: weight.detach().clone() for name, weight in parts.student.network.named_parameters()}

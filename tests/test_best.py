@@ -12,8 +12,8 @@ from digits import MODEL, PLAIN, SCORED, Run, distil, read_checkpoint, settings
 from safetensors import safe_open
 
 from distillkit.errors import ConfigError
-from distillkit.training.best import Best, Found
 from distillkit.training.run import run
+from distillkit.training.scoring import BestScore, BestWeights
 
 TABLES = MODEL + PLAIN + SCORED
 # A learning rate at which the scores get better, then worse.
@@ -77,17 +77,17 @@ def test_higher_may_be_better_and_not_a_number_never_is(tmp_path: Path) -> None:
     parts = load(settings(tmp_path, "dsdi", *RUN, "evaluation.best=steps-2", tables=TABLES))
     prepare(parts)
     name = "fd-pixels/steps-2"
-    lower = Best(tmp_path / "lower.safetensors", parts)
-    assert lower.found is None
+    lower = BestWeights(tmp_path / "lower.safetensors", parts)
+    assert lower.score is None
     for update, value in enumerate([float("nan"), 3.0, 5.0, 3.0, 2.0, float("nan")]):
         lower.consider(update, {name: value})
-    assert lower.found == Found(4, name, 2.0)
+    assert lower.score == BestScore(4, name, 2.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FrechetDistance, "higher_is_better", True)
-        higher = Best(tmp_path / "higher.safetensors", parts)
+        higher = BestWeights(tmp_path / "higher.safetensors", parts)
     for update, value in enumerate([3.0, 5.0, 2.0, 5.0]):
         higher.consider(update, {name: value})
-    assert higher.found == Found(1, name, 5.0)
+    assert higher.score == BestScore(1, name, 5.0)
 
 
 @pytest.mark.parametrize(

@@ -333,7 +333,7 @@ def test_a_second_run_is_kept_out(pair: Run, tmp_path: Path) -> None:
 def test_a_checkpoint_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A minute passes whenever it is asked whether one is due."""
     clock = SimpleNamespace(monotonic=itertools.count(step=60).__next__)
-    monkeypatch.setattr("distillkit.training.updates.time", clock)
+    monkeypatch.setattr("distillkit.training.train.time", clock)
     whole = distil(tmp_path, "dsdi", *OPTIONS, "run.updates=6", "run.keep=9", "run.checkpoint_minutes=2")
     kept = [file.name for file in sorted((whole.folder / "checkpoints").iterdir())]
     assert kept == ["update-000002", "update-000004", "update-000006"]

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from distillkit.config import RunTable
 from distillkit.errors import RunInterrupted
-from distillkit.training.divergence import FIRST, Diverged, Watch
+from distillkit.training.journal import FIRST, Diverged, DivergenceGuard
 from distillkit.training.scoring import RunScores
 
 # At this rate, the loss and x̂ run away some updates after the first FIRST.
@@ -31,21 +31,21 @@ def line(update: int, **found: float) -> dict[str, float]:
 
 def test_the_limits_are_of_the_largest_of_the_first_updates() -> None:
     limits = RunTable(name="a", updates=99, loss_limit=4, x0_limit=3)
-    watch = Watch(limits)
+    guard = DivergenceGuard(limits)
     for update in range(FIRST):
-        watch.see(line(update, loss=2.0 if update == 7 else 1.0))
-    watch.see(line(20, loss=8.0, x0_rms=3.0))
+        guard.check(line(update, loss=2.0 if update == 7 else 1.0))
+    guard.check(line(20, loss=8.0, x0_rms=3.0))
     with pytest.raises(
         Diverged, match=r"update 21: the loss is 8\.01, more than 4 times .*\(2 at most\).*run\.loss_limit"
     ):
-        watch.see(line(21, loss=8.01))
+        guard.check(line(21, loss=8.01))
     with pytest.raises(Diverged, match=r"update 22: the root mean square of x̂ is 3\.01, .*or raise run\.x0_limit"):
-        watch.see(line(22, x0_rms=3.01))
+        guard.check(line(22, x0_rms=3.01))
     for key in ("loss", "grad_norm", "x0_rms"):
         with pytest.raises(
             Diverged, match=r"update 23: .*the run has diverged; lower optimizer\.learning_rate \(it was 0\.0001"
         ):
-            watch.see(line(23, **{key: float("nan")}))
+            guard.check(line(23, **{key: float("nan")}))
 
 
 def test_a_run_that_runs_away_stops(tmp_path: Path) -> None:
@@ -90,10 +90,10 @@ def test_a_run_goes_back_and_on_at_half_the_learning_rate(tmp_path: Path, capsys
 def test_going_back_gives_the_state_of_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose third update is poisoned once goes on as one that had half the learning rate from the start."""
     poisoned = iter([False, False, True])
-    see = Watch.see
+    check = DivergenceGuard.check
 
-    def once(self: Watch, row: dict[str, float]) -> None:
-        see(self, row | {"loss": float("nan")} if next(poisoned, False) else row)
+    def once(self: DivergenceGuard, row: dict[str, float]) -> None:
+        check(self, row | {"loss": float("nan")} if next(poisoned, False) else row)
 
     quiet = (
         "run.updates=6",
@@ -105,7 +105,7 @@ def test_going_back_gives_the_state_of_the_checkpoint(tmp_path: Path, monkeypatc
     slow = distil(
         tmp_path / "slow", "dsdi", *quiet, "optimizer.learning_rate=0.5e-3", "optimizer.final_learning_rate=0.5e-6"
     )
-    monkeypatch.setattr(Watch, "see", once)
+    monkeypatch.setattr(DivergenceGuard, "check", once)
     full = ("optimizer.learning_rate=1e-3", "optimizer.final_learning_rate=1e-6")
     back = distil(tmp_path / "back", "dsdi", *quiet, *full, "run.on_divergence=rollback")
     assert [row["loss"] for row in back.journal] == [row["loss"] for row in slow.journal]
@@ -127,14 +127,14 @@ def test_it_gives_up(tmp_path: Path) -> None:
 
 def test_ctrl_c_is_remembered_when_the_run_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pressed in the update that turns out to be poisoned."""
-    see = Watch.see
+    check = DivergenceGuard.check
 
-    def poisoned(self: Watch, row: dict[str, float]) -> None:
+    def poisoned(self: DivergenceGuard, row: dict[str, float]) -> None:
         if row["update"] == 3:
             signal.raise_signal(signal.SIGINT)
-        see(self, row | {"loss": float("nan")} if row["update"] == 3 else row)
+        check(self, row | {"loss": float("nan")} if row["update"] == 3 else row)
 
-    monkeypatch.setattr(Watch, "see", poisoned)
+    monkeypatch.setattr(DivergenceGuard, "check", poisoned)
     with pytest.raises(RunInterrupted):
         distil(tmp_path, "dsdi", "run.updates=6", "run.log_every=1", "schedule.start=4", "run.on_divergence=rollback")
     assert Run(tmp_path / "run").journal == []
@@ -143,9 +143,9 @@ def test_ctrl_c_is_remembered_when_the_run_goes_back(tmp_path: Path, monkeypatch
 def test_the_best_weights_of_what_was_given_up_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run goes back behind the evaluation after update 2, which had the best score."""
     poisoned = iter([False, False, True])
-    see = Watch.see
+    check = DivergenceGuard.check
     monkeypatch.setattr(
-        Watch, "see", lambda self, row: see(self, row | {"loss": nan} if next(poisoned, False) else row)
+        DivergenceGuard, "check", lambda self, row: check(self, row | {"loss": nan} if next(poisoned, False) else row)
     )
     scores = iter([1.0, 3.0, 2.0])
     monkeypatch.setattr(RunScores, "during", lambda *_: {"fd-pixels/steps-2": next(scores)})
@@ -158,8 +158,8 @@ def test_the_best_weights_of_what_was_given_up_are_forgotten(tmp_path: Path, mon
 
 def test_a_walk_that_begins_in_noise_does_not_run_away() -> None:
     """Of the noisy end alone a healthy network's x̂ is small, of the clean end it has the size of data."""
-    watch = Watch(RunTable(name="run", updates=1))
+    guard = DivergenceGuard(RunTable(name="run", updates=1))
     for i in range(FIRST + 20):
-        watch.see(line(i, x0_rms=0.01 if i < FIRST else 1.0))
+        guard.check(line(i, x0_rms=0.01 if i < FIRST else 1.0))
     with pytest.raises(Diverged, match=r"the root mean square of x̂ is 4\.1, more than 4 times"):
-        watch.see(line(99, x0_rms=4.1))
+        guard.check(line(99, x0_rms=4.1))

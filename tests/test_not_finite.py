@@ -18,8 +18,8 @@ from torch import Tensor
 
 from distillkit.config import RunTable
 from distillkit.interfaces import EmaTable, Step, TargetBatch
-from distillkit.training.divergence import SKIPS, Diverged, Watch
-from distillkit.training.loop import _spoiled
+from distillkit.training.journal import SKIPS, Diverged, DivergenceGuard
+from distillkit.training.loop import _next_z
 from distillkit.training.step import DistillStep
 
 SHORT = ("run.updates=6", "run.log_every=1", "run.checkpoint_every=1", "run.keep=9", "source.batch=3")
@@ -150,12 +150,12 @@ def test_a_run_that_stops_names_its_last_checkpoint(
 
 
 def test_too_many_in_a_row_end_the_run() -> None:
-    watch = Watch(RunTable(name="run", updates=99, on_divergence="skip"))
+    guard = DivergenceGuard(RunTable(name="run", updates=99, on_divergence="skip"))
     line = {"update": 1, "loss": None, "grad_norm": None, "x0_rms": None, "learning_rate": 1e-3, "skipped": True}
     for _ in range(SKIPS):
-        watch.see(line)
+        guard.check(line)
     with pytest.raises(Diverged, match=rf"^update 1: it and the {SKIPS} before it are not finite: the run has"):
-        watch.see(line)
+        guard.check(line)
 
 
 # --- trajectories ----------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_a_walk_that_is_not_finite_begins_anew(tmp_path: Path, staggered: bool) 
 def test_a_target_that_is_not_finite_tells_the_trajectory() -> None:
     x0 = torch.zeros(3, 1, 2, 2)
     x0[2, 0, 1, 1] = inf
-    z = _spoiled(TargetBatch(x0, torch.ones(3, 1, 2, 2)))
+    z = _next_z(TargetBatch(x0, torch.ones(3, 1, 2, 2)))
     assert torch.equal(z[:2], torch.ones(2, 1, 2, 2))
     assert z[2].isnan().all()
 

@@ -14,7 +14,7 @@ from digits import MODEL, PLAIN, SCORED, Run, distil, settings
 from distillkit_data.noised_data import NoisedData
 from distillkit_schedules.halving import Halving
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillkit.interfaces import Stage, Step
 from distillkit.noise import Predictor
@@ -143,11 +143,11 @@ def test_a_trajectory_is_what_sampling_walks(tmp_path: Path) -> None:
     # From the same noise, the walk's landings are on the sampler's way: its last one is the sample.
     seen = {}
 
-    def remember(module: Predictor, arguments: tuple[Tensor, Tensor, object], result: object) -> None:
-        z, t, _ = arguments
+    def remember(module: nn.Module, arguments: tuple[Tensor, Tensor], result: object) -> None:
+        z, t = arguments
         seen[int(t[0])] = z
 
-    hook = parts.student.register_forward_hook(remember)
+    hook = parts.student.network.register_forward_hook(remember)
     landed = sample(parts.student, steps[0].z, steps[0].condition, 8)
     hook.remove()
     for step in steps[:4]:

@@ -13,7 +13,7 @@ from distillkit.cli.pipeline import pipeline_folder
 from distillkit.cli.summary import describe
 from distillkit.config.choose import Wish, choose
 from distillkit.errors import ConfigError, DistillkitError, Mistake
-from distillkit.training.machine import memory
+from distillkit.training.measure import device_memory
 from distillkit.training.run import run
 
 METHOD = "best"
@@ -77,10 +77,10 @@ def command(
     folder = Path(pipeline)
     model = str(pipeline_folder(folder)) if folder.is_dir() else pipeline
     try:
-        settings, inventory = choose(Wish(model, steps, method, updates, guidance, prompts), assignments, memory)
+        settings, inventory = choose(Wish(model, steps, method, updates, guidance, prompts), assignments, device_memory)
         place = output or Path("runs", settings.run.name)
         config = write or place / "config.toml"
-        click.echo("\n".join(describe(settings, inventory, memory(settings.engine), place, config)))
+        click.echo("\n".join(describe(settings, inventory, device_memory(settings.engine), place, config)))
         if write is not None:
             _write(settings.tables, write)
             return

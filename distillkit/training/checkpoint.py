@@ -15,10 +15,9 @@ from distillkit import distributed
 from distillkit.errors import DistillkitError
 from distillkit.training import files, manifest
 from distillkit.training.assemble import Parts
-from distillkit.training.compatible import about, check_fits, check_layout, plan_of
-from distillkit.training.divergence import Diverged
+from distillkit.training.journal import Diverged
 from distillkit.training.loop import Position
-from distillkit.training.manifest import complete
+from distillkit.training.manifest import about, check_fits, check_layout, complete, plan_of
 from distillkit.training.together import on_all, on_first
 
 STATE = "state.safetensors"

@@ -1,4 +1,7 @@
-"""journal.jsonl: one line per update, and the truth about the run."""
+"""The record of the updates: the journal, the curves, and the check for divergence.
+
+Both files only grow while a run goes on, and are truncated to the position where it is resumed.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +14,89 @@ from typing import Any
 import torch
 
 from distillkit import distributed
+from distillkit.config import RunTable
 from distillkit.errors import DistillkitError
-from distillkit.training.divergence import Watch
-from distillkit.training.files import flush, keep_lines
+from distillkit.training.files import flush, keep_lines, writing
 from distillkit.training.together import on_first
+
+FIRST = 20
+"""Updates at the beginning of a run that later ones are compared with."""
+
+ROLLBACKS = 5
+"""How often a run goes back before it stops."""
+
+SKIPS = 50
+"""Updates in a row that may be skipped before a run stops."""
+
+NAMES = {"loss": "the loss", "x0_rms": "the root mean square of x̂"}
+FLOORS = {"loss": 0.0, "x0_rms": 1.0}
+"""At the noisy end x̂ is small, and a walk's first updates may see no other: data are of about unit size."""
+LIMITS = {"loss": "loss_limit", "x0_rms": "x0_limit"}
+
+
+class Diverged(DistillkitError):
+    """The run has diverged; it may go back to a checkpoint."""
+
+
+class DivergenceGuard:
+    """Checks the journal's lines, in their order.
+
+    Args:
+        limits: the config's `[run]`.
+    """
+
+    def __init__(self, limits: RunTable) -> None:
+        self._limits = {"loss": limits.loss_limit, "x0_rms": limits.x0_limit}
+        self._first: dict[str, list[float]] = {key: [] for key in self._limits}
+        self.skips = limits.on_divergence == "skip"
+        """Whether updates that are not finite are skipped."""
+        self._skipped = 0
+
+    def check(self, line: dict[str, Any]) -> None:
+        """Check an update's line.
+
+        Raises:
+            Diverged: its loss or gradient norm is not finite and the update was not skipped, or too many in a row were;
+                or its loss or the rms of x̂ is more than `run.loss_limit` or `run.x0_limit` times the largest of the
+                first updates.
+        """
+        where = f"update {line['update']}"
+        self._skipped = self._skipped + 1 if line.get("skipped") else 0
+        if 0 < self._skipped <= SKIPS:
+            return
+        advice = f"the run has diverged; lower optimizer.learning_rate (it was {line['learning_rate']:.2g} there)"
+        if self._skipped:
+            raise Diverged(f"{where}: it and the {SKIPS} before it are not finite: {advice}")
+        if not isfinite(line["loss"] + line["grad_norm"] + line["x0_rms"]):
+            raise Diverged(f"{where}: the loss is {line['loss']} and the gradient's norm {line['grad_norm']}: {advice}")
+        for key, limit in self._limits.items():
+            first = self._first[key]
+            if len(first) < FIRST:
+                first.append(line[key])
+            elif line[key] > limit * max(*first, FLOORS[key]):
+                raise Diverged(
+                    f"{where}: {NAMES[key]} is {line[key]:.3g}, more than {limit:g} times what it was in the first "
+                    f"{FIRST} updates ({max(first):.3g} at most): {advice}, or raise run.{LIMITS[key]}"
+                )
 
 
 class Journal:
-    """Collects updates as tensors, and reads and writes them together, so that an update waits for no device.
+    """journal.jsonl: one line per update.
+
+    Updates are collected as tensors, and read and written together, so that no update waits for the device.
 
     Args:
         path: the file.
-        watch: tells whether the run has diverged.
-        updates: how many lines of an earlier run to keep.
+        guard: raises where the run has diverged.
+        updates: lines of an earlier part of the run to keep; later ones are dropped.
 
     Raises:
-        DistillkitError: it has fewer.
+        DistillkitError: the file has fewer lines.
     """
 
-    def __init__(self, path: Path, watch: Watch, updates: int = 0) -> None:
+    def __init__(self, path: Path, guard: DivergenceGuard, updates: int = 0) -> None:
         self._path = path
-        self._watch = watch
+        self._guard = guard
         self._waiting: list[tuple[dict[str, Any], Mapping[str, torch.Tensor]]] = []
 
         def cut() -> None:
@@ -46,17 +111,17 @@ class Journal:
                 "file back from a copy, or delete the checkpoints of later updates than the journal has"
             )
         for line in kept:
-            watch.see(json.loads(line))
+            guard.check(json.loads(line))
 
-    def add(self, line: dict[str, Any], found: Mapping[str, torch.Tensor]) -> None:
-        """Remember an update: what is known of it, and scalars that are on the device."""
-        self._waiting.append((line, found))
+    def add(self, line: dict[str, Any], scalars: Mapping[str, torch.Tensor]) -> None:
+        """Add an update: what the host knows of it, and scalars that are still on the device."""
+        self._waiting.append((line, scalars))
 
     def flush(self) -> list[dict[str, Any]]:
-        """Write what waits, and return it.
+        """Write the updates that were added, and return their lines.
 
         Raises:
-            Diverged: a line says so; only the lines before it are written.
+            Diverged: the run has; only the lines before are written.
         """
         if not self._waiting:
             return []
@@ -69,16 +134,16 @@ class Journal:
         good: list[dict[str, Any]] = []
         try:
             for line in full:
-                self._watch.see(line)
+                self._guard.check(line)
                 good.append(line)
         finally:
             on_first(lambda: self._append(good), self._path)
         return full
 
     def _line(self, line: dict[str, Any], scalars: Iterable[str], values: list[float]) -> dict[str, Any]:
-        """One line, whole. An update that was left out says so, and has no number that is not one."""
+        """A whole line. One of a skipped update says so, and has null for what is not finite."""
         read = dict(zip(scalars, values, strict=True))
-        if read.pop("made") or not self._watch.skips:
+        if read.pop("made") or not self._guard.skips:
             return line | read
         return line | {key: value if isfinite(value) else None for key, value in read.items()} | {"skipped": True}
 
@@ -87,5 +152,32 @@ class Journal:
             file.writelines(json.dumps(line) + "\n" for line in lines)
 
     def sync(self) -> None:
-        """Have the disk take what is written."""
+        """Flush what is written to the disk."""
         on_first(lambda: flush(self._path), self._path)
+
+
+class Curves:
+    """curves.jsonl: one line per evaluation during the run (the paper's Figure 3).
+
+    Args:
+        path: the file; the first evaluation creates it.
+        evaluated: evaluations of an earlier part of the run are kept up to this update, and later ones dropped.
+    """
+
+    def __init__(self, path: Path, evaluated: int = 0) -> None:
+        self._path = path
+        if distributed.is_main_process() and path.is_file():
+            with writing(path):
+                whole = [
+                    line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"
+                ]
+                keep_lines(path, sum(json.loads(line)["update"] <= evaluated for line in whole))
+
+    def add(self, update: int, scores: Mapping[str, float]) -> None:
+        """Write an evaluation: the update that it followed, and its scores by name ("fd-fashion/steps-4")."""
+        if not distributed.is_main_process():
+            return
+        with writing(self._path):
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"update": update, "scores": {**scores}}) + "\n")
+            flush(self._path)

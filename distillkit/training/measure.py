@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import tempfile
@@ -9,9 +10,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -19,15 +20,12 @@ from rich.console import Console
 from distillkit import distributed
 from distillkit.config import Settings
 from distillkit.evaluation import Pictures
-from distillkit.interfaces import Stage
+from distillkit.interfaces import Engine, Stage
 from distillkit.training.assemble import Parts, load, prepare, prepare_source
 from distillkit.training.chain import from_result
-from distillkit.training.divergence import Watch
 from distillkit.training.export import export
 from distillkit.training.folder import RunFolder
-from distillkit.training.interrupt import StopRequest
-from distillkit.training.journal import Journal
-from distillkit.training.loop import Hooks, Position, train
+from distillkit.training.loop import Position, updates
 from distillkit.training.progress import Reporter
 
 UPDATES = 4
@@ -79,14 +77,14 @@ def _phase(settings: Settings, place: RunFolder, number: int, reporter: Reporter
     kinds: dict[int, float] = {}
     stages = []
     for planned in parts.plan:
-        if not (updates := planned.stage.updates):
+        if not (length := planned.stage.updates):
             stages.append(0.0)
             continue
-        kind = planned.evaluations // updates
+        kind = planned.evaluations // length
         if kind not in kinds:
             short = replace(planned, stage=Stage(planned.stage.steps, UPDATES))
-            kinds[kind] = _update(replace(parts, plan=[short]), place.journal, reporter)
-        stages.append(kinds[kind] * updates)
+            kinds[kind] = _update(replace(parts, plan=[short]), reporter)
+        stages.append(kinds[kind] * length)
     scoring = _scoring(parts)
     # What the next phase begins with.
     export(parts, place.path / "phases" / str(number) / "pipeline", [])
@@ -106,13 +104,9 @@ def _try_source(parts: Parts, folder: Path) -> tuple[Parts, float]:
     return parts, (time.perf_counter() - began) / len(work)
 
 
-def _update(parts: Parts, journal: Path, reporter: Reporter) -> float:
+def _update(parts: Parts, reporter: Reporter) -> float:
     """Seconds that one update takes."""
-    lines: list[dict[str, Any]] = []
-    hooks = Hooks(lines.extend, lambda _: False, lambda _: None, lambda _: None, StopRequest())
-    with reporter.task("updates", UPDATES):
-        train(parts, Position(), Journal(journal, Watch(parts.settings.run)), reporter, hooks)
-    seconds: list[float] = [line["seconds"] for line in lines]
+    seconds: list[float] = [line["seconds"] for line, _ in updates(parts, Position(), reporter.say)]
     return median(after - before for before, after in pairwise(seconds))
 
 
@@ -160,3 +154,24 @@ def _memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     # Linux counts in KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def device_memory(engine: Engine) -> float:
+    """Bytes of memory of the device that an engine claims.
+
+    Raises:
+        DistillkitError: the device is not there.
+    """
+    engine.setup()
+    if engine.device.type == "cuda":
+        return torch.cuda.get_device_properties(engine.device).total_memory
+    return min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _container_limit())
+
+
+def _container_limit() -> float:
+    """Bytes that a container may use."""
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")
+    except OSError:
+        return inf
+    return float(text) if text.strip() != "max" else inf

@@ -15,14 +15,13 @@ from distillkit.evaluation import tables
 from distillkit.interfaces import RunInfo
 from distillkit.training import checkpoint
 from distillkit.training.assemble import Parts, load, prepare
-from distillkit.training.best import Best
 from distillkit.training.export import export
 from distillkit.training.folder import RunFolder
 from distillkit.training.loop import Position
 from distillkit.training.progress import Reporter
 from distillkit.training.record import own_tracker, recorded
-from distillkit.training.scoring import RunScores
-from distillkit.training.updates import Updates
+from distillkit.training.scoring import BestWeights, RunScores
+from distillkit.training.train import Training
 
 
 def run(
@@ -113,8 +112,8 @@ def _train_and_leave(
 ) -> None:
     """The updates, the student's scores and the pipeline."""
     before = position.update
-    best = None if parts.settings.evaluation.best is None else Best(place.best, parts)
-    Updates(parts, position, place, reporter, scores, best).make()
+    best = None if parts.settings.evaluation.best is None else BestWeights(place.best, parts)
+    Training(parts, position, place, reporter, scores, best).run()
     if best is not None and (found := best.restore()) is not None:
         reporter.say(f"best: {found.score} = {found.value:.4g} after update {found.update} of {position.update}")
         parts.settings.tracker.log_metrics({f"best/{found.score}": found.value}, found.update)

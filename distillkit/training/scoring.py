@@ -1,16 +1,23 @@
-"""Scores and sample sheets of a run: the teacher's before the first update, the student's after the last."""
+"""Scores and sample sheets of a run, and the weights that scored best."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
+from safetensors import safe_open
 
 from distillkit import distributed
-from distillkit.config import score_name
+from distillkit.config import find_score, score_name, scores_taken
 from distillkit.errors import RunInterrupted
 from distillkit.evaluation import Evaluator, Which, sheet, write_png
 from distillkit.training.assemble import Parts
+from distillkit.training.files import partial, replace_file, writing
 from distillkit.training.folder import RunFolder
 from distillkit.training.interrupt import StopRequest
 from distillkit.training.progress import Reporter
@@ -121,3 +128,72 @@ class RunScores:
             full = self.full_steps
             rows = {f"teacher, {full}": self._teacher[full], f"teacher, {steps}": self._teacher[steps]} | rows
         return sheet(list(rows.values()), list(rows))
+
+
+@dataclass(frozen=True)
+class BestScore:
+    """The score of the best weights: the update that they followed, the score's name, its value."""
+
+    update: int
+    score: str
+    value: float
+
+
+class BestWeights:
+    """Keeps the weights with the best score in best.safetensors: the averaged ones where the run averages.
+
+    Args:
+        path: the file; what an earlier part of the run left in it counts.
+        parts: ready to run; the config names a score that the run takes.
+    """
+
+    def __init__(self, path: Path, parts: Parts) -> None:
+        settings = parts.settings
+        score = find_score(settings, settings.evaluation.best or "")
+        if score is None:
+            raise ValueError(f"the run takes no score '{settings.evaluation.best}'")
+        self._path = path
+        self._parts = parts
+        self._score = score
+        self._sign = -1 if scores_taken(settings)[score].higher_is_better else 1
+
+    @property
+    def score(self) -> BestScore | None:
+        """The best so far, by the score that the config names."""
+        if not self._path.is_file():
+            return None
+        with safe_open(self._path, "pt") as file:
+            written = file.metadata()
+        best = BestScore(int(written["update"]), written["score"], float(written["value"]))
+        return best if best.score == self._score else None
+
+    def consider(self, update: int, scores: Mapping[str, float]) -> None:
+        """Keep the weights if they have the best score so far; of equals, the first."""
+        value = scores[self._score]
+        before = self.score
+        # Not a number is not better than anything.
+        if not distributed.broadcast(self._sign * value < (self._sign * before.value if before else inf)):
+            return
+        with self._parts.settings.engine.averaged():
+            if distributed.is_main_process():
+                self._write({"update": str(update), "score": self._score, "value": repr(value)})
+
+    def _write(self, metadata: dict[str, str]) -> None:
+        weights = {key: weight.cpu().contiguous() for key, weight in self._parts.student.state_dict().items()}
+        with writing(self._path):
+            safetensors.torch.save_file(weights, partial(self._path), metadata=metadata)
+            replace_file(partial(self._path), self._path)
+
+    def forget_after(self, update: int) -> None:
+        """Drop the weights if they are of a later update, which the run is about to repeat."""
+        if distributed.is_main_process() and (found := self.score) is not None and found.update > update:
+            self._path.unlink()
+
+    def restore(self) -> BestScore | None:
+        """Load the best weights into the averaged network, at the end of a run: nothing can be trained after it."""
+        distributed.barrier()
+        found = self.score
+        if found is not None:
+            with self._parts.settings.engine.averaged():
+                self._parts.student.load_state_dict(safetensors.torch.load_file(self._path))
+        return found
