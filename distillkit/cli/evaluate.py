@@ -13,7 +13,7 @@ from distillkit.cli.pipeline import grid_of, load_model, make_predictor, picture
 from distillkit.config import read_scoring
 from distillkit.evaluation import Evaluator
 from distillkit.evaluation.report import tables
-from distillkit.training.progress import Reporter
+from distillkit.training.terminal import Reporter
 
 
 @click.command()

@@ -10,7 +10,7 @@ import click
 from distillkit.cli.options import config_argument, echo_json, echo_table, json_option, set_option
 from distillkit.config import Chain, evaluations_before, make_plan, read_chain
 from distillkit.training.measure import measure as take
-from distillkit.training.progress import clock
+from distillkit.training.terminal import clock
 
 
 @click.command()

@@ -1,11 +1,69 @@
-"""The table that a run ends with: teacher and student, a column per number of steps."""
+"""What a run shows of its samples: the table of scores, and sheets of pictures made from the same noise."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+import torch
+import torch.nn.functional as functional
 from rich.table import Table
+
+from distillkit.errors import DistillkitError
+
+GAP = 2
+"""Pixels between pictures, before tiny ones are enlarged."""
+READABLE = 64
+"""Smaller pictures are enlarged by a whole factor, to about this many pixels."""
+
+
+def sheet(rows: Sequence[torch.Tensor], labels: Sequence[str] | None = None) -> torch.Tensor:
+    """One picture from rows of uint8 pictures [n, C, H, W] (C 1 or 3, all of one size): uint8 [height, width, 3].
+
+    Args:
+        rows: the rows; a shorter one leaves its end white.
+        labels: what stands to the left of each row.
+    """
+    height, width = rows[0].shape[-2:]
+    columns = max(len(row) for row in rows)
+    canvas = torch.full((3, len(rows) * (height + GAP) + GAP, columns * (width + GAP) + GAP), 255, dtype=torch.uint8)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row.cpu()):
+            top, left = GAP + i * (height + GAP), GAP + j * (width + GAP)
+            canvas[:, top : top + height, left : left + width] = picture
+    factor = max(1, READABLE // max(height, width))
+    large = functional.interpolate(canvas[None], scale_factor=factor, mode="nearest")[0].permute(1, 2, 0)
+    if labels is None:
+        return large.contiguous()
+    return torch.cat([_margin(labels, len(large), (height + GAP) * factor), large], dim=1)
+
+
+def _margin(labels: Sequence[str], height: int, row: int) -> torch.Tensor:
+    """The labels, each in the middle of its row of `row` pixels: uint8 [height, as wide as they need, 3]."""
+    font = PIL.ImageFont.load_default()
+    width = 12 + max(int(font.getlength(label)) for label in labels)
+    image = PIL.Image.new("RGB", (width, height), "white")
+    draw = PIL.ImageDraw.Draw(image)
+    for i, label in enumerate(labels):
+        draw.text((6, i * row + row // 2 - 5), label, fill="black", font=font)
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(height, width, 3)
+
+
+def write_png(path: Path, image: torch.Tensor) -> None:
+    """Write a uint8 picture [H, W, 3]; folders on the way are made.
+
+    Raises:
+        DistillkitError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(image.cpu().numpy()).save(path, format="PNG")
+    except OSError as error:
+        raise DistillkitError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:

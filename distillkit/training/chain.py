@@ -21,9 +21,9 @@ from distillkit.interfaces import RunInfo
 from distillkit.training.assemble import check_phases
 from distillkit.training.files import replace_folder, write_text, writing
 from distillkit.training.folder import RunFolder
-from distillkit.training.progress import Reporter
 from distillkit.training.record import own_tracker, recorded
 from distillkit.training.run import run
+from distillkit.training.terminal import Reporter
 
 
 def run_chain(chain: Chain, folder: Path, resume: bool = False, allow: Collection[str] = ()) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from distillkit.training.chain import from_result
 from distillkit.training.export import export
 from distillkit.training.folder import RunFolder
 from distillkit.training.loop import Position, updates
-from distillkit.training.progress import Reporter
+from distillkit.training.terminal import Reporter
 
 UPDATES = 4
 """Updates that are made for each kind of stage. The first is not counted: it also allocates."""

@@ -10,7 +10,7 @@ from distillkit import distributed
 from distillkit.config import read_component
 from distillkit.errors import RunInterrupted, Terminated
 from distillkit.interfaces import RunInfo, Tracker
-from distillkit.training.interrupt import SIGNALS, deferred
+from distillkit.training.terminal import SIGNALS, deferred
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from distillkit.training.assemble import Parts, load, prepare
 from distillkit.training.export import export
 from distillkit.training.folder import RunFolder
 from distillkit.training.loop import Position
-from distillkit.training.progress import Reporter
 from distillkit.training.record import own_tracker, recorded
 from distillkit.training.scoring import BestWeights, RunScores
+from distillkit.training.terminal import Reporter
 from distillkit.training.train import Training
 
 

@@ -19,8 +19,7 @@ from distillkit.evaluation import Evaluator, Which, sheet, write_png
 from distillkit.training.assemble import Parts
 from distillkit.training.files import partial, replace_file, writing
 from distillkit.training.folder import RunFolder
-from distillkit.training.interrupt import StopRequest
-from distillkit.training.progress import Reporter
+from distillkit.training.terminal import Reporter, StopRequest
 
 
 class RunScores:

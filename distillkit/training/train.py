@@ -12,12 +12,11 @@ from distillkit.errors import RunInterrupted
 from distillkit.training import checkpoint
 from distillkit.training.assemble import Parts
 from distillkit.training.folder import RunFolder
-from distillkit.training.interrupt import StopRequest, deferred
 from distillkit.training.journal import ROLLBACKS, Curves, Diverged, DivergenceGuard, Journal
 from distillkit.training.loop import Position, updates
 from distillkit.training.manifest import complete
-from distillkit.training.progress import Reporter
 from distillkit.training.scoring import BestWeights, RunScores
+from distillkit.training.terminal import Reporter, StopRequest, deferred
 
 
 class Training:
