@@ -56,6 +56,7 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
     """
     settings, plan = parts.settings, parts.plan
     engine, source, teacher, target = settings.engine, settings.source, settings.teacher, settings.target
+    total = parts.updates
     while True:
         stage = plan[position.stage]
         if position.done == 0:
@@ -65,7 +66,7 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
         while position.done < stage.stage.updates and not settings.schedule.is_over(
             stage.stage, position.done, series(settings, stage, position.scores)
         ):
-            yield _update(parts, position, stage)
+            yield _update(parts, position, stage, total)
         if position.done < stage.stage.updates:
             say(
                 f"stage {position.stage + 1} (N = {stage.stage.steps}) is over after {position.done} of "
@@ -82,8 +83,8 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
         position.scores = []
 
 
-def _update(parts: Parts, position: Position, stage: PlannedStage) -> Line:
-    """Make one update."""
+def _update(parts: Parts, position: Position, stage: PlannedStage, total: int) -> Line:
+    """Make one of the run's `total` updates."""
     settings, student = parts.settings, parts.student
     engine, source, teacher, target = settings.engine, settings.source, settings.teacher, settings.target
     began, evaluations = time.perf_counter(), student.evaluations.count
@@ -94,7 +95,7 @@ def _update(parts: Parts, position: Position, stage: PlannedStage) -> Line:
     torch.manual_seed(seed_everything.initial_seed())
 
     learning_rate = 0.5**position.rollbacks * settings.optimizer.learning_rate_at(
-        (position.update, parts.updates), (position.done, stage.stage.updates)
+        (position.update, total), (position.done, stage.stage.updates)
     )
 
     # Draw batches and learn from them until the engine has accumulated enough of them for an update.

@@ -27,7 +27,7 @@ def rank_file(rank: int) -> str:
 
 
 def complete(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first, damaged or not."""
+    """The checkpoints in a folder that were written to the end, oldest first; they may be damaged since."""
     numbers = {path: path.name.removeprefix("update-") for path in folder.glob("update-*")}
     return sorted((path for path, number in numbers.items() if number.isdigit()), key=lambda path: int(numbers[path]))
 
@@ -35,10 +35,10 @@ def complete(folder: Path) -> list[Path]:
 def hash_all(folder: Path, mine: Collection[str]) -> Entries:
     """Sizes and hashes of all ranks' files; each rank reads its own."""
     own = {name: _entry(folder / name) for name in mine}
-    # Of the others, the first rank only lacks what is in their one file: its size and hash.
+    # The other ranks write one file each, and the main process needs its size and hash.
     last = own.get(rank_file(distributed.rank()), {"sha256": "", "bytes": 0})
-    told = torch.tensor([[last["bytes"], *(bytes.fromhex(last["sha256"]) or bytes(32))]])
-    for rank, (size, *digest) in enumerate(distributed.all_gather(told).tolist()):
+    entry = torch.tensor([[last["bytes"], *(bytes.fromhex(last["sha256"]) or bytes(32))]])
+    for rank, (size, *digest) in enumerate(distributed.all_gather(entry).tolist()):
         if size:
             own[rank_file(rank)] = {"sha256": bytes(digest).hex(), "bytes": size}
     return own
@@ -50,15 +50,15 @@ def _entry(file: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, entries: Entries, about: Mapping[str, Any]) -> None:
-    """Write the manifest: `about`, and the files."""
+    """Write the manifest: `about`, and the files' entries."""
     text = json.dumps({**about, "files": dict(sorted(entries.items()))}, indent=1)
     (folder / NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> dict[str, Any]:
     """A checkpoint's manifest."""
-    found: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    return found
+    manifest: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    return manifest
 
 
 def damage(folder: Path, files: Collection[str]) -> str | None:
@@ -66,7 +66,7 @@ def damage(folder: Path, files: Collection[str]) -> str | None:
 
     Args:
         folder: the checkpoint's.
-        files: those of which the content is looked at; of the others only the size.
+        files: files whose content is hashed; of the others only the size is checked.
     """
     try:
         entries: Entries = read(folder)["files"]
@@ -90,7 +90,7 @@ def plan_of(parts: Parts) -> list[list[int]]:
 
 
 def about(parts: Parts, position: Position) -> dict[str, Any]:
-    """What a checkpoint's manifest says of it besides its files."""
+    """The entries of a checkpoint's manifest besides its files."""
     return {
         "distillkit": __version__,
         "update": position.update,
@@ -102,7 +102,7 @@ def about(parts: Parts, position: Position) -> dict[str, Any]:
 
 
 def check_layout(path: Path, parts: Parts) -> None:
-    """Whether a checkpoint's state is of this engine, and cut as it cuts; before its files are looked at.
+    """Check that a checkpoint's state is of this engine and sharded alike, before its files are read.
 
     Raises:
         DistillkitError: it is not.
@@ -110,7 +110,7 @@ def check_layout(path: Path, parts: Parts) -> None:
     try:
         then = read(path)
         name, layout = then["engine"], then["layout"]
-    except (OSError, ValueError, KeyError):  # damaged, which is said elsewhere
+    except (OSError, ValueError, KeyError):  # damaged: `damage` reports it
         return
     engine = parts.settings.engine
     if name != engine.name:
@@ -126,16 +126,16 @@ def check_layout(path: Path, parts: Parts) -> None:
 
 
 def check_fits(path: Path, plan: list[list[int]], position: Position, parts: Parts) -> None:
-    """What of a checkpoint must be as it was.
+    """Check that a run can go on from a checkpoint: the same samples in flight, and the same stages so far.
 
     Args:
-        path: its folder.
-        plan: its stages, as `plan_of` gave them.
-        position: where the run stood.
-        parts: those of the run that wants to go on.
+        path: the checkpoint's folder.
+        plan: its stages, as `plan_of` returned them.
+        position: its position.
+        parts: those of the run that is resumed.
 
     Raises:
-        DistillkitError: it does not fit.
+        DistillkitError: it cannot.
     """
     then, now = read(path), about(parts, position)
     if then["batch"] != now["batch"] and position.done and parts.settings.source.walks:

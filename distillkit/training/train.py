@@ -47,6 +47,7 @@ class Training:
         self._reporter = reporter
         self._scores = scores
         self._best = best
+        self._last = parts.updates
         self._saved: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
 
@@ -58,7 +59,7 @@ class Training:
             RunInterrupted: it was stopped; there is a checkpoint.
             DistillkitError: something cannot be written.
         """
-        position, last = self._position, self._parts.updates
+        position, last = self._position, self._last
         rolls_back = self._settings.run.on_divergence == "rollback"
         self._open_records()
         with deferred(lambda: self._reporter.say("stopping after this update; Ctrl-C once more stops at once")) as stop:
@@ -81,7 +82,7 @@ class Training:
             self._evaluate(stop)
 
     def _make_updates(self, stop: StopRequest) -> None:
-        position, last, every = self._position, self._parts.updates, self._settings.run.log_every
+        position, last, every = self._position, self._last, self._settings.run.log_every
         # An evaluation that a signal cut short is repeated, so that a schedule that watches its score decides alike.
         if self._evaluation_is_due():
             self._evaluate(stop)
@@ -129,8 +130,7 @@ class Training:
 
     def _evaluation_is_due(self) -> bool:
         position, every = self._position, self._settings.evaluation.every
-        last = self._parts.updates
-        return bool(every) and position.update % every == 0 and position.evaluated < position.update < last
+        return bool(every) and position.update % every == 0 and position.evaluated < position.update < self._last
 
     def _evaluate(self, stop: StopRequest) -> None:
         """Score the student; what a signal cuts short leaves nothing."""
