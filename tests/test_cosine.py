@@ -11,7 +11,7 @@ import torch
 from conftest import ConfigFile
 from diffusers import DiffusionPipeline
 from digits import MODEL, PLAIN, distil, settings
-from distillkit_diffusers import schedulers
+from distillkit_diffusers.families import table
 from distillkit_diffusers.model import DiffusersModel
 
 from distillkit.config import read_config
@@ -111,11 +111,11 @@ def test_grids_that_do_not_exist() -> None:
 
 def test_auto_start_of_an_eps_network() -> None:
     """The noisiest time at which tan(a·u + b) = σ/α is at most 20, and so that 32 divides the times up to it."""
-    made = schedulers.with_grid(CosinePath(1000, (LOW, HIGH)), "epsilon", "trailing", "auto")
+    made = table.with_grid(CosinePath(1000, (LOW, HIGH)), "epsilon", "trailing", "auto")
     assert isinstance(made, CosinePath)
     u = (np.arctan(20) - np.arctan(np.exp(-10))) / (np.arctan(np.exp(10)) - np.arctan(np.exp(-10)))
     assert made.start == int(u * 1000) // 32 * 32 - 1
-    assert schedulers.with_grid(made, "v_prediction", "trailing", "auto").start == 999
+    assert table.with_grid(made, "v_prediction", "trailing", "auto").start == 999
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------

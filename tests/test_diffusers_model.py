@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, PNDMScheduler, UNet2DModel
 from digits import MODEL, PLAIN, TEACHER, distil, settings
-from distillkit_diffusers.families.pixel import Pixel
+from distillkit_diffusers.families.unet import Pixel
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.model import DiffusersModel
 

@@ -12,7 +12,7 @@ import torch
 from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from distillkit_consistency.target import Consistency
-from distillkit_diffusers import edm_scheduler, flow_scheduler
+from distillkit_diffusers.families import edm, flow
 from distillkit_diffusers.families.family import from_the_noise
 from distillkit_dsd.merged_steps import MergedSteps
 from distillkit_dsd.trajectory import Trajectory
@@ -69,7 +69,7 @@ def noise() -> Tensor:
 def test_flow_grids_are_the_schedulers(shift: float, steps: int) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(steps)
-    path = flow_scheduler.read(flow_config(shift=shift), "linspace")
+    path = flow.read_path(flow_config(shift=shift), "linspace")
     grid = path.grid(steps)
     torch.testing.assert_close(path.sigma(grid).flatten(), scheduler.sigmas, rtol=0, atol=1e-7)
     torch.testing.assert_close(grid[:-1].float(), scheduler.timesteps, rtol=0, atol=1e-4)
@@ -80,7 +80,7 @@ def test_dynamic_shift_is_that_of_the_images_size(length: int) -> None:
     """Flux's pipeline hands its scheduler 1 − i/S and μ."""
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / 5, 5), mu=calculate_shift(length))
-    path = flow_scheduler.read(flow_config(use_dynamic_shifting=True, shift=3.0), "trailing", length)
+    path = flow.read_path(flow_config(use_dynamic_shifting=True, shift=3.0), "trailing", length)
     torch.testing.assert_close(path.sigma(path.grid(5)).flatten(), scheduler.sigmas, rtol=0, atol=1e-6)
 
 
@@ -88,13 +88,13 @@ def test_linear_dynamic_shift() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type="linear")
     scheduler.set_timesteps(5, mu=calculate_shift(1024))
     config = flow_config(use_dynamic_shifting=True, time_shift_type="linear")
-    path = flow_scheduler.read(config, "linspace", 1024)
+    path = flow.read_path(config, "linspace", 1024)
     torch.testing.assert_close(path.sigma(path.grid(5)).flatten(), scheduler.sigmas, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_ddim_on_the_flow_path_is_the_schedulers_step(shift: float) -> None:
-    network, path = Network(), flow_scheduler.read(flow_config(shift=shift), "linspace")
+    network, path = Network(), flow.read_path(flow_config(shift=shift), "linspace")
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(6)
     z = noise()
@@ -111,13 +111,13 @@ def test_ddim_on_the_flow_path_is_the_schedulers_step(shift: float) -> None:
 def test_an_exported_scheduler_has_the_trained_flow_grid(shift: float, steps: int) -> None:
     """Its config alone, for a pipeline that leaves grids to its scheduler."""
     config = flow_config(shift=shift)
-    path = flow_scheduler.read(config, "linspace").with_spacing("trailing")
-    written = flow_scheduler.write(path, config, steps, "linspace")
+    path = flow.read_path(config, "linspace").with_spacing("trailing")
+    written = flow.make_scheduler(path, config, steps, "linspace")
     again = FlowMatchEulerDiscreteScheduler.from_config(dict(written.config))
     again.set_timesteps(steps)
     torch.testing.assert_close(again.sigmas, path.sigma(path.grid(steps)).flatten(), rtol=0, atol=1e-6)
     # And whoever distils the export finds the path that it was trained on.
-    read = flow_scheduler.read(dict(written.config) | {"_class_name": type(written).__name__}, "linspace")
+    read = flow.read_path(dict(written.config) | {"_class_name": type(written).__name__}, "linspace")
     for other in (2, 5, 9):
         torch.testing.assert_close(read.grid(other), path.grid(other), rtol=0, atol=1e-9)
 
@@ -125,11 +125,11 @@ def test_an_exported_scheduler_has_the_trained_flow_grid(shift: float, steps: in
 def test_what_a_flow_scheduler_cannot_say() -> None:
     path = FlowPath(shift=40.0)
     with pytest.raises(DistillkitError, match=r"^scheduler: diffusers' config cannot say a trailing grid of 50 steps"):
-        flow_scheduler.write(path, flow_config(shift=40.0), 50, "linspace")
+        flow.make_scheduler(path, flow_config(shift=40.0), 50, "linspace")
     with pytest.raises(
         DistillkitError, match=r'^grid\.spacing: is "linspace", and the exported pipeline has "trailing"'
     ):
-        flow_scheduler.write(FlowPath(spacing="linspace"), flow_config(), 4, "trailing")
+        flow.make_scheduler(FlowPath(spacing="linspace"), flow_config(), 4, "trailing")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_what_a_flow_scheduler_cannot_say() -> None:
 )
 def test_flow_schedulers_that_are_not_read(config: dict[str, Any], message: str) -> None:
     with pytest.raises(DistillkitError) as caught:
-        flow_scheduler.read(config, "linspace")
+        flow.read_path(config, "linspace")
     assert str(caught.value) == message
 
 
@@ -160,7 +160,7 @@ def test_flow_schedulers_that_are_not_read(config: dict[str, Any], message: str)
 def test_edm_grids_are_the_schedulers(schedule: Any, steps: int) -> None:
     scheduler = EDMEulerScheduler(sigma_schedule=schedule)
     scheduler.set_timesteps(steps)
-    path = edm_scheduler.read(dict(scheduler.config))
+    path = edm.read_path(dict(scheduler.config))
     torch.testing.assert_close(path.sigma(path.grid(steps)).flatten(), scheduler.sigmas, rtol=1e-6, atol=0)
 
 
@@ -178,12 +178,10 @@ def test_ddim_on_the_edm_path_is_the_schedulers_step(kind: Any, schedule: Any) -
     network = Network()
     scheduler = EDMEulerScheduler(prediction_type=kind, sigma_schedule=schedule)
     config = dict(scheduler.config)
-    path = edm_scheduler.read(config)
+    path = edm.read_path(config)
 
     def forward(network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        return edm_scheduler.preconditioned(
-            lambda z, t, return_dict: (network(z, t),), z, path.sigma(t), config, inputs
-        )
+        return edm.preconditioned(lambda z, t, return_dict: (network(z, t),), z, path.sigma(t), config, inputs)
 
     scheduler.set_timesteps(6)
     z = noise() * scheduler.init_noise_sigma
@@ -200,12 +198,12 @@ def test_ddim_on_the_edm_path_is_the_schedulers_step(kind: Any, schedule: Any) -
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
 def test_an_exported_scheduler_has_the_trained_edm_grid(rho: float | None, steps: int) -> None:
     config = dict(EDMEulerScheduler(sigma_schedule="karras" if rho else "exponential").config)
-    path = edm_scheduler.read(config).with_spacing("trailing")
-    written = edm_scheduler.write(path, config, steps)
+    path = edm.read_path(config).with_spacing("trailing")
+    written = edm.make_scheduler(path, config, steps)
     again = EDMEulerScheduler.from_config(dict(written.config))
     again.set_timesteps(steps)
     torch.testing.assert_close(again.sigmas, path.sigma(path.grid(steps)).flatten(), rtol=1e-5, atol=0)
-    read = edm_scheduler.read(dict(written.config))
+    read = edm.read_path(dict(written.config))
     assert (read.sigma_min, read.spacing) == (path.sigma_min, "trailing")
 
 

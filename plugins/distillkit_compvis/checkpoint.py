@@ -33,7 +33,7 @@ HARMLESS = (
 """What PyTorch Lightning left in CompVis' files besides tensors. None of it is made: `Nothing` is."""
 
 
-def read(path: Path) -> dict[str, torch.Tensor]:
+def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint by name.
 
     Raises:

@@ -1,15 +1,21 @@
-"""Saves a pipeline as a folder that diffusers loads without distillkit."""
+"""Saves a pipeline, with its model card, as a folder that diffusers loads without distillkit."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from math import isfinite
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
+from distillkit.interfaces import Export
 from distillkit_diffusers.folder import PICKLES, PipelineFolder
+
+TRAINED = "_distillkit"
+"""A key of exported schedulers' configs, which diffusers keeps and does not read: the path's own parameters."""
 
 
 def save(pipeline: Any, folder: Path, card: str, shipped: Mapping[str, ModuleType] | None = None) -> None:
@@ -81,3 +87,126 @@ def _ship(pipeline: Any, shipped: Mapping[str, ModuleType], folder: Path) -> Non
         else:
             content["_class_name"] = [source.stem, type(pipeline).__name__]
     index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+CLASS_CONDITIONAL = """from diffusers import DiffusionPipeline
+
+# trust_remote_code: diffusers has no pipeline for such class-conditional models, so the folder brings its own, in
+# {file}.
+pipe = DiffusionPipeline.from_pretrained("path/to/this/folder", trust_remote_code=True)
+images = pipe(class_labels=[0, 1, 2, 3], num_inference_steps={steps}).images"""
+"""How to use a pipeline that comes in a file of its own and takes classes."""
+
+UNCONDITIONAL = """from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
+images = pipe(batch_size=4, num_inference_steps={steps}).images"""
+"""How to use one of diffusers' unconditional pipelines."""
+
+DIT = """from diffusers import DiffusionPipeline
+
+# DiTPipeline keeps neither steps nor guidance_scale: left out, they would be 50 and 4.
+pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
+images = pipe(class_labels=[0, 1, 2, 3], guidance_scale={guidance}, num_inference_steps={steps}).images"""
+"""How to use a DiTPipeline."""
+
+TEXT_CONDITIONAL = """import torch
+from diffusers import DiffusionPipeline
+
+# The network is float32, and text encoders are loaded as they were saved: here all get one precision.
+pipe = DiffusionPipeline.from_pretrained("path/to/this/folder").to(torch.float32)
+images = pipe(
+    {arguments},
+).images"""
+
+
+def text_conditional(prompt: str, arguments: Mapping[str, Any]) -> str:
+    """How to use one of diffusers' text-conditional pipelines.
+
+    Args:
+        prompt: one that it was trained for.
+        arguments: what else it is to be told.
+    """
+    # JSON's strings and numbers are Python's.
+    said = {key: json.dumps(value, ensure_ascii=False) for key, value in arguments.items()}
+    words = [json.dumps(prompt, ensure_ascii=False), *(f"{key}={value}" for key, value in said.items())]
+    return TEXT_CONDITIONAL.replace("{arguments}", ",\n    ".join(words).replace("{", "{{").replace("}", "}}"))
+
+
+class Sampling(NamedTuple):
+    """How the pipeline samples.
+
+    Attributes:
+        sampler: by what rule.
+        fit: where the scheduler's times are those of the training; goes on from "…, ".
+    """
+
+    sampler: str
+    fit: str
+
+
+def model_card(
+    export: Export,
+    pipeline: Any,
+    snippet: str,
+    sampling: Sampling,
+    taken: Sequence[float] | None = None,
+    task: str = "unconditional-image-generation",
+) -> str:
+    """Markdown with the metadata that model hubs read.
+
+    Args:
+        export: what to say.
+        pipeline: what is saved, or its class.
+        snippet: Python that uses it; {steps} in it is the number of steps, {guidance} the guidance scale, {file} the
+            file that its class is in.
+        sampling: how it samples.
+        taken: the lowest and the highest guidance scale that the network takes as an input; None if it takes none.
+        task: the hubs' word for what it does.
+    """
+    guidance = "none (scale 1)" if export.guidance == 1 else f"scale {export.guidance:g}"
+    if taken is not None:
+        scales = f"any scale from {taken[0]:g} to {taken[1]:g}" if isfinite(taken[1]) else "the scale"
+        guidance += f"; the network takes {scales} as an input, in one evaluation"
+    pipeline_class = pipeline if isinstance(pipeline, type) else type(pipeline)
+    file = f"{pipeline_class.__module__.rpartition('.')[2]}.py"
+    rows = "\n".join(
+        f"| {row['model']} | {row['steps']} | {row['metric']} | {row['value']:.4g} | {row['samples']} |"
+        for row in export.scores
+    )
+    protocols = "\n".join(f"- `{line}`" for line in dict.fromkeys(str(row["protocol"]) for row in export.scores))
+    scores = (
+        f"## Scores\n\n| model | steps | metric | value | samples |\n|---|---|---|---|---|\n{rows}\n\n"
+        f"Protocol:\n\n{protocols}\n"
+        if export.scores
+        else "## Scores\n\nNone were asked for.\n"
+    )
+    student = export.settings.get("student")
+    trained = f"- Trained: a LoRA of rank {student['rank']}, which is part of the weights here\n" if student else ""
+    return f"""---
+library_name: diffusers
+pipeline_tag: {task}
+tags: [diffusion, distillation, distillkit]
+---
+
+# {export.settings["run"]["name"]}
+
+A diffusion model that samples in **{export.steps} steps**, made with distillkit.
+
+- Method: `{export.method}`, {export.settings["run"]["updates"]} updates
+- Made from: {export.teacher}
+{trained}- Sampling steps: {export.steps} (scored at {", ".join(map(str, export.served)) or "none"})
+- Guidance: {guidance}
+- Sampler: {sampling.sampler}
+- Pipeline: `{pipeline_class.__name__}`; the scheduler's config is the one it was trained for, {sampling.fit}
+
+```python
+{snippet.format(steps=export.steps, guidance=f"{export.guidance:g}", file=file)}
+```
+
+{scores}"""
+
+
+def known_to(scheduler: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config, which may be another scheduler's, a class of diffusers' schedulers takes."""
+    return {key: value for key, value in config.items() if key in signature(scheduler.__init__).parameters}

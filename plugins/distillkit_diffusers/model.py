@@ -12,10 +12,9 @@ from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.interfaces import Export, GuidanceInput, Inventory, Model, Sampler, StudentTable
 from distillkit.noise import Condition
 from distillkit_diffusers import families, hub, lora
-from distillkit_diffusers.families import prompts
 from distillkit_diffusers.families.family import Family
 from distillkit_diffusers.folder import PipelineFolder
-from distillkit_diffusers.options import DiffusersOptions, FamilyOptions
+from distillkit_diffusers.options import PROMPT_OPTIONS, DiffusersOptions, FamilyOptions
 
 
 class FamilyModel(Model):
@@ -113,7 +112,7 @@ class DiffusersModel(FamilyModel):
     """A pipeline that diffusers saved, whose own files say what kind it is; or a new `UNet2DModel`."""
 
     name = "diffusers"
-    kept = prompts.OPTIONS
+    kept = PROMPT_OPTIONS
 
     Options = DiffusersOptions  # type: ignore[assignment]  # mypy wants nested classes, and takes no alias
 

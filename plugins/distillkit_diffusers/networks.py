@@ -10,6 +10,7 @@ import diffusers
 import torch
 
 from distillkit.errors import DistillkitError
+from distillkit_diffusers import pipelines
 
 
 def load(folder: Path, network_class: Any) -> torch.nn.Module:
@@ -52,11 +53,9 @@ def load_frozen(folder: Path, network_class: Any) -> torch.nn.Module:
 
 def load_unet(folder: Path) -> torch.nn.Module:
     """The `UNet2DModel` of a folder, with an input for the guidance scale, if it has one."""
-    from distillkit_diffusers.pipelines.guided_unet import GuidedUNet2DModel
-
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    guided = written.get("_class_name") == GuidedUNet2DModel.__name__
-    return load(folder, GuidedUNet2DModel if guided else diffusers.UNet2DModel)
+    guided = written.get("_class_name") == "GuidedUNet2DModel"
+    return load(folder, pipelines.guided_unet.GuidedUNet2DModel if guided else diffusers.UNet2DModel)
 
 
 def build(arguments: dict[str, Any]) -> torch.nn.Module:
@@ -79,10 +78,8 @@ def with_guidance_input(network: torch.nn.Module, scales: tuple[float, float]) -
         network: class-conditional.
         scales: the lowest and the highest scale that it will be told.
     """
-    from distillkit_diffusers.pipelines.guided_unet import GuidedUNet2DModel
-
     arguments = {key: value for key, value in config(network).items() if not key.startswith("_")}
-    guided: torch.nn.Module = GuidedUNet2DModel(guidance_range=scales, **arguments)
+    guided: torch.nn.Module = pipelines.guided_unet.GuidedUNet2DModel(guidance_range=scales, **arguments)
     guided.load_state_dict(network.state_dict(), strict=False)
     return guided
 

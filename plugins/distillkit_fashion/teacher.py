@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distillkit_diffusers.families.pixel import Pixel
+from distillkit_diffusers.families.unet import Pixel
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.model import DiffusersModel, FamilyModel
 

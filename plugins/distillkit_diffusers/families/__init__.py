@@ -7,16 +7,13 @@ from typing import Any
 
 from distillkit.errors import DistillkitError
 from distillkit_diffusers.families import edm
-from distillkit_diffusers.families.class_latent import ClassLatent
 from distillkit_diffusers.families.dit import Dit
 from distillkit_diffusers.families.edm import Edm
 from distillkit_diffusers.families.family import Family
 from distillkit_diffusers.families.flux import Flux
-from distillkit_diffusers.families.latent import Latent
-from distillkit_diffusers.families.pixel import Pixel
-from distillkit_diffusers.families.sd3 import StableDiffusion3
-from distillkit_diffusers.families.sdxl import StableDiffusionXL
-from distillkit_diffusers.families.stable_diffusion import StableDiffusion
+from distillkit_diffusers.families.latent import ClassLatent, Latent
+from distillkit_diffusers.families.stable_diffusion import StableDiffusion, StableDiffusion3, StableDiffusionXL
+from distillkit_diffusers.families.unet import Pixel
 from distillkit_diffusers.folder import PipelineFolder
 
 PIPELINES: dict[str, type[Family]] = {

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import ClassVar
 
 import diffusers
+import diffusers.models.embeddings as embeddings
 import torch
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export
 from distillkit.noise import Condition
-from distillkit_diffusers import card, networks
-from distillkit_diffusers.autoencoder import Autoencoder
-from distillkit_diffusers.export import save
-from distillkit_diffusers.families.labels import class_condition
+from distillkit_diffusers import networks
+from distillkit_diffusers.export import DIT, model_card, save
+from distillkit_diffusers.families.family import class_condition
 from distillkit_diffusers.families.table import TableFamily
 from distillkit_diffusers.folder import PipelineFolder, read_json
+from distillkit_diffusers.frozen import Autoencoder
 
 CLASSES = 1000
 """DiTPipeline guides by class 1000, whatever network it has: ImageNet's null class."""
@@ -45,8 +46,6 @@ class Dit(TableFamily):
 
     def load(self) -> None:
         """Load the transformer and the autoencoder."""
-        from diffusers.models.embeddings import LabelEmbedding
-
         assert self.folder is not None  # a new network is a U-Net
         folder = self.folder.part("transformer")
         self.network = networks.load(folder, diffusers.DiTTransformer2DModel)
@@ -68,7 +67,7 @@ class Dit(TableFamily):
             )
         self.classes = config["num_embeds_ada_norm"]
         for module in self.network.modules():
-            if isinstance(module, LabelEmbedding):
+            if isinstance(module, embeddings.LabelEmbedding):
                 # In training, each block would drop labels by itself; `source.drop_labels` does it for all of them.
                 module.dropout_prob = 0
 
@@ -107,4 +106,4 @@ class Dit(TableFamily):
         if (names := self.folder.index.get("id2label")) is not None:
             # diffusers itself forgets them.
             pipeline.register_to_config(id2label=names)
-        save(pipeline, folder, card.model_card(export, pipeline, card.DIT, sampling))
+        save(pipeline, folder, model_card(export, pipeline, DIT, sampling))

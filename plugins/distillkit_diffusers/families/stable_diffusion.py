@@ -1,13 +1,38 @@
-"""Stable Diffusion 1 and 2: a `UNet2DConditionModel` that looks at CLIP's embedding of a text."""
+"""Stable Diffusion: U-Nets (1, 2 and XL) and a transformer (3) that are conditioned on texts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any, ClassVar
 
+import diffusers.models.embeddings as embeddings
 import torch
 
-from distillkit_diffusers.families.text_unet import TextUnet
+from distillkit.errors import DistillkitError
+from distillkit.interfaces import GuidanceInput
+from distillkit.noise import GUIDANCE
+from distillkit_diffusers.families.flow import FlowFamily
+from distillkit_diffusers.families.table import TableFamily
+from distillkit_diffusers.families.text import Text
+
+
+class TextUnet(TableFamily, Text):
+    """A U-Net on a variance-preserving path; a guidance-distilled one (LCM's, say) takes the scale as an input."""
+
+    @property
+    def guidance_input(self) -> GuidanceInput | None:
+        """Where the config has a `time_cond_proj_dim`; it does not say for what scales the network was made."""
+        return None if self.config["time_cond_proj_dim"] is None else GuidanceInput(0.0, inf, new=False)
+
+    def arguments(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """The scale s as the sinusoids of 1000 w, where w = s − 1, as the pipelines have it."""
+        found = super().arguments(inputs)
+        if self.guidance_input is not None:
+            w = found.pop(GUIDANCE) - 1
+            features = self.config["time_cond_proj_dim"]
+            found["timestep_cond"] = embeddings.get_timestep_embedding(1000 * w, features, downscale_freq_shift=1)
+        return found
 
 
 class StableDiffusion(TextUnet):
@@ -31,3 +56,80 @@ class StableDiffusion(TextUnet):
         negative = None if text is None else [text]
         found = pipeline.encode_prompt([""], pipeline.text_encoder.device, 1, True, negative)
         return {"encoder_hidden_states": found[1]}
+
+
+class StableDiffusionXL(TextUnet):
+    """A StableDiffusionXLPipeline. Pictures are said to be whole ones of the size that is made: no crops."""
+
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "unet": ("UNet2DConditionModel",),
+        "vae": ("AutoencoderKL",),
+        "text_encoder": ("CLIPTextModel",),
+        "text_encoder_2": ("CLIPTextModelWithProjection",),
+    }
+    pipeline = "StableDiffusionXLPipeline"
+    stock_guidance = 5.0
+
+    def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, torch.Tensor]:
+        """Both encoders' last hidden states but one, side by side; the second one's pooled embedding; the size."""
+        device = pipeline.text_encoder.device
+        hidden, _, pooled, _ = pipeline.encode_prompt(texts, device=device, do_classifier_free_guidance=False)
+        return self._inputs(hidden, pooled)
+
+    def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, torch.Tensor]:
+        """The same; without a negative prompt zeros, where the pipeline's index says so."""
+        found = pipeline.encode_prompt("", device=pipeline.text_encoder.device, negative_prompt=text)
+        return self._inputs(found[1], found[3])
+
+    def _inputs(self, hidden: torch.Tensor, pooled: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        size = [length * self.autoencoder.factor for length in self.sample_shape[1:]]
+        # Original height and width, the crop's top and left, the target's height and width.
+        time_ids = hidden.new_tensor([*size, 0, 0, *size]).expand(len(hidden), -1)
+        return {"encoder_hidden_states": hidden, "text_embeds": pooled, "time_ids": time_ids}
+
+    def arguments(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Two of them in a dictionary of their own."""
+        found = super().arguments(inputs)
+        return found | {"added_cond_kwargs": {key: found.pop(key) for key in ("text_embeds", "time_ids")}}
+
+
+class StableDiffusion3(FlowFamily, Text):
+    """A StableDiffusion3Pipeline. diffusers does not load a folder without its T5, if it is not told to."""
+
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "transformer": ("SD3Transformer2DModel",),
+        "vae": ("AutoencoderKL",),
+        "text_encoder": ("CLIPTextModelWithProjection",),
+        "text_encoder_2": ("CLIPTextModelWithProjection",),
+        "text_encoder_3": ("T5EncoderModel",),
+    }
+    distilled = "transformer"
+    pipeline = "StableDiffusion3Pipeline"
+    pipeline_spacing = "linspace"
+    stock_guidance = 7.0
+
+    def read_scheduler(self, length: int | None = None) -> None:
+        """For as many tokens as there are patches."""
+        _, height, width = self.sample_shape
+        patch, most = self.config["patch_size"], self.config["pos_embed_max_size"]
+        if max(height, width) > most * patch:
+            raise DistillkitError(
+                f"model.size: the network knows positions for {most * patch * self.autoencoder.factor} pixels at most"
+            )
+        super().read_scheduler((height // patch) * (width // patch))
+
+    @property
+    def multiple(self) -> int:
+        """Whole patches."""
+        return int(self.autoencoder.factor * self.config["patch_size"])
+
+    def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, torch.Tensor]:
+        """The CLIPs' hidden states, and behind them T5's; the CLIPs' pooled embeddings."""
+        device = pipeline.text_encoder.device
+        found = pipeline.encode_prompt(texts, None, None, device=device, do_classifier_free_guidance=False)
+        return {"encoder_hidden_states": found[0], "pooled_projections": found[2]}
+
+    def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, torch.Tensor]:
+        """The same of the empty prompt, if there is no other."""
+        found = pipeline.encode_prompt("", None, None, device=pipeline.text_encoder.device, negative_prompt=text)
+        return {"encoder_hidden_states": found[1], "pooled_projections": found[3]}

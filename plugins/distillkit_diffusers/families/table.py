@@ -1,14 +1,154 @@
-"""What the families on variance-preserving noise paths have in common: most of diffusers' schedulers are theirs."""
+"""Variance-preserving noise paths: most of diffusers' schedulers, and what the families that have one share."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+import diffusers
+import torch
+
+from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export, Sampler
-from distillkit.noise import TablePath
-from distillkit_diffusers import schedulers
-from distillkit_diffusers.card import Sampling
+from distillkit.noise import CosinePath, PredictionType, TablePath
+from distillkit.noise.table import Spacing
+from distillkit.sampling.consistency import TIMESTEP_SCALING
+from distillkit_diffusers.export import Sampling
 from distillkit_diffusers.families.family import Family
+
+KINDS = ("epsilon", "v_prediction", "sample")
+
+
+def read_path(config: dict[str, Any], cosine: tuple[float, float] | None = None) -> tuple[TablePath, PredictionType]:
+    """The noise path of a scheduler config, and what its network predicts.
+
+    Args:
+        config: as in scheduler_config.json.
+        cosine: λ_min and λ_max, if its betas are a cosine path's (see `with_cosine`).
+
+    Raises:
+        DistillkitError: it is not the config of a variance-preserving schedule, or an ε-network has to start from
+            zero signal, where x̂ = (z − σε̂)/α is not defined.
+    """
+    kind = config.get("prediction_type", "epsilon")
+    if kind not in KINDS:
+        raise DistillkitError(f"scheduler: prediction_type is '{kind}'; expected one of {', '.join(KINDS)}")
+    if cosine is not None:
+        return CosinePath(config["num_train_timesteps"], cosine), kind
+    if "_class_name" in config and "beta_schedule" not in config:
+        raise DistillkitError(
+            f"scheduler: {config['_class_name']} has no β schedule; expected a variance-preserving one, as that of "
+            "DDPMScheduler or DDIMScheduler; if the network has one, give it in [model.scheduler]"
+        )
+    if sampler_of(config) == "consistency" and config.get("timestep_scaling", TIMESTEP_SCALING) != TIMESTEP_SCALING:
+        raise DistillkitError(
+            f"scheduler: timestep_scaling is {config['timestep_scaling']:g}; expected {TIMESTEP_SCALING:g}, which the "
+            "boundary scalings of consistency sampling have here"
+        )
+    bars: torch.Tensor = _read_by_diffusers(config).alphas_cumprod
+    if kind == "epsilon" and bars[-1] <= 0:
+        raise DistillkitError(
+            "scheduler: rescale_betas_zero_snr makes the last time pure noise, where an ε-prediction says nothing "
+            "about x; use a v- or x-prediction network, or a schedule without it"
+        )
+    spacing = config.get("timestep_spacing") if config.get("_class_name") in EXPORTED else "trailing"
+    return TablePath(bars, cast(Spacing, spacing or "trailing")), kind
+
+
+def with_cosine(config: dict[str, Any], cosine: tuple[float, float]) -> dict[str, Any]:
+    """A scheduler config whose betas are those of a cosine path at whole times: all that diffusers' schedulers know.
+
+    Args:
+        config: as in scheduler_config.json; its own betas are dropped.
+        cosine: λ_min and λ_max.
+
+    Raises:
+        DistillkitError: `num_train_timesteps` is no number of times.
+    """
+    times = config.get("num_train_timesteps", 1000)
+    if not isinstance(times, int) or times < 1:
+        raise DistillkitError(f"model.scheduler.num_train_timesteps: expected a whole number from 1 on (got {times!r})")
+    rest = {key: value for key, value in config.items() if "beta" not in key}
+    return rest | _betas(CosinePath(times, cosine))
+
+
+EXPORTED = ("DDIMScheduler", "DPMSolverMultistepScheduler")
+LCM_ONLY = ("original_inference_steps", "timestep_scaling")
+"""What LCMScheduler's config has and no other's."""
+
+
+def sampler_of(config: dict[str, Any]) -> Sampler:
+    """How a pipeline with this scheduler samples."""
+    return "consistency" if config.get("_class_name") == "LCMScheduler" else "ddim"
+
+
+def _read_by_diffusers(config: dict[str, Any]) -> Any:
+    """A diffusers scheduler with the noise schedule of a config, whatever scheduler's it is."""
+    known = {key: value for key, value in config.items() if not key.startswith("_") and key not in LCM_ONLY}
+    try:
+        # Every discrete scheduler of diffusers names its betas alike.
+        return diffusers.DDIMScheduler.from_config(known | {"timestep_spacing": "trailing"})
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise DistillkitError(f"scheduler: diffusers does not take this noise schedule: {error}") from error
+
+
+def with_grid(path: TablePath, kind: PredictionType, spacing: str, start: int | str | None) -> TablePath:
+    """The path with other grids; "auto" starts an ε-network where σ/α is bearable, any other at the last time.
+
+    Leading grids are CompVis' (of all times), and begin below the noise anyway.
+    """
+    if start == "auto":
+        start = path.auto_start() if kind == "epsilon" and spacing != "leading" else None
+    return path.with_grid(cast(Spacing, spacing), cast(int | None, start))
+
+
+def make_scheduler(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: int, sampler: Sampler) -> Any:
+    """A diffusers scheduler whose grid of `steps` steps is the path's own, to the last.
+
+    For consistency sampling LCMScheduler, which then has the path's `consistency_times` at every number of steps. Else
+    DDIM where its rule, previous time = t − ⌊T/S⌋, finds the path's times; else DPM-Solver++ of order 1, which is the
+    same deterministic step with explicit times (diffusers #9261, #11347). Where the path's times are not
+    whole, the scheduler's are the nearest.
+    """
+    # Only leading grids look at the offset, but Stable Diffusion's pipeline wants it to be 1 in any case.
+    common = _table(path, config) | {"prediction_type": kind, "timestep_spacing": path.spacing, "steps_offset": 1}
+    if sampler == "consistency":
+        return diffusers.LCMScheduler(**common, original_inference_steps=path.start + 1)
+    exact = path.spacing == "trailing" and (path.start + 1) % steps == 0
+    exact |= path.spacing == "leading"
+    if exact:
+        return diffusers.DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True)
+    solver = {"algorithm_type": "dpmsolver++", "solver_order": 1, "final_sigmas_type": "zero"}
+    return diffusers.DPMSolverMultistepScheduler(**common, **solver)
+
+
+def describe(path: TablePath, steps: int, sampler: Sampler) -> Sampling:
+    """What a model card says of `make_scheduler`'s scheduler."""
+    if sampler == "consistency":
+        rule = "multistep consistency (LCMScheduler): every step jumps to clean data; all but the last add noise"
+        return Sampling(rule, "\n  exact at every number of steps")
+    grid = path.grid(steps)
+    if torch.equal(grid, grid.round()):
+        fit = f"exact at\n  {steps} steps (at other numbers diffusers may round times differently)"
+    else:
+        fit = f"but at\n  {steps} steps that has times between whole numbers, which diffusers rounds"
+    return Sampling("deterministic (DDIM)", fit)
+
+
+def _table(path: TablePath, config: dict[str, Any]) -> dict[str, Any]:
+    """The noise schedule in diffusers' terms: as it came, or, cut at the start time, as a list of betas."""
+    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+    if path.start + 1 == len(path.alphas_cumprod):
+        # In full: what a config leaves out means something else to another scheduler.
+        known = _read_by_diffusers(config).config
+        return {key: known[key] for key in keys if known[key] is not None}
+    return _betas(path)
+
+
+def _betas(path: TablePath) -> dict[str, Any]:
+    """The times from 0 to the start, as a list of betas."""
+    bars = path.alphas_cumprod[: path.start + 1]
+    betas = 1 - bars / torch.cat([torch.ones(1, dtype=torch.float64), bars[:-1]])
+    return {"num_train_timesteps": len(bars), "trained_betas": betas.tolist()}
 
 
 class TableFamily(Family):
@@ -21,22 +161,22 @@ class TableFamily(Family):
 
         cosine = self.options.cosine
         if cosine is not None:
-            self.scheduler = schedulers.with_cosine(self.scheduler, cosine)
-        self.path, self.prediction = schedulers.read(self.scheduler, cosine)
+            self.scheduler = with_cosine(self.scheduler, cosine)
+        self.path, self.prediction = read_path(self.scheduler, cosine)
 
     def set_grid(self, spacing: str, start: int | str | None) -> None:
         """Set spacing and start of the path's grids; "auto" looks at what the network predicts."""
 
-        self.path = schedulers.with_grid(self.path, self.prediction, spacing, start)
+        self.path = with_grid(self.path, self.prediction, spacing, start)
 
     @property
     def sampler(self) -> Sampler:
         """Consistency where the scheduler is LCM's."""
 
-        return schedulers.sampler(self.scheduler)
+        return sampler_of(self.scheduler)
 
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
         """The scheduler whose grid is the trained one."""
 
-        scheduler = schedulers.write(self.path, self.prediction, self.scheduler, export.steps, export.sampler)
-        return scheduler, schedulers.describe(self.path, export.steps, export.sampler)
+        scheduler = make_scheduler(self.path, self.prediction, self.scheduler, export.steps, export.sampler)
+        return scheduler, describe(self.path, export.steps, export.sampler)

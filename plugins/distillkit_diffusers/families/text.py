@@ -13,14 +13,12 @@ import torch
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export
 from distillkit.noise import Condition
-from distillkit_diffusers import card, networks, text_encoders
-from distillkit_diffusers.autoencoder import Autoencoder
-from distillkit_diffusers.card import Sampling
-from distillkit_diffusers.export import save_over
-from distillkit_diffusers.families import prompts
-from distillkit_diffusers.families.family import Family
-from distillkit_diffusers.families.labels import with_scales
+from distillkit_diffusers import frozen, networks
+from distillkit_diffusers.export import Sampling, model_card, save_over, text_conditional
+from distillkit_diffusers.families.family import Family, with_scales
 from distillkit_diffusers.folder import PipelineFolder
+from distillkit_diffusers.frozen import Autoencoder
+from distillkit_diffusers.options import PROMPT_OPTIONS, check_prompts, read_prompts
 
 SLICE = 8
 """Prompts that are encoded at once."""
@@ -40,12 +38,12 @@ class Text(Family):
     """The scale at which diffusers' pipeline samples where it is not told another."""
     for_encoding: ClassVar[Mapping[str, Any]] = {}
     """What else the pipeline is told where it does no more than encode."""
-    takes = prompts.OPTIONS
+    takes = PROMPT_OPTIONS
 
     def check(self) -> Iterator[Mistake]:
         """There must be prompts, and all that an export takes over."""
         yield from super().check()
-        yield from prompts.check(self.options, self.what)
+        yield from check_prompts(self.options, self.what)
         if self.folder is not None:
             yield from self.folder.check_components()
 
@@ -111,8 +109,8 @@ class Text(Family):
         assert self.folder is not None
         encoders = {name: classes[0] for name, classes in self.parts.items() if name.startswith("text_encoder")}
         others = {self.distilled: self.network, **self.for_encoding}
-        pipeline = text_encoders.load(self.folder, getattr(diffusers, self.pipeline), encoders, others)
-        self.prompts = prompts.read(self.options)
+        pipeline = frozen.load_text_encoders(self.folder, getattr(diffusers, self.pipeline), encoders, others)
+        self.prompts = read_prompts(self.options)
         self.classes = len(self.prompts)
         with torch.no_grad():
             # Row 0 is for the class −1.
@@ -171,11 +169,11 @@ class Text(Family):
 
         assert self.folder is not None
         scheduler, sampling = self.write_scheduler(export)
-        snippet = card.text_conditional(self.prompts[0], {"num_inference_steps": export.steps} | self.call(export))
+        snippet = text_conditional(self.prompts[0], {"num_inference_steps": export.steps} | self.call(export))
         told = self.guidance_input
         scales = None if told is None else (told.low, told.high)
         stock = getattr(diffusers, self.pipeline)
-        text = card.model_card(export, stock, snippet, sampling, scales, "text-to-image")
+        text = model_card(export, stock, snippet, sampling, scales, "text-to-image")
         save_over(self.folder, {self.distilled: network, "scheduler": scheduler}, folder, text)
 
     def call(self, export: Export) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the families of diffusers' `UNet2DModel` have in common."""
+"""Pixel-space U-Nets: what the families of diffusers' `UNet2DModel` share, and DDPM, DDIM and the like."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import diffusers
 import torch
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export, GuidanceInput
 from distillkit.noise import Condition
-from distillkit_diffusers import card, networks
-from distillkit_diffusers.card import Sampling
-from distillkit_diffusers.export import save
-from distillkit_diffusers.families.family import Family
-from distillkit_diffusers.families.labels import class_condition, with_scales
+from distillkit_diffusers import networks, pipelines
+from distillkit_diffusers.export import CLASS_CONDITIONAL, UNCONDITIONAL, Sampling, model_card, save
+from distillkit_diffusers.families.family import Family, class_condition, with_scales
+from distillkit_diffusers.families.table import TableFamily
 
 
 class Unet2D(Family):
@@ -94,19 +94,17 @@ class Unet2D(Family):
 
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a pipeline folder; for a class-conditional network with the classes that diffusers has not."""
-        from distillkit_diffusers.pipelines import class_conditional, guided_unet
-
         scheduler, sampling = self.write_scheduler(export)
         if self.classes is None:
             pipeline = self.unconditional(network, scheduler)
-            save(pipeline, folder, card.model_card(export, pipeline, card.UNCONDITIONAL, sampling))
+            save(pipeline, folder, model_card(export, pipeline, UNCONDITIONAL, sampling))
             return
         taken = networks.config(network).get("guidance_range")
-        shipped = {"": class_conditional} | ({"unet": guided_unet} if taken else {})
-        pipeline = class_conditional.ClassConditionalPipeline(
+        shipped = {"": pipelines.class_conditional} | ({"unet": pipelines.guided_unet} if taken else {})
+        pipeline = pipelines.class_conditional.ClassConditionalPipeline(
             network, scheduler, export.steps, export.guidance, self._null_class
         )
-        save(pipeline, folder, card.model_card(export, pipeline, card.CLASS_CONDITIONAL, sampling, taken), shipped)
+        save(pipeline, folder, model_card(export, pipeline, CLASS_CONDITIONAL, sampling, taken), shipped)
 
     @abstractmethod
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
@@ -115,3 +113,16 @@ class Unet2D(Family):
     @abstractmethod
     def unconditional(self, network: torch.nn.Module, scheduler: Any) -> Any:
         """One of diffusers' pipelines for an unconditional network."""
+
+
+class Pixel(TableFamily, Unet2D):
+    """A `UNet2DModel` of a pipeline, by itself, or a new one built from a config."""
+
+    takes = frozenset({"network", "cosine", "null_class", "guidance_input"})
+
+    def unconditional(self, network: torch.nn.Module, scheduler: Any) -> Any:
+        """DDIMPipeline or DDPMPipeline."""
+
+        # DDIMPipeline turns any scheduler into a DDIM one; DDPMPipeline takes them as they are.
+        stock = diffusers.DDIMPipeline if isinstance(scheduler, diffusers.DDIMScheduler) else diffusers.DDPMPipeline
+        return stock(network, scheduler)

@@ -1,1 +1,17 @@
-"""What an exported folder brings along where diffusers has no class for it. The files need only torch and diffusers."""
+"""Classes that diffusers lacks, each in a file that needs only torch and diffusers: exported folders bring it along.
+
+The modules define subclasses of torch's and diffusers' classes, and are therefore imported at first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+MODULES = ("class_conditional", "class_embedder", "class_latent", "guided_unet")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{name}")

@@ -1,23 +1,19 @@
-"""FlowMatchEulerDiscreteScheduler's config: read as a noise path, and written for the grid that was trained.
-
-Imports torch.
-"""
+"""Flow matching: FlowMatchEulerDiscreteScheduler, and what the families that have it share."""
 
 from __future__ import annotations
 
 from math import exp, sqrt
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import diffusers
 
 from distillkit.errors import DistillkitError
+from distillkit.interfaces import Export, Sampler
 from distillkit.noise import FlowPath
 from distillkit.noise.flow import FlowSpacing
-from distillkit_diffusers import schedulers
-from distillkit_diffusers.card import Sampling
+from distillkit_diffusers.export import TRAINED, Sampling, known_to
+from distillkit_diffusers.families.family import Family, from_the_noise
 
-TRAINED = "_distillkit"
-"""A key of exported configs, which diffusers keeps and does not read: what the path was before it was written."""
 NOT_READ = (
     "use_karras_sigmas",
     "use_exponential_sigmas",
@@ -27,7 +23,7 @@ NOT_READ = (
 )
 
 
-def read(config: dict[str, Any], spacing: FlowSpacing, length: int | None = None) -> FlowPath:
+def read_path(config: dict[str, Any], spacing: FlowSpacing, length: int | None = None) -> FlowPath:
     """The noise path of a scheduler config.
 
     Args:
@@ -74,20 +70,20 @@ def dynamic_shift(config: dict[str, Any], length: int | None) -> float:
     return exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
 
 
-def write(path: FlowPath, config: dict[str, Any], steps: int, pipeline: FlowSpacing) -> Any:
+def make_scheduler(path: FlowPath, config: dict[str, Any], steps: int, pipeline: FlowSpacing) -> Any:
     """A FlowMatchEulerDiscreteScheduler whose grid of `steps` steps is the path's own.
 
     Args:
         path: what was trained.
         config: as it was read.
         steps: the number of steps.
-        pipeline: the grids that the pipeline asks for; see `read`.
+        pipeline: the grids that the pipeline asks for; see `read_path`.
 
     Raises:
         DistillkitError: the path has trailing grids and a shift too large for what diffusers' config can say.
     """
 
-    known = schedulers.known_to(diffusers.FlowMatchEulerDiscreteScheduler, config)
+    known = known_to(diffusers.FlowMatchEulerDiscreteScheduler, config)
     if path.spacing == pipeline:
         return diffusers.FlowMatchEulerDiscreteScheduler(**known)
     if path.spacing == "linspace":
@@ -124,8 +120,39 @@ def _as_linspace(path: FlowPath, steps: int) -> dict[str, Any]:
 
 
 def describe(path: FlowPath, steps: int, pipeline: FlowSpacing) -> Sampling:
-    """What a model card says of `write`'s scheduler."""
+    """What a model card says of `make_scheduler`'s scheduler."""
     if path.spacing == pipeline:
         return Sampling("deterministic (Euler)", "\n  exact at every number of steps")
     fit = f"exact at\n  {steps} steps (at other numbers diffusers spaces the noise levels differently)"
     return Sampling("deterministic (Euler)", fit)
+
+
+class FlowFamily(Family):
+    """A family with a FlowMatchEulerDiscreteScheduler; a subclass's `load` calls `read_scheduler`."""
+
+    pipeline_spacing: ClassVar[Literal["trailing", "linspace"]]
+    """The grids of its pipeline: "linspace" if it leaves them to the scheduler, "trailing" if it hands it 1 − i/S."""
+    samplers: ClassVar[tuple[Sampler, ...]] = ("ddim",)
+
+    path: FlowPath
+
+    def read_scheduler(self, length: int | None = None) -> None:
+        """The path of the scheduler, for images of `length` tokens, if its shift depends on that."""
+
+        self.path = read_path(self.scheduler, self.pipeline_spacing, length)
+        self.prediction = "flow"
+
+    def set_grid(self, spacing: str, start: int | str | None) -> None:
+        """Trailing or linspace, from pure noise."""
+        wanted = from_the_noise(spacing, start)
+        if wanted != "trailing" == self.pipeline_spacing:
+            raise DistillkitError(
+                f'grid.spacing: is "{wanted}", and {self.what} tells its scheduler "trailing" grids; set it to that'
+            )
+        self.path = self.path.with_spacing(wanted)
+
+    def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
+        """The scheduler whose grid is the trained one."""
+
+        scheduler = make_scheduler(self.path, self.scheduler, export.steps, self.pipeline_spacing)
+        return scheduler, describe(self.path, export.steps, self.pipeline_spacing)
