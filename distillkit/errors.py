@@ -6,6 +6,8 @@ import re
 import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
+from types import FrameType
+from typing import NoReturn
 
 HIDDEN = "***"
 """What is shown for credentials."""
@@ -76,6 +78,15 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, where it interrupts at once as Ctrl-C does."""
 
     number = signal.SIGTERM
+
+
+def terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """A handler of SIGTERM that raises as Ctrl-C does, so that open files and records are closed.
+
+    Raises:
+        Terminated: always.
+    """
+    raise Terminated
 
 
 class GridError(DistillkitError):

@@ -18,6 +18,7 @@ from typing import Any
 HEAVY = (
     "PIL",
     "diffusers",
+    "huggingface_hub",
     "mlflow",
     "numpy",
     "peft",

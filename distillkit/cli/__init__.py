@@ -11,7 +11,7 @@ from distillkit.lazy import lazy_imports
 with lazy_imports():
     from distillkit import distributed
     from distillkit.cli.group import cli
-    from distillkit.training.terminal import terminate
+    from distillkit.errors import terminate
 
 
 def main() -> None:

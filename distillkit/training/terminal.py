@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from distillkit import distributed
-from distillkit.errors import Terminated
+from distillkit.errors import terminate
 
 SECONDS_BETWEEN_LINES = 10.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -100,11 +99,6 @@ class StopRequest:
 
     asked: bool = False
     number: int = signal.SIGINT
-
-
-def terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """A handler of SIGTERM that raises as Ctrl-C does, so that open files and records are closed."""
-    raise Terminated
 
 
 @contextmanager

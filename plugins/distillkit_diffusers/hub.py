@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+import huggingface_hub.constants
+import huggingface_hub.errors
 
 from distillkit.errors import DistillkitError
 
@@ -27,7 +27,7 @@ def is_unknown(path: Path) -> bool:
     if not is_hub_id(path):
         return False
 
-    return not constants.HF_HUB_OFFLINE and _cached(str(path)) is None
+    return not huggingface_hub.constants.HF_HUB_OFFLINE and _cached(str(path)) is None
 
 
 def local_folder(path: Path) -> Path:
@@ -43,13 +43,17 @@ def local_folder(path: Path) -> Path:
     if (found := _cached(name)) is not None:
         return found
     try:
-        return Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=NOT_WANTED))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=WANTED, ignore_patterns=NOT_WANTED))
     # What it raises without a network is its HTTP library's, and that changes.
     except Exception as error:
-        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else str(error).strip().partition("\n")[0]
+        reason = (
+            "HF_HUB_OFFLINE is set"
+            if huggingface_hub.constants.HF_HUB_OFFLINE
+            else str(error).strip().partition("\n")[0]
+        )
         raise DistillkitError(
-            f"there is no folder {name} here, no copy of the hub's {name} in {constants.HF_HUB_CACHE}, and it could "
-            f"not be fetched ({reason}); give a local folder that diffusers saved, or run `hf download {name}` where "
+            f"there is no folder {name} here, no copy of the hub's {name} in "
+            f"{huggingface_hub.constants.HF_HUB_CACHE}, and it could not be fetched ({reason}); give a local folder that diffusers saved, or run `hf download {name}` where "
             "there is a network"
         ) from None
 
@@ -58,6 +62,10 @@ def _cached(name: str) -> Path | None:
     """The copy in the hub's cache."""
 
     try:
-        return Path(snapshot_download(name, local_files_only=True, allow_patterns=WANTED, ignore_patterns=NOT_WANTED))
-    except LocalEntryNotFoundError:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, local_files_only=True, allow_patterns=WANTED, ignore_patterns=NOT_WANTED
+            )
+        )
+    except huggingface_hub.errors.LocalEntryNotFoundError:
         return None
