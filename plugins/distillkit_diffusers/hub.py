@@ -53,8 +53,8 @@ def local_folder(path: Path) -> Path:
         )
         raise DistillkitError(
             f"there is no folder {name} here, no copy of the hub's {name} in "
-            f"{huggingface_hub.constants.HF_HUB_CACHE}, and it could not be fetched ({reason}); give a local folder that diffusers saved, or run `hf download {name}` where "
-            "there is a network"
+            f"{huggingface_hub.constants.HF_HUB_CACHE}, and it could not be fetched ({reason}); give a local "
+            f"folder that diffusers saved, or run `hf download {name}` where there is a network"
         ) from None
 
 
