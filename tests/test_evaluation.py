@@ -189,7 +189,7 @@ def test_scoring_leaves_everything_as_it_was() -> None:
 
 def test_progress_is_told_in_pictures() -> None:
     tiny, told = model(), list[int]()
-    Evaluator(settings(), tiny, CPU, nullcontext, told.append).score(tiny.predictor(), steps=1, samples=12)
+    Evaluator(settings(), tiny, CPU, nullcontext).score(tiny.predictor(), steps=1, samples=12, on_batch=told.append)
     assert told == [5, 5, 2]
 
 

@@ -77,9 +77,9 @@ def command(
     rows = []
     reporter = Reporter(Console(stderr=True))
     with reporter.task("samples", len(steps) * wanted.samples):
-        evaluator = Evaluator(scoring, model, scoring.engine.device, scoring.engine.autocast, reporter.advance)
+        evaluator = Evaluator(scoring, model, scoring.engine.device, scoring.engine.autocast)
         for number in steps:
-            scores = evaluator.score(predictor, number, wanted.samples)
+            scores = evaluator.score(predictor, number, wanted.samples, on_batch=reporter.advance)
             rows += evaluator.rows("student", number, wanted.samples, scores)
     rows = [row | {"model": str(pipeline)} for row in rows]
     if as_json:

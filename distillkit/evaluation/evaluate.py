@@ -24,7 +24,6 @@ class Evaluator:
         model: loaded, with its grid set.
         device: where predictors and the feature network are.
         autocast: the precision in which predictors are evaluated (features are float32).
-        on_batch: told how many pictures were done, after each batch.
     """
 
     def __init__(
@@ -33,13 +32,11 @@ class Evaluator:
         model: Model,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]],
-        on_batch: Callable[[int], None] | None = None,
     ) -> None:
         self._settings = settings
         self._model = model
         self._device = device
         self._autocast = autocast
-        self._on_batch = on_batch
         self.pictures = Pictures(settings.evaluation, model, device, autocast)
         self.metrics: dict[str, Metric] = {}
         self.reference: FeatureStatistics | None = None
@@ -59,12 +56,24 @@ class Evaluator:
         data.check_shape(self._model)
         return self._statistics(_real_pictures(data, self._settings.evaluation.batch), len(data))
 
-    def score(self, predictor: Predictor, steps: int, samples: int, which: Which = "student") -> dict[str, float]:
+    def score(
+        self,
+        predictor: Predictor,
+        steps: int,
+        samples: int,
+        which: Which = "student",
+        on_batch: Callable[[int], None] | None = None,
+    ) -> dict[str, float]:
         """Score the first `samples` pictures in `steps` steps: metric label -> value. Empty without metrics.
 
-        `which` is the model that the predictor is: the teacher is sampled by DDIM, a student as the config says.
-
         No gradient; the global random state, the predictor's mode and its count of evaluations stay as they were.
+
+        Args:
+            predictor: whose samples are scored.
+            steps: sampling steps.
+            samples: number of pictures.
+            which: the model that the predictor is: the teacher is sampled by DDIM, a student as the config says.
+            on_batch: called after each batch with its number of pictures.
 
         Raises:
             GridError: the path has no grid of so many steps.
@@ -72,7 +81,7 @@ class Evaluator:
         if not self.metrics:
             return {}
         batches = self.pictures.batches(predictor, steps, samples, which)
-        statistics = self._statistics(batches, samples, self._on_batch)
+        statistics = self._statistics(batches, samples, on_batch)
         scores = {label: metric.compute(statistics, self.reference) for label, metric in self.metrics.items()}
         # What is decided on them must be decided alike, to the last digit.
         return distributed.broadcast(scores)

@@ -38,11 +38,7 @@ class RunScores:
         self._settings = settings = parts.settings
         self._place = place
         self._reporter = reporter
-        self._evaluator = Evaluator(
-            settings, settings.model, settings.engine.device, settings.engine.autocast, self._advance
-        )
-        self._counting = False
-        self._stop = StopRequest()
+        self._evaluator = Evaluator(settings, settings.model, settings.engine.device, settings.engine.autocast)
         self._teacher: dict[int, torch.Tensor] = {}
         self.rows: list[dict[str, Any]] = []
 
@@ -84,24 +80,22 @@ class RunScores:
         """Score the student in the middle of the run: "fd-fashion/steps-4" -> value. None if the user stops it."""
         settings = self._settings
         found: dict[str, float] = {}
-        self._stop = stop
+
+        def check(pictures: int) -> None:
+            if distributed.any_rank(stop.asked):
+                raise RunInterrupted
+
         try:
             with settings.engine.averaged():
                 for steps in settings.evaluation.steps:
-                    scores = self._evaluator.score(self._parts.student, steps, settings.evaluation.every_samples)
+                    samples = settings.evaluation.every_samples
+                    scores = self._evaluator.score(self._parts.student, steps, samples, on_batch=check)
                     found |= {score_name(label, steps): value for label, value in scores.items()}
                     settings.tracker.log_image(f"during/steps-{steps}", self._sheet(steps), update)
         except RunInterrupted:  # after the batch in which the user asked to stop
             return None
         settings.tracker.log_metrics({f"during/{key}": value for key, value in found.items()}, update)
         return found
-
-    def _advance(self, pictures: int) -> None:
-        if distributed.any_rank(self._stop.asked):
-            raise RunInterrupted
-        # In the middle of the run the bar counts updates.
-        if self._counting:
-            self._reporter.advance(pictures)
 
     def _score(self, which: Which, steps: tuple[int, ...] | list[int], known: list[dict[str, Any]]) -> None:
         samples = self._settings.evaluation.samples
@@ -111,11 +105,10 @@ class RunScores:
         with self._reporter.task(f"{which} samples", samples * len(steps)):
             for number in steps:
                 self._reporter.detail = f"{number} steps"
-                self._counting = True
                 if not (rows := [row for row in known if row["steps"] == number]):
-                    scores = self._evaluator.score(self._parts.student, number, samples, which)
+                    advance = self._reporter.advance
+                    scores = self._evaluator.score(self._parts.student, number, samples, which, advance)
                     rows = self._evaluator.rows(which, number, samples, scores)
-                self._counting = False
                 self.rows += rows
                 # At once: what is scored need not be scored again if the run is stopped here.
                 self._place.write_scores(self.rows)
