@@ -58,7 +58,7 @@ def store_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run that nothing happened to, of those that `faults` makes."""
-    from faults import place
+    from helpers.faults import place
 
     made = place(tmp_path_factory.mktemp("whole"))
     assert made.go() == 0, made.errors

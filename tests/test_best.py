@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from digits import MODEL, PLAIN, SCORED, Run, distil, read_checkpoint, settings
+from helpers.digits import MODEL, PLAIN, SCORED, Run, distil, read_checkpoint, settings
 from safetensors import safe_open
 
 from distillkit.errors import ConfigError

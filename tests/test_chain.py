@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from diffusers import UNet2DModel
-from digits import MODEL, PLAIN, SCORED, TEACHER, Run
+from helpers.digits import MODEL, PLAIN, SCORED, TEACHER, Run
 from safetensors.torch import load_file
 
 from distillkit.cli.group import cli

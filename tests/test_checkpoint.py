@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from digits import Run, distil, read_checkpoint, settings
 from distillkit_mlflow.none import NoTracker
+from helpers.digits import Run, distil, read_checkpoint, settings
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import RunInfo

@@ -8,8 +8,8 @@ from math import sqrt
 from typing import Any
 
 import pytest
-from digits import TEACHER
 from distillkit_schedules.halving import Halving
+from helpers.digits import TEACHER
 
 from distillkit import distributed
 from distillkit.config import Settings, make_plan

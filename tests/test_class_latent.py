@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from compvis.configs import config
-from compvis.model import LatentDiffusion, write
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
-from digits import Run, distil, read_checkpoint
 from distillkit_diffusers.model import DiffusersModel
 from distillkit_diffusers.pipelines.class_embedder import ClassEmbedder
 from distillkit_diffusers.pipelines.class_latent import ClassLatentPipeline
+from helpers.compvis.configs import config
+from helpers.compvis.model import LatentDiffusion, write
+from helpers.digits import Run, distil, read_checkpoint
+from helpers.pipelines import alone
 from safetensors.torch import load_file, save_file
-from test_export import alone
 from torch import Tensor
 
 from distillkit.cli.group import cli

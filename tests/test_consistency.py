@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import LCMScheduler, UNet2DModel
-from digits import MODEL, PLAIN, SCORED, Run, distil, read_checkpoint, settings
 from distillkit_consistency.target import Consistency
 from distillkit_losses.squared import XMse
+from helpers.digits import MODEL, PLAIN, SCORED, Run, distil, read_checkpoint, settings
 from test_targets import ALPHA, PATH, SIGMA, frozen, jump, predictor, self_teacher, weights, x0_at
 
 from distillkit.config import make_plan

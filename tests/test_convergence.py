@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL, ConfigFile
-from digits import MODEL, PLAIN, SCORED, Run, distil
 from distillkit_schedules.convergence import Convergence
 from distillkit_schedules.halving import Halving
+from helpers.digits import MODEL, PLAIN, SCORED, Run, distil
 from pydantic import ValidationError
 
 from distillkit.config import make_plan, read_config, series

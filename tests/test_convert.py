@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from compvis.configs import config
-from compvis.model import LatentDiffusion, write
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel, UNet2DModel, VQModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from distillkit_compvis.config import Config
 from distillkit_compvis.converter import convert_networks
 from distillkit_compvis.weights import Weights
 from distillkit_diffusers.pipelines.class_embedder import ClassEmbedder
+from helpers.compvis.configs import config
+from helpers.compvis.model import LatentDiffusion, write
 from safetensors.torch import load_file
 from torch import Tensor
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from compvis.configs import config
-from compvis.model import LatentDiffusion, write
+from helpers.compvis.configs import config
+from helpers.compvis.model import LatentDiffusion, write
 
 from distillkit.cli.group import cli
 

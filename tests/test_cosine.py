@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import ConfigFile
 from diffusers import DiffusionPipeline
-from digits import MODEL, PLAIN, distil, settings
 from distillkit_diffusers.families import table
 from distillkit_diffusers.model import DiffusersModel
+from helpers.digits import MODEL, PLAIN, distil, settings
 
 from distillkit.config import read_config
 from distillkit.errors import ConfigError, DistillkitError, GridError

@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from digits import TEACHER
+from helpers.digits import TEACHER
 
 
 def test_what_is_not_finite_was_never_made() -> None:
     """In every stage and precision: weights, average, moments and counts are as before, and the update says so."""
-    script = Path(__file__).with_name("deepspeed_alone.py")
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    command, folder = [sys.executable, "-m", "helpers.deepspeed_alone"], Path(__file__).parent
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == {f"{stage} {kind}": [[1, 0, 0, 1], []] for stage in range(4) for kind in ("fp32", "bf16")}

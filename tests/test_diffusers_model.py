@@ -11,10 +11,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, PNDMScheduler, UNet2DModel
-from digits import MODEL, PLAIN, TEACHER, distil, settings
 from distillkit_diffusers.families.unet import Pixel
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.model import DiffusersModel
+from helpers.digits import MODEL, PLAIN, TEACHER, distil, settings
 
 from distillkit.cli.group import cli
 from distillkit.errors import ConfigError, DistillkitError

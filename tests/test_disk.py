@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults import Fault, Place, content, place
+from helpers.faults import Fault, Place, content, place
 
 ADVICE = (
     "nothing that was there before is lost: make room, or see to the folder's permissions, and go on with --resume\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from digits import TEACHER, Run
+from helpers.digits import TEACHER, Run
 from safetensors.torch import load_file
 from test_diffusers_model import ddpm_pipeline
 

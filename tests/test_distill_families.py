@@ -19,13 +19,13 @@ from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.hub import NOT_WANTED, WANTED
 from distillkit_diffusers.lora import add
 from distillkit_diffusers.model import DiffusersModel
+from helpers.text_pipelines import PROMPTS, flux, sd3, sdxl, stable_diffusion, unet
 from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_diffusers_model import ddpm_pipeline
 from test_dit import autoencoder, network, scheduler
 from test_latent import pipeline as ldm
-from text_pipelines import PROMPTS, flux, sd3, sdxl, stable_diffusion, unet
 
 from distillkit.cli.group import cli
 from distillkit.errors import DistillkitError

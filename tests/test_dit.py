@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
-from digits import Run, distil, read_checkpoint
 from distillkit_diffusers.model import DiffusersModel
+from helpers.digits import Run, distil, read_checkpoint
+from helpers.pipelines import alone
 from safetensors.torch import load_file
-from test_export import alone
 from torch import Tensor
 
 from distillkit.errors import DistillkitError

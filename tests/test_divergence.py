@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from digits import MODEL, PLAIN, SCORED, Run, distil
+from helpers.digits import MODEL, PLAIN, SCORED, Run, distil
 from safetensors import safe_open
 
 from distillkit.config import RunTable

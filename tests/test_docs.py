@@ -12,8 +12,8 @@ import click
 import pytest
 import tomli_w
 from click.testing import CliRunner
-from snippets import ROOT, blocks, parse, shell_commands
-from text_pipelines import stable_diffusion
+from helpers.snippets import ROOT, blocks, parse, shell_commands
+from helpers.text_pipelines import stable_diffusion
 
 from distillkit import hookspecs
 from distillkit.cli.group import COMMANDS, cli

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from environments import Environment, call, make_environment
+from helpers.environments import Environment, call, make_environment
 
 from distillkit import hookspecs
 from distillkit.registry import KINDS

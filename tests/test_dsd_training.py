@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, ConfigFile
-from digits import MODEL, PLAIN, SCORED, distil
 from distillkit_dsd.merged_steps import MergedSteps
 from distillkit_dsd.noisier_step import NoisierStep
 from distillkit_dsd.self_teacher import SelfTeacher
 from distillkit_losses.squared import VMse, XMse
-from snippets import ROOT
+from helpers.digits import MODEL, PLAIN, SCORED, distil
+from helpers.snippets import ROOT
 from torch import Tensor, nn
 
 from distillkit.config import read_config

@@ -13,8 +13,8 @@ from diffusers import (
     EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
 )
-from digits import PLAIN, settings
-from pipelines import assert_trained_alone, distil, load, own, stock, stock_alone, unet
+from helpers.digits import PLAIN, settings
+from helpers.pipelines import assert_trained_alone, distil, load, own, stock, stock_alone, unet
 
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.sampling import noise_for

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler, UNet2DModel
-from digits import MODEL, PLAIN, SCORED, TEACHER, distil, read_checkpoint
 from distillkit_diffusers.model import DiffusersModel
 from distillkit_diffusers.pipelines.class_conditional import ClassConditionalPipeline
-from pipelines import alone
+from helpers.digits import MODEL, PLAIN, SCORED, TEACHER, distil, read_checkpoint
+from helpers.pipelines import alone
 from safetensors.torch import load_file, save_file
 
 from distillkit.errors import DistillkitError

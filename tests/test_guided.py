@@ -11,13 +11,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 from diffusers import UNet2DModel
-from digits import MODEL, PLAIN, SCORED, TEACHER, Run, distil, settings
 from distillkit_diffusers.model import DiffusersModel
 from distillkit_diffusers.pipelines.guided_unet import GuidedUNet2DModel
 from distillkit_dsd.merged_steps import MergedSteps
 from distillkit_guided.guided_teacher import GuidedTeacher
+from helpers.digits import MODEL, PLAIN, SCORED, TEACHER, Run, distil, settings
+from helpers.pipelines import alone
 from safetensors.torch import load_file, save_file
-from test_export import alone
 from torch import Tensor
 
 from distillkit.cli.group import cli

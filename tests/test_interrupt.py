@@ -12,8 +12,8 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from digits import MODEL, PLAIN, SCORED
 from distillkit_mlflow.store import open_store
+from helpers.digits import MODEL, PLAIN, SCORED
 
 UPDATES = 150
 

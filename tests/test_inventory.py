@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler, DiTPipeline, LDMPipeline, VQModel
-from digits import settings
 from distillkit_diffusers.model import DiffusersModel
+from helpers.digits import settings
 from test_diffusers_model import ddpm_pipeline, half_precision, network, oblong, pndm_class_conditional, sharded, tables
 from test_dit import autoencoder, scheduler
 from test_dit import network as dit

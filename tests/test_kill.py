@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from digits import MODEL, PLAIN, SCORED
-from faults import KILL, Fault, Place, content, place
+from helpers.digits import MODEL, PLAIN, SCORED
+from helpers.faults import KILL, Fault, Place, content, place
 
 
 def kill_and_go_on(whole: Place, top: Path, number: int) -> None:

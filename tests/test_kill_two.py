@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from faults import KILL, Fault, Place, content, place
+from helpers.faults import KILL, Fault, Place, content, place
 
 ENGINES = {
     "ddp": (),

@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, LDMPipeline, VQModel
-from pipelines import LDM, assert_same_weights, assert_trained_alone, distil, load, own, stock, stock_alone, unet
+from helpers.pipelines import (
+    LDM,
+    assert_same_weights,
+    assert_trained_alone,
+    distil,
+    load,
+    own,
+    stock,
+    stock_alone,
+    unet,
+)
 
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.sampling import noise_for

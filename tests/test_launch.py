@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import SMALL
-from digits import Run
+from helpers.digits import Run
 
 from distillkit.cli.hostfile import find_self, read_hosts
 from distillkit.errors import DistillkitError

@@ -9,13 +9,13 @@ import pytest
 import torch
 from conftest import SMALL
 from diffusers import UNet2DModel
-from digits import MODEL, PLAIN, SCORED, TEACHER, Run, read_checkpoint, settings
 from distillkit_cache.origin import teacher_of
-from pipelines import alone, assert_same_weights, own
-from pipelines import distil as distil_folder
-from pipelines import load as load_folder
+from helpers.digits import MODEL, PLAIN, SCORED, TEACHER, Run, read_checkpoint, settings
+from helpers.pipelines import alone, assert_same_weights, own
+from helpers.pipelines import distil as distil_folder
+from helpers.pipelines import load as load_folder
+from helpers.snippets import ROOT, blocks
 from safetensors.torch import load_file, save_file
-from snippets import ROOT, blocks
 from test_evaluation import TinyModel
 from test_latent import NOISE
 from test_latent import pipeline as latent_pipeline

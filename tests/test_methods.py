@@ -14,8 +14,8 @@ import pytest
 import torch
 from conftest import SMALL
 from diffusers import UNet2DModel
-from digits import MODEL, PLAIN, SCORED, TEACHER, Run, distil, settings
 from distillkit_diffusers.model import DiffusersModel
+from helpers.digits import MODEL, PLAIN, SCORED, TEACHER, Run, distil, settings
 
 from distillkit.config import make_plan
 from distillkit.noise import Predictor

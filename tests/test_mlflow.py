@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from digits import MODEL, PLAIN, distil
 from distillkit_mlflow.params import flatten
 from distillkit_mlflow.store import open_store
 from distillkit_mlflow.tracker import MlflowTracker
 from distillkit_mlflow.uri import sqlite_file
+from helpers.digits import MODEL, PLAIN, distil
 from PIL import Image
 
 from distillkit.errors import DistillkitError

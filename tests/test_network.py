@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from digits import MODEL, PLAIN, SCORED
 from distillkit_mlflow.uri import sqlite_file
+from helpers.digits import MODEL, PLAIN, SCORED
 
 BLOCK = """
 import os

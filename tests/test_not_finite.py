@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from digits import distil, read_checkpoint
-from test_engine import UPDATES, Toy, batch, make_update, prepared
+from helpers.digits import distil, read_checkpoint
+from helpers.toys import UPDATES, Toy, batch, make_update, prepared
 from test_training import started
 from torch import Tensor
 

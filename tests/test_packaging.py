@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from environments import call, make_environment
+from helpers.environments import call, make_environment
 
 from distillkit import __version__
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import test_class_latent
 from diffusers import DiffusionPipeline
-from pipelines import LDM
-from snippets import ROOT
+from helpers.pipelines import LDM
+from helpers.snippets import ROOT
 from test_latent import pipeline
 
 from distillkit.config import make_plan, read_config

@@ -10,8 +10,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from diffusers import StableDiffusionPipeline
-from pipelines import distil, load, own, stock
-from text_pipelines import PROMPTS, flux, sd3, stable_diffusion
+from helpers.pipelines import distil, load, own, stock
+from helpers.text_pipelines import PROMPTS, flux, sd3, stable_diffusion
 
 from distillkit.cli.group import cli
 from distillkit.config import Chain, read_chain

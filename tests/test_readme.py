@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from conftest import SMALL, ConfigFile
-from environments import call, make_environment
+from helpers.environments import call, make_environment
+from helpers.snippets import ROOT, blocks, parse, shell_commands
 from PIL import Image
-from snippets import ROOT, blocks, parse, shell_commands
 
 from distillkit.cli.group import COMMANDS, cli
 from distillkit.config import Chain, make_plan, read_chain, read_config

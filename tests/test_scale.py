@@ -1,4 +1,4 @@
-"""Two processes do what one does, whatever the engine. tests/scale_cases.py is what they are given to do."""
+"""Two processes do what one does, whatever the engine. helpers/scale_cases.py is what they are given to do."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from digits import Run
+from helpers.digits import Run
+from helpers.scale_cases import METHODS, RUNS, STATES
 from PIL import Image
 from safetensors.torch import load_file
-from scale_cases import METHODS, RUNS, STATES
 
 # What the first test waits for is all that is done.
 pytestmark = pytest.mark.timeout(900)
@@ -43,7 +43,8 @@ def carry_out(folder: Path, *command: str) -> Done:
     zero = {"zero_optimization": {"stage3_param_persistence_threshold": 100}}
     (folder / "zero.json").write_text(json.dumps(zero), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, *command, str(HERE / "scale_cases.py"), str(folder)],
+        [sys.executable, *command, "-m", "helpers.scale_cases", str(folder)],
+        cwd=HERE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

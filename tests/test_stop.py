@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from faults import Fault, Place, content, place
+from helpers.faults import Fault, Place, content, place
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
 CODES = {TERM: 143, INT: 130}

@@ -13,10 +13,10 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from digits import Run
-from pipelines import assert_trained_alone, distil, load, own, stock, stock_alone_all
+from helpers.digits import Run
+from helpers.pipelines import assert_trained_alone, distil, load, own, stock, stock_alone_all
+from helpers.text_pipelines import PROMPTS, flux, sd3, sdxl, stable_diffusion
 from safetensors.torch import load_file
-from text_pipelines import PROMPTS, flux, sd3, sdxl, stable_diffusion
 
 from distillkit.config import Settings
 from distillkit.sampling import noise_for

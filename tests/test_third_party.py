@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SMALL
-from environments import Environment, make_environment
+from helpers.environments import Environment, make_environment
 
 PROJECTS = Path(__file__).with_name("third_party")
 CONFIG = 'preset = "dsdi"\n[run]\nupdates = 10\n[schedule]\ntype = "geometric"\nstart = 8\nfactor = 2.5\n'

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner, Result
-from digits import MODEL, PLAIN, SCORED, Run, distil, settings
 from distillkit_mlflow import tracker as tracking
 from distillkit_mlflow.lock import lock
 from distillkit_mlflow.record import Record, read
 from distillkit_mlflow.store import open_store
 from distillkit_mlflow.tracker import MlflowTracker
 from distillkit_mlflow.uri import describe, redact_uri, sqlite_file
-from failing_servers import serve
+from helpers.digits import MODEL, PLAIN, SCORED, Run, distil, settings
+from helpers.failing_servers import serve
 
 from distillkit.cli.group import cli
 from distillkit.config import read_config

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from digits import MODEL, PLAIN, SCORED, Run
-from failing_servers import serve
+from helpers.digits import MODEL, PLAIN, SCORED, Run
+from helpers.failing_servers import serve
 from mlflow import MlflowClient
 
 from distillkit.cli.group import cli

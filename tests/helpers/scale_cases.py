@@ -1,6 +1,6 @@
 """Everything that tests/test_scale.py looks at, done by as many processes as there are: alone, or under torchrun.
 
-`python tests/scale_cases.py FOLDER` leaves in FOLDER what the first process found, and of each process its own numbers.
+`python -m helpers.scale_cases FOLDER` in tests/ leaves in FOLDER what the first process found, and the numbers of each.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from digits import MODEL, PLAIN, SCORED, settings
 from distillkit_engines.deepspeed_engine import DeepSpeedEngine
 from distillkit_engines.torch_engine import TorchEngine
 from safetensors.torch import save_file
-from test_engine import Toy, batch
 from torch import Tensor, nn
 
 from distillkit import distributed
@@ -26,6 +24,8 @@ from distillkit.training.assemble import load, prepare
 from distillkit.training.journal import DivergenceGuard, Journal
 from distillkit.training.loop import Position, updates
 from distillkit.training.run import run
+from helpers.digits import MODEL, PLAIN, SCORED, settings
+from helpers.toys import Toy, batch
 
 SAMPLES = 4
 """Of an update's batch, in all processes together."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from distillkit.config import Settings, read_config
 from distillkit.training.run import run
 
-TEACHER = Path(__file__).parent / "data/digits_teacher"
+TEACHER = Path(__file__).parents[1] / "data/digits_teacher"
 """A class-conditional v-network with a null class (10), made by tests/data/make_digits_teacher.py."""
 
 MODEL = f"""

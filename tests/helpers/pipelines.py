@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from digits import PLAIN, Run, read_checkpoint, settings
 from distillkit_diffusers.model import DiffusersModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from distillkit.config import Settings
 from distillkit.noise import Predictor
 from distillkit.sampling import sample
 from distillkit.training.run import run
+from helpers.digits import PLAIN, Run, read_checkpoint, settings
 
 LDM = {"beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195}
 """The noise schedule of latent diffusion."""

@@ -10,9 +10,9 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from compvis import lightning
-from compvis.autoencoder import VqAutoencoder
-from compvis.unet import UNet
+from helpers.compvis import lightning
+from helpers.compvis.autoencoder import VqAutoencoder
+from helpers.compvis.unet import UNet
 
 
 class LatentDiffusion(nn.Module):

@@ -10,9 +10,9 @@ from math import inf, nan
 
 import torch
 from distillkit_engines.deepspeed_engine import DeepSpeedEngine
-from test_engine import Toy, batch
 
 from distillkit.interfaces import EmaTable, OptimizerTable, Update
+from helpers.toys import Toy, batch
 
 COUNTER = "scaler.cur_iter"
 """Counts attempts."""

@@ -11,7 +11,7 @@ import click
 
 from distillkit.cli.group import cli
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def blocks(page: Path, *languages: str) -> list[str]:

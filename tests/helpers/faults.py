@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from digits import MODEL, PLAIN, SCORED
+from helpers.digits import MODEL, PLAIN, SCORED
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 TOLD = {"os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.mkdir": 1, "os.truncate": 1, "shutil.rmtree": 1}
@@ -125,12 +125,12 @@ def _child(top: Path, command: Sequence[str], fault: Fault, environment: Mapping
 @cache
 def _forks() -> Any:
     """Where processes come from."""
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["faults_warm"])
+    context.set_forkserver_preload(["helpers.faults_warm"])
     from multiprocessing import forkserver
 
     forkserver.ensure_running()
