@@ -97,7 +97,7 @@ def test_targets_are_those_made_on_the_fly(stride: int, guidance: str) -> None:
     with torch.no_grad():
         prediction = student(step.z, step.times[0], step.condition)
     frozen = FrozenTeacher(FrozenTeacher.Options(renew="never"))
-    frozen.setup(student, student.copy, lambda module: None)
+    frozen.setup(student)
     target, teacher = parts.settings.target, parts.settings.teacher
     assert target is not None
     assert teacher is not None

@@ -228,7 +228,8 @@ def test_another_engine_or_number_of_processes(finished: Run, tmp_path: Path, mo
     newest = finished.folder / "checkpoints/update-000002"
     assert checkpoint.find(newest.parent, parts, print) is not None
     monkeypatch.setattr(type(parts.settings.engine), "layout", "FSDP2 in 4 processes")
-    with pytest.raises(DistillkitError, match=r"its state is cut otherwise \(whole\) than this run's \(FSDP2 in 4 "):
+    sharded = r"its state is sharded otherwise \(replicated\) than this run's \(FSDP2 in 4 "
+    with pytest.raises(DistillkitError, match=sharded):
         checkpoint.find(newest.parent, parts, print)
     monkeypatch.setattr(type(parts.settings.engine), "name", "other")
     with pytest.raises(DistillkitError, match="was written by the engine 'torch', whose state 'other' cannot take"):

@@ -13,7 +13,7 @@ from diffusers import LCMScheduler, UNet2DModel
 from distillkit_consistency.target import Consistency
 from distillkit_losses.squared import XMse
 from helpers.digits import MODEL, PLAIN, SCORED, Run, distil, read_checkpoint, settings
-from test_targets import ALPHA, PATH, SIGMA, frozen, jump, predictor, self_teacher, weights, x0_at
+from test_targets import ALPHA, MADE, PATH, SIGMA, frozen, jump, predictor, self_teacher, weights, x0_at
 
 from distillkit.config import make_plan
 from distillkit.interfaces import Stage, Step, TargetBatch, Teacher
@@ -31,7 +31,7 @@ def close(actual: torch.Tensor, expected: np.ndarray) -> None:
 
 def set_up(average: Predictor, decay: float = 0.9) -> Consistency:
     target = Consistency(Consistency.Options(decay=decay))
-    target.setup(average, average.copy, lambda _: None)
+    target.setup(average)
     return target
 
 
@@ -123,8 +123,8 @@ def test_average_follows_slowly_and_goes_on_from_its_state() -> None:
     with torch.no_grad():
         for parameter in student.network.parameters():
             parameter.add_(1)
-    target.after_update(student)
-    target.after_update(student)
+    target.after_update(student, MADE)
+    target.after_update(student, MADE)
     torch.testing.assert_close(weights(target).double(), start + (1 - 0.9**2), rtol=0, atol=1e-6)
     other.load_state_dict(target.state_dict())
     step = jump(999, 749)

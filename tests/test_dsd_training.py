@@ -65,7 +65,7 @@ def made(path: NoisePath, target: Target, alpha: object = 0.85, beta: object = 0
     """An update of training DSD."""
     student = Counted(Network(), path, "v_prediction", call)
     teacher = SelfTeacher(SelfTeacher.Options())
-    teacher.setup(student, student.copy, lambda module: None)
+    teacher.setup(student)
     losses: list[Loss] = [
         VMse(VMse.Options.model_validate({"against": "data", "weight": alpha})),
         XMse(XMse.Options.model_validate({"weight": beta})),

@@ -124,7 +124,7 @@ def test_the_input_stays(stage_1: Run, tmp_path: Path, kind: str) -> None:
     z, times, labels, scales = inputs()
     condition = model.condition(labels, COUNT, scales)
     assert condition.guidance is None
-    used = predictor.copy() if kind == "copy" else predictor
+    used = predictor.frozen_copy() if kind == "copy" else predictor
     assert torch.equal(used(z, times, condition).x0, predictor(z, times, condition).x0)
     assert predictor.evaluations.count == 2
     other = model.condition(labels, COUNT, scales.flip(0))
@@ -141,7 +141,7 @@ def test_the_target_is_the_guided_prediction() -> None:
     times = times.clamp(min=10)
     step = Step(z, torch.stack([times, times - 10]), model.condition(labels, COUNT, scales))
     teacher = GuidedTeacher(GuidedTeacher.Options())
-    teacher.setup(student, student.copy, lambda module: None)
+    teacher.setup(student)
     target = MergedSteps(MergedSteps.Options(stride=1, form="last"))
     with torch.no_grad():
         seen = student(z, times, step.condition)

@@ -118,8 +118,8 @@ def test_target_modules(tmp_path: Path, targets: str, layers: list[str]) -> None
 def test_a_copy_shares_the_weights(tmp_path: Path) -> None:
     student = loaded(tmp_path).student
     base, whole = numbers_held(teacher_network()), numbers_held(student.network)
-    copies = [student.copy(), student.copy()]
-    copies.append(copies[0].copy())
+    copies = [student.frozen_copy(), student.frozen_copy()]
+    copies.append(copies[0].frozen_copy())
     assert numbers_held(*(one.network for one in (student, *copies))) == base + 4 * (whole - base)
     assert not any(weight.requires_grad for copy in copies for weight in copy.network.parameters())
     assert all(key.split(".")[-3] in ("lora_A", "lora_B") for one in (student, *copies) for key in one.state_dict())
@@ -127,7 +127,7 @@ def test_a_copy_shares_the_weights(tmp_path: Path) -> None:
 
 def test_without_an_adapter_a_copy_shares_nothing(tmp_path: Path) -> None:
     student = loaded(tmp_path, adapter=()).student
-    copy = student.copy()
+    copy = student.frozen_copy()
     assert numbers_held(student.network, copy.network) == 2 * numbers_held(teacher_network())
     assert student.state_dict().keys() == copy.state_dict().keys() == {
         f"network.{key}" for key in teacher_network().state_dict()
@@ -136,9 +136,9 @@ def test_without_an_adapter_a_copy_shares_nothing(tmp_path: Path) -> None:
 
 def test_a_copy_is_what_the_student_was(tmp_path: Path) -> None:
     student = loaded(tmp_path).student
-    original = student.copy()
+    original = student.frozen_copy()
     train_a_bit(student)
-    trained = student.copy()
+    trained = student.frozen_copy()
     now = output(student.network)
     train_a_bit(student)
     assert torch.equal(output(original.network), output(teacher_network()))
@@ -149,7 +149,7 @@ def test_a_copy_is_what_the_student_was(tmp_path: Path) -> None:
 def test_a_copy_takes_the_student_s_weights(tmp_path: Path) -> None:
     """As a frozen teacher does that is renewed, and one that a checkpoint has."""
     student = loaded(tmp_path).student
-    teacher = student.copy()
+    teacher = student.frozen_copy()
     train_a_bit(student)
     teacher.load_state_dict(student.state_dict())
     assert torch.equal(output(teacher.network), output(student.network))
@@ -161,10 +161,10 @@ def test_a_copy_takes_the_student_s_weights(tmp_path: Path) -> None:
 
 def test_a_copy_follows_the_student(tmp_path: Path) -> None:
     student = loaded(tmp_path).student
-    average = student.copy()
+    average = student.frozen_copy()
     before = {key: value.clone() for key, value in average.state_dict().items()}
     train_a_bit(student)
-    average.follow(student, 0.75)
+    average.ema_update(student, 0.75, torch.tensor(1.0))
     for key, value in average.state_dict().items():
         torch.testing.assert_close(value, 0.75 * before[key] + 0.25 * student.state_dict()[key])
     for name, weight in teacher_network().named_parameters():
@@ -178,7 +178,7 @@ def test_a_copy_does_not_come_between_a_forward_and_its_backward(tmp_path: Path)
     gradients = []
     for name, checkpointing in (("plain", False), ("checkpointing", True)):
         student = loaded(tmp_path / name).student
-        teacher = student.copy()
+        teacher = student.frozen_copy()
         train_a_bit(student)
         student.network.train()
         if checkpointing:

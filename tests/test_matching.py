@@ -148,7 +148,7 @@ def teacher_sample(z: Tensor, steps: int, order: int = 2) -> np.ndarray:
 def frozen() -> Teacher:
     """Another network than the student."""
     teacher = FrozenTeacher(FrozenTeacher.Options(renew="never"))
-    teacher.setup(predictor(1), predictor(0).copy, lambda module: None)
+    teacher.setup(predictor(0))
     return teacher
 
 
@@ -246,7 +246,7 @@ def test_evaluations(stride: int) -> None:
     """One per fine step, also of a teacher that is the student: they stand at different places."""
     student = predictor(1)
     teacher = SelfTeacher(SelfTeacher.Options())
-    teacher.setup(student, student.copy, lambda module: None)
+    teacher.setup(student)
     target = begun(8, stride)
     compute(target, teacher, noise(), jumps(8, stride)[0])
     assert student.evaluations.count == stride == target.teacher_evaluations(Stage(8, 1), teacher)

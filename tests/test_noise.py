@@ -345,7 +345,7 @@ def test_guidance_needs_a_null_condition() -> None:
 def test_a_copy_is_frozen_and_apart_but_counted_together() -> None:
     predictor = Predictor(Network(), table(), "epsilon", call)
     z, condition = torch.randn(SHAPE), Condition({"labels": LABELS})
-    twin = predictor.copy()
+    twin = predictor.frozen_copy()
     before = twin(z, TIMES, condition).x0
     with torch.no_grad():
         predictor.network.scale.mul_(2)
@@ -397,15 +397,15 @@ def test_an_average_of_16_bits_follows_as_one_of_32_does() -> None:
     low.network.bfloat16()
     high.load_state_dict(low.state_dict())
     for _ in range(100):
-        low.follow(student, 0.9995)
-        high.follow(student, 0.9995)
+        low.ema_update(student, 0.9995, torch.tensor(1.0))
+        high.ema_update(student, 0.9995, torch.tensor(1.0))
     mine, theirs = low.network.weight, high.network.weight
     assert (mine.dtype, theirs.dtype) == (torch.bfloat16, torch.float32)
     assert torch.equal(mine, theirs.bfloat16())
     again = Predictor(nn.Linear(3, 2).bfloat16(), table(), "epsilon", call)
     again.load_state_dict({key: value.clone() for key, value in low.state_dict().items()})
     for one in (again, low):
-        one.follow(student, 0.9995)
+        one.ema_update(student, 0.9995, torch.tensor(1.0))
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in low.state_dict().items())
 
 
@@ -426,7 +426,10 @@ def test_inputs_have_the_networks_precision_and_times_their_own() -> None:
 def test_an_average_follows() -> None:
     twins = [Predictor(nn.Linear(3, 2), table(), "epsilon", lambda *_: torch.zeros(1)) for _ in range(2)]
     before, other = (torch.cat([weight.detach().flatten() for weight in one.network.parameters()]) for one in twins)
-    twins[0].follow(twins[1], 0.75)
+    twins[0].ema_update(twins[1], 0.75, torch.tensor(0.0))
+    still = torch.cat([weight.detach().flatten() for weight in twins[0].network.parameters()])
+    assert torch.equal(still, before)  # the update was skipped
+    twins[0].ema_update(twins[1], 0.75, torch.tensor(1.0))
     after = torch.cat([weight.detach().flatten() for weight in twins[0].network.parameters()])
     torch.testing.assert_close(after, 0.75 * before + 0.25 * other)
 
@@ -434,20 +437,20 @@ def test_an_average_follows() -> None:
 def test_a_rounded_average_goes_on_from_its_state() -> None:
     """Of 16 bits: it is saved as what it was rounded from, so that a resumed run is the same run."""
     student = Predictor(Network(), table(), "v_prediction", call)
-    average = student.copy()
+    average = student.frozen_copy()
     average.network.bfloat16()
     with torch.no_grad():
         for weight in student.network.parameters():
             weight.add_(0.3)
-    average.follow(student, 0.99)
+    average.ema_update(student, 0.99, torch.tensor(1.0))
     state = {name: weight.clone() for name, weight in average.state_dict().items()}
-    again = student.copy()
+    again = student.frozen_copy()
     again.network.bfloat16()
     again.load_state_dict(state)
     for one in (average, again):
         for _ in range(5):
-            one.follow(student, 0.99)
+            one.ema_update(student, 0.99, torch.tensor(1.0))
     pairs = zip(average.state_dict().items(), again.state_dict().items(), strict=True)
     assert all(name == other and torch.equal(one, two) for (name, one), (other, two) in pairs)
-    assert {weight.dtype for weight in again.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in again.network.parameters()} == {torch.bfloat16}
     assert all(weight.dtype == torch.float32 for weight in again.state_dict().values())

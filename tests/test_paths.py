@@ -360,7 +360,7 @@ def test_consistency_function_is_z_where_its_time_is_0(name: str) -> None:
     grid = path.grid(4)
     student = Predictor(Network(), path, "flow" if name == "flow" else "sample", call)
     target = Consistency(Consistency.Options(decay=0.5))
-    target.setup(student, student.copy, lambda _: None)
+    target.setup(student)
     target.start_stage(Stage(4, 1), 1, path)
 
     class SameAgain:

@@ -130,7 +130,7 @@ def test_algorithm_2(continuous: bool, kind: PredictionType, n: int) -> None:
 
     student = Predictor(Network(0), path, kind, call)
     teacher = FrozenTeacher(FrozenTeacher.Options())
-    teacher.setup(student, student.copy, lambda module: None)
+    teacher.setup(student)
     frozen = copy.deepcopy(student.network).double()
     student.network.load_state_dict(Network(1).state_dict())
     update = DistillStep(

@@ -14,7 +14,7 @@ from distillkit_dsd.self_teacher import SelfTeacher
 from distillkit_pd.frozen_teacher import FrozenTeacher
 from torch import Tensor, nn
 
-from distillkit.interfaces import Stage, Step, TargetBatch, Teacher
+from distillkit.interfaces import Stage, Step, TargetBatch, Teacher, Update
 from distillkit.noise import Condition, Predictor, TablePath
 
 ALPHA_BAR = np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2)
@@ -22,6 +22,7 @@ ALPHA = np.append(np.sqrt(ALPHA_BAR), 1.0)
 SIGMA = np.append(np.sqrt(1 - ALPHA_BAR), 0.0)
 BATCH = 2
 PATH = TablePath(torch.from_numpy(ALPHA_BAR))
+MADE = Update(grad_norm=torch.tensor(1.0), made=torch.tensor(1.0))
 
 
 class Network(nn.Module):
@@ -46,7 +47,7 @@ def predictor(seed: int = 0) -> Predictor:
 
 
 def set_up(teacher: Teacher, student: Predictor) -> Teacher:
-    teacher.setup(student, student.copy, lambda module: module)
+    teacher.setup(student)
     return teacher
 
 
@@ -176,7 +177,7 @@ def test_all_steps_merge_into_one() -> None:
 def test_who_takes_which_step() -> None:
     """The self and EMA teachers let the student take the first step, a frozen one takes both unless told otherwise."""
     student, step = predictor(), jump(999, 749, 499)
-    slow = predictor().copy()  # the same weights, before the student moves
+    slow = predictor().frozen_copy()  # the same weights, before the student moves
     cases = [
         (self_teacher(student), [student, student], 1),
         (ema(student, decay=1.0), [student, slow], 1),
@@ -187,7 +188,7 @@ def test_who_takes_which_step() -> None:
         for parameter in student.network.parameters():
             parameter.add_(0.3)
     for teacher, networks, evaluations in cases:
-        teacher.after_update(student)
+        teacher.after_update(student, MADE)
         target = merged()
         before = student.evaluations.count
         made = compute(target, step, student, teacher)
@@ -223,8 +224,8 @@ def test_ema_teacher_follows_slowly() -> None:
     with torch.no_grad():
         for parameter in student.network.parameters():
             parameter.add_(1)
-    teacher.after_update(student)
-    teacher.after_update(student)
+    teacher.after_update(student, MADE)
+    teacher.after_update(student, MADE)
     torch.testing.assert_close(weights(teacher).double(), start + (1 - 0.9**2), rtol=0, atol=1e-6)
 
 
@@ -236,7 +237,7 @@ def test_frozen_teacher_is_renewed_at_a_stage_or_never() -> None:
         with torch.no_grad():
             for parameter in student.network.parameters():
                 parameter.add_(1)
-        teacher.after_update(student)
+        teacher.after_update(student, MADE)
         assert torch.equal(weights(teacher), start)
         teacher.end_stage(student)
         torch.testing.assert_close(weights(teacher), start + moved)

@@ -17,16 +17,16 @@ from distillkit.noise import Predictor
 
 @dataclass(frozen=True)
 class Update:
-    """One parameter update, as the journal tells it.
+    """One parameter update. Its tensors stay on the device until the journal is written.
 
     Attributes:
-        grad_norm: the gradient's norm before clipping, a scalar tensor (not read until a log point).
-        made: whether the update was made, a scalar tensor of 1 or 0: one whose loss or gradient is not finite is left
-            out, and weights, average and optimiser are as they were. None: it was.
+        grad_norm: the gradient's norm before clipping, a scalar.
+        made: 1 if the update was made, 0 if it was skipped because the loss or the gradient is not finite, a scalar.
+            Skipping leaves weights, average and optimiser as they were.
     """
 
     grad_norm: torch.Tensor
-    made: torch.Tensor | None = None
+    made: torch.Tensor
 
 
 class Engine(Component):
@@ -36,13 +36,12 @@ class Engine(Component):
 
     @property
     def layout(self) -> str:
-        """How the state that a checkpoint has is cut, in words: one that was cut otherwise cannot be taken."""
-        return "whole"
+        """How `state_dict` is sharded over the processes, in a few words. Optional: "replicated" by default.
 
-    @property
-    def replicated(self) -> bool:
-        """Whether every process's `state_dict` is the same; if not, each process's part goes into a checkpoint."""
-        return True
+        If it is "replicated", every process has the same state and the first one's goes into a checkpoint; otherwise
+        each process's shard does. A checkpoint is only restored with the layout that it was written with.
+        """
+        return "replicated"
 
     @abstractmethod
     def setup(self) -> None:
@@ -79,8 +78,11 @@ class Engine(Component):
         """Call the module in the configured precision."""
 
     @abstractmethod
-    def place_frozen(self, copy: Predictor) -> None:
-        """Put a frozen network, which is never part of the trained one, where it belongs."""
+    def place_copy(self, copy: Predictor) -> None:
+        """Move a frozen copy of the network, which is not trained, to the device and the precision it is evaluated in.
+
+        `Predictor.frozen_copy` calls it.
+        """
 
     @abstractmethod
     def update(self, loss: torch.Tensor, learning_rate: float) -> Update | None:
@@ -103,10 +105,10 @@ class Engine(Component):
         Weights that are loaded into it there take their place. All processes enter it together.
         """
 
-    def whole(self) -> AbstractContextManager[Any]:
-        """Inside, the trained network's own weights can be read, where each process holds but a part of them.
+    def unsharded(self) -> AbstractContextManager[Any]:
+        """Inside, all of the trained network's weights can be read in every process. Optional.
 
-        All processes enter it together.
+        An engine that shards them gathers them here. All processes enter it together.
         """
         return nullcontext()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 
 from distillkit.component import Component
+from distillkit.interfaces.engine import Update
 from distillkit.interfaces.steps import Stage, Step, TargetBatch
 from distillkit.interfaces.teacher import Teacher
 from distillkit.noise import NoisePath, Prediction, Predictor
@@ -55,21 +56,14 @@ class Target(Component):
         """
         return student
 
-    def setup(
-        self,
-        student: Predictor,
-        copy: Callable[[], Predictor],
-        place_frozen: Callable[[Predictor], None],
-    ) -> None:
+    def setup(self, student: Predictor) -> None:
         """Called once, before the first update, for a target that needs a network of its own.
 
         Args:
-            student: the network that is trained.
-            copy: makes a frozen copy of it as it is now.
-            place_frozen: puts a frozen network where the engine wants it.
+            student: the network that is trained; `student.frozen_copy()` copies it as it is now.
         """
 
-    def after_update(self, student: Predictor) -> None:
+    def after_update(self, student: Predictor, update: Update) -> None:
         """Called after every parameter update (a slow average follows the student here)."""
 
     def state_dict(self) -> Mapping[str, torch.Tensor]:

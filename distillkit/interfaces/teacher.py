@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 
 from distillkit.component import Component
+from distillkit.interfaces.engine import Update
 from distillkit.noise import Condition, Prediction, Predictor
 
 
@@ -27,18 +28,11 @@ class Teacher(Component):
         computed twice. Known before any network is loaded: the plan counts evaluations with it."""
 
     @abstractmethod
-    def setup(
-        self,
-        student: Predictor,
-        copy: Callable[[], Predictor],
-        place_frozen: Callable[[Predictor], None],
-    ) -> None:
+    def setup(self, student: Predictor) -> None:
         """Called once, before the first update.
 
         Args:
-            student: the network that is trained.
-            copy: makes a frozen copy of it as it is now.
-            place_frozen: puts a frozen network where the engine wants it.
+            student: the network that is trained; `student.frozen_copy()` copies it as it is now.
         """
 
     @abstractmethod
@@ -49,7 +43,7 @@ class Teacher(Component):
         """The prediction at the jump's start made from the student's own; None: ask `predict`."""
         return student.detach() if self.reuses_student else None
 
-    def after_update(self, student: Predictor) -> None:
+    def after_update(self, student: Predictor, update: Update) -> None:
         """Called after every parameter update (an EMA teacher follows the student here)."""
 
     def end_stage(self, student: Predictor) -> None:

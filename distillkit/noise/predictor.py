@@ -37,13 +37,22 @@ class Predictor:
         path: its noise path.
         kind: what its output means.
         forward_network: how to call it.
+        place_copy: moves a frozen copy of it to where it is evaluated, in the precision that it is evaluated in.
+        unsharded: a context manager inside which all of its weights can be read in every process.
 
     Raises:
         DistillkitError: it predicts v, and the path does not preserve the variance.
     """
 
     def __init__(
-        self, network: torch.nn.Module, path: NoisePath, kind: PredictionType, forward_network: Forward
+        self,
+        network: torch.nn.Module,
+        path: NoisePath,
+        kind: PredictionType,
+        forward_network: Forward,
+        *,
+        place_copy: Callable[[Predictor], None] | None = None,
+        unsharded: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         if kind == "v_prediction" and not path.variance_preserving:
             raise DistillkitError(
@@ -55,12 +64,10 @@ class Predictor:
         self.path = path
         self.kind: PredictionType = kind
         self.evaluations = Evaluations()
-        self.moved: torch.Tensor | None = None
-        """1 or 0, a scalar: whether the newest update moved the weights, which averages then follow. None: it did."""
-        self.whole: Callable[[], AbstractContextManager[Any]] = nullcontext
-        """Inside, its weights can be read, where an engine has spread them. All processes enter it together."""
         self._precise: list[torch.Tensor] | None = None
         self._forward_network = forward_network
+        self._place_copy = place_copy
+        self._unsharded = unsharded
         self._shared = {name for name, weight in network.named_parameters() if not weight.requires_grad}
 
     @property
@@ -94,12 +101,22 @@ class Predictor:
             return tensor
         return tensor.to(next(self.network.parameters()).dtype)
 
-    def follow(self, other: Predictor, decay: float) -> None:
-        """Move the weights towards another's, in place: θ⁻ ← decay·θ⁻ + (1 − decay)·θ, an exponential average.
+    def unsharded(self) -> AbstractContextManager[Any]:
+        """Inside, the weights can be read, also where an engine shards them. All processes enter it together."""
+        return self._unsharded()
 
-        It moves by less than 16 bits can tell: weights of so many are rounded from an average in float32.
+    def ema_update(self, other: Predictor, decay: float, made: torch.Tensor) -> None:
+        """Move the weights towards another's, in place: θ⁻ ← decay·θ⁻ + (1 − decay)·θ, an exponential moving average.
+
+        In 16 bits, an update is smaller than the rounding error. The average of 16-bit weights is kept in float32, and
+        the weights are rounded from it.
+
+        Args:
+            other: whose weights to follow, the student's say.
+            decay: of the average, in [0, 1].
+            made: `Update.made`, a scalar tensor of 1 or 0; with 0 the average does not move.
         """
-        with torch.no_grad(), other.whole():
+        with torch.no_grad(), other.unsharded():
             pairs = zip(self.network.parameters(), other.network.parameters(), strict=True)
             mine, theirs = zip(*[(one, two) for one, two in pairs if one is not two], strict=True)
             averages = list(mine)
@@ -107,23 +124,26 @@ class Predictor:
                 if self._precise is None:
                     self._precise = [weight.float() for weight in mine]
                 averages = self._precise
-            share = 1 - decay if other.moved is None else [other.moved * (1 - decay)] * len(averages)
-            torch._foreach_lerp_(averages, [weight.float() for weight in theirs], share)
+            share = made * (1 - decay)
+            torch._foreach_lerp_(averages, [weight.float() for weight in theirs], [share] * len(averages))
             if averages is self._precise:
                 torch._foreach_copy_(list(mine), averages)
 
-    def copy(self) -> Predictor:
-        """A frozen copy with trained weights of its own, for a teacher; what is never trained the two share.
+    def frozen_copy(self) -> Predictor:
+        """A frozen copy of the network as it is now, where the engine evaluates such copies.
 
-        Its evaluations are counted with this one's.
+        The copy has its own trained weights and shares those that are never trained. Its evaluations are counted with
+        this one's.
         """
         weights = dict(self.network.named_parameters())
         # What deepcopy finds here it takes as it is.
         shared = {id(weights[name]): weights[name] for name in self._shared}
         network = copy.deepcopy(self.network, shared).requires_grad_(False).eval()
-        twin = Predictor(network, self.path, self.kind, self._forward_network)
+        twin = Predictor(network, self.path, self.kind, self._forward_network, place_copy=self._place_copy)
         twin._shared = self._shared
         twin.evaluations = self.evaluations
+        if self._place_copy is not None:
+            self._place_copy(twin)
         return twin
 
     def to(self, device: torch.device) -> Self:

@@ -57,7 +57,14 @@ def load(settings: Settings) -> Parts:
         model.adapt(settings.student)
     # Training on data uses dropout; a distillation's targets are the network's as it samples.
     model.network.train(any(loss.options.against == "data" for loss in settings.losses))
-    student = Predictor(model.network, model.path, model.prediction, model.forward)
+    student = Predictor(
+        model.network,
+        model.path,
+        model.prediction,
+        model.forward,
+        place_copy=settings.engine.place_copy,
+        unsharded=settings.engine.unsharded,
+    )
     student.to(settings.engine.device)
     return Parts(settings, student, plan)
 
@@ -78,9 +85,9 @@ def prepare(parts: Parts) -> Sequence[Callable[[], None]]:
         settings.data.check_shape(settings.model)
         _check_labels(settings.data, settings.model)
     if settings.teacher is not None:
-        settings.teacher.setup(parts.student, parts.student.copy, settings.engine.place_frozen)
+        settings.teacher.setup(parts.student)
     if settings.target is not None:
-        settings.target.setup(parts.student, parts.student.copy, settings.engine.place_frozen)
+        settings.target.setup(parts.student)
     for loss in settings.losses:
         loss.setup(settings.model.path)
     # Before the engine takes the network, with which it may do as it likes.
@@ -91,7 +98,6 @@ def prepare(parts: Parts) -> Sequence[Callable[[], None]]:
         parts.student, settings.teacher, settings.target, settings.losses, settings.model.path, parts.updates
     )
     settings.engine.prepare(step, parts.student.network, settings.optimizer, settings.ema)
-    parts.student.whole = settings.engine.whole
     return work
 
 

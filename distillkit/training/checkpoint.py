@@ -46,7 +46,7 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
 
     def write() -> list[str]:
         mine = []
-        if distributed.is_main_process() or not parts.settings.engine.replicated:
+        if distributed.is_main_process() or parts.settings.engine.layout != "replicated":
             mine.append(manifest.rank_file(distributed.rank()))
             safetensors.torch.save_file(_ready(engine), aside / mine[-1])
         if distributed.is_main_process():
@@ -79,11 +79,11 @@ def find(folder: Path, parts: Parts, say: Callable[[str], None]) -> Path | None:
         its folder; None if none was made yet.
 
     Raises:
-        DistillkitError: there are checkpoints, and none is whole; or one is of another engine, or cut otherwise.
+        DistillkitError: there are checkpoints, and none is whole; or one is of another engine, or sharded otherwise.
     """
     on_first(lambda: files.recover(folder), folder)
     there = complete(folder)
-    mine = manifest.rank_file(distributed.rank() if not parts.settings.engine.replicated else 0)
+    mine = manifest.rank_file(distributed.rank() if parts.settings.engine.layout != "replicated" else 0)
     for path in reversed(there):
         check_layout(path, parts)
         damage = manifest.damage(path, (mine, STATE, POSITION))
@@ -113,7 +113,7 @@ def restore(path: Path, parts: Parts) -> Position:
     position = Position(**written)
     check_fits(path, plan, position, parts)
     shared = safetensors.torch.load_file(path / STATE)
-    rank = 0 if settings.engine.replicated else distributed.rank()
+    rank = 0 if settings.engine.layout == "replicated" else distributed.rank()
     try:
         settings.engine.load_state_dict(safetensors.torch.load_file(path / manifest.rank_file(rank)))
         if settings.teacher is not None:

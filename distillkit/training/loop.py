@@ -76,7 +76,7 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
         if position.stage + 1 == len(plan):
             return
         if teacher is not None:
-            with engine.whole():
+            with engine.unsharded():
                 teacher.end_stage(parts.student)
         position.stage += 1
         position.done = 0
@@ -114,17 +114,15 @@ def _update(parts: Parts, position: Position, stage: PlannedStage, total: int) -
             source.advance(_next_z(target_batch))
 
     # Averages follow the student.
-    student.moved = update.made
     if teacher is not None:
-        teacher.after_update(student)
+        teacher.after_update(student, update)
     if target is not None:
-        target.after_update(student)
+        target.after_update(student, update)
 
     position.update += 1
     position.done += 1
     position.seconds += time.perf_counter() - began
     loss, size = torch.stack(losses).mean(), torch.stack(sizes).mean()
-    made = torch.ones_like(loss) if update.made is None else update.made
     line = {
         "update": position.update,
         "stage": position.stage,
@@ -133,7 +131,7 @@ def _update(parts: Parts, position: Position, stage: PlannedStage, total: int) -
         "evaluations": student.evaluations.count - evaluations,
         "seconds": round(position.seconds, 4),
     }
-    return line, {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size, "made": made}
+    return line, {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size, "made": update.made}
 
 
 def _next_z(target: TargetBatch) -> torch.Tensor:

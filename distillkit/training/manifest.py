@@ -120,7 +120,7 @@ def check_layout(path: Path, parts: Parts) -> None:
         )
     if layout != engine.layout:
         raise DistillkitError(
-            f"{path}: its state is cut otherwise ({layout}) than this run's ({engine.layout}): resume with the "
+            f"{path}: its state is sharded otherwise ({layout}) than this run's ({engine.layout}): resume with the "
             "engine's options and the number of processes that it was written with"
         )
 

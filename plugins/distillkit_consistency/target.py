@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
 from pydantic import Field
 
 from distillkit.errors import Mistake
-from distillkit.interfaces import Stage, Step, Target, TargetBatch, Teacher
+from distillkit.interfaces import Stage, Step, Target, TargetBatch, Teacher, Update
 from distillkit.noise import NoisePath, Prediction, Predictor
 from distillkit.sampling import consistency_of
 
@@ -50,12 +50,9 @@ class Consistency(Target):
         """The teacher's step, unless the student has made it already, and the average's look at where it led."""
         return 2 - teacher.reuses_student
 
-    def setup(
-        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[Predictor], None]
-    ) -> None:
+    def setup(self, student: Predictor) -> None:
         """Start the average at the student."""
-        self._average = copy()
-        place_frozen(self._average)
+        self._average = student.frozen_copy()
 
     def compute(self, step: Step, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The average's f where the teacher's step from `step.z` landed, and that place."""
@@ -72,10 +69,10 @@ class Consistency(Target):
 
         return replace(student, x0=consistency_of(student, step.times[0].clamp(min=0)))
 
-    def after_update(self, student: Predictor) -> None:
+    def after_update(self, student: Predictor, update: Update) -> None:
         """Move the average towards the student."""
         assert self.options.decay is not None  # see check
-        self._average.follow(student, self.options.decay)
+        self._average.ema_update(student, self.options.decay, update.made)
 
     def state_dict(self) -> Mapping[str, torch.Tensor]:
         """The average's weights."""

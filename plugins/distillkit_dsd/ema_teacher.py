@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from pydantic import Field
 
-from distillkit.interfaces import Teacher
+from distillkit.interfaces import Teacher, Update
 from distillkit.noise import Condition, Prediction, Predictor
 
 
@@ -36,21 +36,18 @@ class EmaTeacher(Teacher):
         """The student takes a jump's first fine step."""
         return True
 
-    def setup(
-        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[Predictor], None]
-    ) -> None:
+    def setup(self, student: Predictor) -> None:
         """Start the average at the student."""
-        self._average = copy()
-        place_frozen(self._average)
+        self._average = student.frozen_copy()
 
     def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
         """The average's prediction."""
         prediction: Prediction = self._average(z, t, condition)
         return prediction
 
-    def after_update(self, student: Predictor) -> None:
+    def after_update(self, student: Predictor, update: Update) -> None:
         """Move the average towards the student."""
-        self._average.follow(student, self.options.decay)
+        self._average.ema_update(student, self.options.decay, update.made)
 
     def state_dict(self) -> Mapping[str, torch.Tensor]:
         """The average's weights."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from distillkit.interfaces import Teacher
@@ -20,9 +18,7 @@ class SelfTeacher(Teacher):
         """The student takes a jump's first fine step."""
         return True
 
-    def setup(
-        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[Predictor], None]
-    ) -> None:
+    def setup(self, student: Predictor) -> None:
         """Remember the student."""
         self._student = student
 

@@ -84,14 +84,10 @@ class DeepSpeedEngine(Engine):
 
     @property
     def layout(self) -> str:
-        """Stages 1 and 2 cut all weights in a row, stage 3 each of them."""
-        kind = {0: "ZeRO 0", 3: "ZeRO 3"}.get(self.options.zero_stage, "ZeRO 1 or 2")
-        return f"{kind} in {distributed.world_size()} processes" if self.options.zero_stage else kind
-
-    @property
-    def replicated(self) -> bool:
-        """Whether ZeRO spreads nothing."""
-        return self.options.zero_stage == 0 or distributed.world_size() == 1
+        """Stages 1 and 2 shard all weights as one flat tensor, stage 3 shards each weight, stage 0 nothing."""
+        if self.options.zero_stage == 0:
+            return "replicated"
+        return f"{'ZeRO 3' if self.options.zero_stage == 3 else 'ZeRO 1 or 2'} in {distributed.world_size()} processes"
 
     def state_bytes(self, parameters: int, average: bool) -> int:
         """Weights and gradients in the precision, float32 weights with two moments and the average: a process's part.
@@ -167,8 +163,8 @@ class DeepSpeedEngine(Engine):
         """Call the module."""
         return self._engine(step)
 
-    def place_frozen(self, copy: Predictor) -> None:
-        """A frozen network lives on the same device, whole, its own weights in the student's precision."""
+    def place_copy(self, copy: Predictor) -> None:
+        """Move it to the device, unsharded, its own weights in the student's precision."""
         copy.to(self.device)
         own = copy.own()
         if self.options.zero_stage == 3 and not own.keys() >= {name for name, _ in copy.network.named_parameters()}:
@@ -225,8 +221,8 @@ class DeepSpeedEngine(Engine):
         finally:
             swap(self._masters.shards, self._average)
 
-    def whole(self) -> AbstractContextManager[Any]:
-        """Inside, the weights are whole."""
+    def unsharded(self) -> AbstractContextManager[Any]:
+        """Inside, ZeRO-3's weights are gathered."""
         if self.options.zero_stage < 3:
             return nullcontext()
         import deepspeed

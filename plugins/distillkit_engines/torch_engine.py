@@ -51,13 +51,8 @@ class TorchEngine(Engine):
 
     @property
     def layout(self) -> str:
-        """Whole, or a part for each process."""
-        return f"FSDP2 in {distributed.world_size()} processes" if self._sharded else "whole"
-
-    @property
-    def replicated(self) -> bool:
-        """Whether each process has the whole network."""
-        return not self._sharded
+        """FSDP2's shards, or DDP's replicas."""
+        return f"FSDP2 in {distributed.world_size()} processes" if self._sharded else "replicated"
 
     def state_bytes(self, parameters: int, average: bool) -> int:
         """float32 weights, gradients, two moments and the average; with FSDP2, a process's part of them."""
@@ -124,8 +119,8 @@ class TorchEngine(Engine):
             return unsynchronised
         return nullcontext()
 
-    def place_frozen(self, copy: Predictor) -> None:
-        """Frozen networks live on the same device."""
+    def place_copy(self, copy: Predictor) -> None:
+        """Move it to the device."""
         copy.to(self.device)
 
     def update(self, loss: torch.Tensor, learning_rate: float) -> Update | None:
@@ -179,8 +174,8 @@ class TorchEngine(Engine):
         weights = {name: whole(weight) for name, weight in zip(self._names, self._weights, strict=True)}
         return self._replica.filled(weights, self.device)
 
-    def whole(self) -> AbstractContextManager[Any]:
-        """Inside, a network with whole weights is in the place of one whose weights are spread."""
+    def unsharded(self) -> AbstractContextManager[Any]:
+        """Inside, an unsharded network takes the place of a sharded one."""
         return self._twin() if self._sharded else nullcontext()
 
     def autocast(self) -> AbstractContextManager[Any]:

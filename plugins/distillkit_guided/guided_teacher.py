@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from distillkit.interfaces import Teacher
@@ -26,12 +24,9 @@ class GuidedTeacher(Teacher):
         """The student mixes nothing."""
         return False
 
-    def setup(
-        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[Predictor], None]
-    ) -> None:
+    def setup(self, student: Predictor) -> None:
         """Copy the student as it is."""
-        self._frozen = copy()
-        place_frozen(self._frozen)
+        self._frozen = student.frozen_copy()
 
     def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
         """The guided prediction."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -35,12 +35,9 @@ class FrozenTeacher(Teacher):
         """Whether the student takes the first step."""
         return self.options.first_step == "student"
 
-    def setup(
-        self, student: Predictor, copy: Callable[[], Predictor], place_frozen: Callable[[Predictor], None]
-    ) -> None:
+    def setup(self, student: Predictor) -> None:
         """Copy the student as it is."""
-        self._frozen = copy()
-        place_frozen(self._frozen)
+        self._frozen = student.frozen_copy()
 
     def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
         """The frozen network's prediction."""
