@@ -23,7 +23,7 @@ from torch import Tensor
 
 from distillkit.config import Settings, evaluations_before, make_plan
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import Stage, Step
+from distillkit.interfaces import JumpBatch, Stage
 from distillkit.sampling import noise_for
 from distillkit.training import assemble
 from distillkit.training.assemble import Parts
@@ -53,10 +53,10 @@ class Begun:
             part()
         return self.parts
 
-    def draw(self, seed: int = 0, stride: int = STEPS) -> Step:
+    def draw(self, seed: int = 0, stride: int = STEPS) -> JumpBatch:
         """A batch of the first stage."""
         source, path = self.parts.settings.source, self.parts.settings.model.path
-        source.start_stage(Stage(STEPS, 1), stride, path)
+        source.start_stage(Stage(STEPS, 1, stride), path)
         return source.draw(torch.Generator().manual_seed(seed))
 
 
@@ -89,22 +89,22 @@ def test_targets_are_those_made_on_the_fly(stride: int, guidance: str) -> None:
     """From the same noise, classes and scales: Luhman & Luhman's, and those of jumps in the middle of the walk."""
     begun = begin(f"source.guidance={guidance}", f"target.stride={stride}", "evaluation.steps=[1]")
     parts = begun.do()
-    step, student, path = begun.draw(0, stride), parts.student, parts.settings.model.path
-    assert {tuple(times) for times in step.times.T.tolist()} == (
+    jumps, student, path = begun.draw(0, stride), parts.student, parts.settings.model.path
+    assert {tuple(times) for times in jumps.times.T.tolist()} == (
         {(999, 749, 499, 249, -1)} if stride == 4 else {(999, 749, 499), (499, 249, -1)}
     )
-    assert (step.condition.guidance is None) == (guidance == "1.0")
+    assert (jumps.condition.guidance is None) == (guidance == "1.0")
     with torch.no_grad():
-        prediction = student(step.z, step.times[0], step.condition)
+        prediction = student(jumps.z, jumps.times[0], jumps.condition)
     frozen = FrozenTeacher(FrozenTeacher.Options(renew="never"))
     frozen.setup(student)
     target, teacher = parts.settings.target, parts.settings.teacher
     assert target is not None
     assert teacher is not None
     with torch.no_grad():
-        expected = MergedSteps(MergedSteps.Options(stride=stride)).compute(step, prediction, frozen, path)
+        expected = MergedSteps(MergedSteps.Options(stride=stride)).compute(jumps, prediction, frozen, path)
         count = student.evaluations.count
-        found = target.compute(step, prediction, teacher, path)
+        found = target.compute(jumps, prediction, teacher, path)
     assert student.evaluations.count == count
     # The batch is not the one that they were made in; guidance and the inverse step enlarge what rounding leaves.
     close = 1e-6 if guidance == "1.0" else 3e-6
@@ -238,7 +238,7 @@ def test_plan_counts_what_a_new_cache_costs(capsys: pytest.CaptureFixture[str]) 
     options = [option for option in SMALL if not option.startswith("schedule")]
     options += ["run.updates=8", "optimizer.accumulate=2", *falling]
     plan = make_plan(settings(Path(), "luhman-cached", *options))
-    assert [(planned.stage.steps, planned.evaluations) for planned in plan] == [(4, 4), (2, 4)] * 2
+    assert [(planned.steps, planned.updates * planned.evaluations) for planned in plan] == [(4, 4), (2, 4)] * 2
     assert evaluations_before(settings(Path(), "luhman-cached", *options), plan) == 3 * (4 + 2)
     run = distil(Path("run"), "luhman-cached", *options)
     assert "18 evaluations before the first update" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from distillkit.cli.group import cli
 from distillkit.config import Chain, read_chain, read_config
 from distillkit.errors import ConfigError, DistillkitError, RunInterrupted
-from distillkit.interfaces import Step
+from distillkit.interfaces import JumpBatch
 from distillkit.training import chain as chains
 from distillkit.training.run import run
 from distillkit.training.step import DistillStep
@@ -142,10 +142,10 @@ def test_a_chain_stopped_in_a_later_phase_goes_on_elsewhere(
     forward = DistillStep.forward
     calls = iter(range(99))
 
-    def interrupted(self: DistillStep, step: Step) -> Any:
+    def interrupted(self: DistillStep, jumps: JumpBatch) -> Any:
         if next(calls) == 5:
             signal.raise_signal(signal.SIGINT)
-        return forward(self, step)
+        return forward(self, jumps)
 
     monkeypatch.setattr(DistillStep, "forward", interrupted)
     with pytest.raises(RunInterrupted):

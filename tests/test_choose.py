@@ -46,12 +46,12 @@ def refusal(method: str, steps: int = 4, *overrides: str, **wish: Any) -> str:
 def test_the_last_stage_serves_the_steps(method: str, steps: int) -> None:
     settings = chosen(method, steps)
     plan = make_plan(settings)
-    assert plan[-1].stage.steps == steps * plan[-1].stride
-    assert plan[-1].stage.updates > 0
+    assert plan[-1].steps == steps * plan[-1].stride
+    assert plan[-1].updates > 0
     evaluation = settings.evaluation
     assert (evaluation.steps, evaluation.export_steps) == ((steps, 2 * steps, 4 * steps), steps)
     assert settings.run.name == f"digits_teacher-{steps}-step{'s' * (steps > 1)}"
-    taught = {part.stage.steps // part.stride for part in plan}
+    taught = {part.steps // part.stride for part in plan}
     if method not in ("dsdn", "matching"):  # what falls passes by the doubles
         assert taught >= {steps, 2 * steps, 4 * steps}
 
@@ -72,7 +72,7 @@ def test_the_last_stage_serves_the_steps(method: str, steps: int) -> None:
 )
 def test_stages_and_updates(method: str, steps: int, depths: list[int], updates: int) -> None:
     settings = chosen(method, steps)
-    assert [part.stage.steps for part in make_plan(settings)] == depths
+    assert [part.steps for part in make_plan(settings)] == depths
     assert settings.run.updates == updates
     assert chosen(method, steps, updates=7).run.updates == 7
 
@@ -92,12 +92,12 @@ def test_a_schedule_falls_to_its_end_exactly() -> None:
 def test_consistency_keeps_its_steps() -> None:
     """A student that jumps to clean data from anywhere is not taught a number of steps."""
     settings = chosen("consistency", 1)
-    assert [part.stage.steps for part in make_plan(settings)] == [16]
+    assert [part.steps for part in make_plan(settings)] == [16]
     assert (settings.evaluation.sampler, settings.evaluation.export_steps) == ("consistency", 1)
 
 
 def test_one_jump_over_everything_serves_one_step() -> None:
-    assert make_plan(chosen("luhman", 1))[0].stage.steps == 16
+    assert make_plan(chosen("luhman", 1))[0].steps == 16
     assert refusal("luhman") == "--steps: is 4, and 'luhman' teaches to sample in 1 step; expected 1"
 
 

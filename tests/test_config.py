@@ -107,7 +107,7 @@ def test_resolved_config_is_the_same_config(config: ConfigFile, tmp_path: Path, 
 def test_plan(config: ConfigFile, assignments: list[str], stages: list[tuple[int, int, int]]) -> None:
     """(N, updates, evaluations), worked out by hand."""
     plan = make_plan(read_config(config.write(DSDI), assignments))
-    assert [(part.stage.steps, part.stage.updates, part.evaluations) for part in plan] == stages
+    assert [(part.steps, part.updates, part.updates * part.evaluations) for part in plan] == stages
 
 
 class Point(BaseModel):

@@ -16,7 +16,7 @@ from helpers.digits import MODEL, PLAIN, distil, settings
 
 from distillkit.config import read_config
 from distillkit.errors import ConfigError, DistillkitError, GridError
-from distillkit.interfaces import Export, Stage, Step
+from distillkit.interfaces import Export, JumpBatch, Stage
 from distillkit.noise import CosinePath, Predictor
 from distillkit.noise.table import Spacing
 from distillkit.sampling import noise_for, sample
@@ -121,19 +121,19 @@ def test_auto_start_of_an_eps_network() -> None:
 # --- sources ---------------------------------------------------------------------------------------------------------
 
 
-def draw(folder: Path, tables: str, *options: str, steps: int, stride: int = 2) -> Step:
+def draw(folder: Path, tables: str, *options: str, steps: int, stride: int = 2) -> JumpBatch:
     """A thousand jumps of `noised-data`."""
     made = settings(folder, "pd", "run.updates=100", "source.batch=1000", *options, tables=tables + PLAIN)
     parts = assemble.load(made)
     assemble.prepare(parts)
-    made.source.start_stage(Stage(steps, 100), stride, made.model.path)
+    made.source.start_stage(Stage(steps, 100, stride), made.model.path)
     return made.source.draw(torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_uniform_times(tmp_path: Path, stride: int) -> None:
-    step = draw(tmp_path, network(1000), 'source.times="uniform"', steps=12, stride=stride)
-    u = ((step.times + 1) / 1000).numpy()
+    jumps = draw(tmp_path, network(1000), 'source.times="uniform"', steps=12, stride=stride)
+    u = ((jumps.times + 1) / 1000).numpy()
     start, end = u[0], u[-1]
     # Evenly over (0, 1]: the empirical distribution is near the diagonal (Kolmogorov–Smirnov at 1 in 1000).
     assert np.abs(np.sort(start) - np.arange(1, 1001) / 1000).max() < 1.95 / 1000**0.5
@@ -143,22 +143,22 @@ def test_uniform_times(tmp_path: Path, stride: int) -> None:
     np.testing.assert_allclose(np.diff(u, axis=0), np.broadcast_to((end - start) / stride, (stride, 1000)), atol=1e-12)
     cut = start < stride / 12
     assert 0 < cut.mean() < 1.5 * stride / 12
-    assert set(step.times[-1, torch.from_numpy(cut)].tolist()) == {-1.0}
+    assert set(jumps.times[-1, torch.from_numpy(cut)].tolist()) == {-1.0}
     # And the samples are noised to them.
-    assert step.data is not None
-    assert step.noise is not None
+    assert jumps.data is not None
+    assert jumps.noise is not None
     angle = np.arctan(np.exp(-logsnr(start) / 2)).reshape(-1, 1, 1, 1)
-    expected = np.cos(angle) * step.data.double().numpy() + np.sin(angle) * step.noise.double().numpy()
-    np.testing.assert_allclose(step.z, expected, rtol=0, atol=1e-5)
+    expected = np.cos(angle) * jumps.data.double().numpy() + np.sin(angle) * jumps.noise.double().numpy()
+    np.testing.assert_allclose(jumps.z, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("steps", "stride"), [(8, 2), (7, 3), (999, 3), (1000, 2), (1000, 1)])
 def test_uniform_times_of_a_table_are_whole(tmp_path: Path, steps: int, stride: int) -> None:
-    step = draw(tmp_path, MODEL, 'source.times="uniform"', steps=steps, stride=stride)
-    start, end = step.times[0].double(), step.times[-1].double()
-    assert step.times.dtype == torch.int64
+    jumps = draw(tmp_path, MODEL, 'source.times="uniform"', steps=steps, stride=stride)
+    start, end = jumps.times[0].double(), jumps.times[-1].double()
+    assert jumps.times.dtype == torch.int64
     # From the last time down to where every fine step has a time of its own.
-    assert (step.times.diff(dim=0) < 0).all()
+    assert (jumps.times.diff(dim=0) < 0).all()
     assert start.min() >= stride - 1
     assert 990 < start.max() <= 999
     assert len(set(start.tolist())) > 550  # of 1000 drawn from about 1000, 632 are expected

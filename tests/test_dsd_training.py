@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from distillkit.config import read_config
 from distillkit.errors import ConfigError
-from distillkit.interfaces import Loss, Stage, Step, Target
-from distillkit.noise import Condition, CosinePath, NoisePath, Predictor, TablePath
+from distillkit.interfaces import JumpBatch, Loss, Stage, Target
+from distillkit.noise import Condition, CosinePath, NoisePath, Prediction, Predictor, TablePath
 from distillkit.training.run import run
 from distillkit.training.step import DistillStep
 
@@ -51,9 +51,9 @@ class Counted(Predictor):
 
     graphs = 0
 
-    def forward(self, z: Tensor, t: Tensor, condition: Condition) -> object:
+    def __call__(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
         self.graphs += torch.is_grad_enabled()
-        return super().forward(z, t, condition)
+        return super().__call__(z, t, condition)
 
 
 def call(network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -61,8 +61,8 @@ def call(network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor])
     return output
 
 
-def made(path: NoisePath, target: Target, alpha: object = 0.85, beta: object = 0.15) -> DistillStep:
-    """An update of training DSD."""
+def made(path: NoisePath, target: Target, alpha: object = 0.85, beta: object = 0.15) -> tuple[DistillStep, Counted]:
+    """An update of training DSD, and its student."""
     student = Counted(Network(), path, "v_prediction", call)
     teacher = SelfTeacher(SelfTeacher.Options())
     teacher.setup(student)
@@ -70,10 +70,10 @@ def made(path: NoisePath, target: Target, alpha: object = 0.85, beta: object = 0
         VMse(VMse.Options.model_validate({"against": "data", "weight": alpha})),
         XMse(XMse.Options.model_validate({"weight": beta})),
     ]
-    return DistillStep(student, teacher, target, losses, path, UPDATES)
+    return DistillStep(student, teacher, target, losses, path, UPDATES), student
 
 
-def jumps(path: NoisePath, *starts: float, span: float) -> Step:
+def jumps(path: NoisePath, *starts: float, span: float) -> JumpBatch:
     """Jumps of two fine steps, the last one ending at clean data; as `starts` has them."""
     generator = torch.Generator().manual_seed(1)
     x, noise = torch.rand(BATCH, 1, 5, 5, generator=generator), torch.randn(BATCH, 1, 5, 5, generator=generator)
@@ -82,7 +82,7 @@ def jumps(path: NoisePath, *starts: float, span: float) -> Step:
     times[-1, -1] = -1
     if not path.grid(1).is_floating_point():
         times = times.round().long()
-    return Step(path.noised(x, noise, times[0]), times, Condition(), x, noise)
+    return JumpBatch(path.noised(x, noise, times[0]), times, Condition(), x, noise)
 
 
 def coefficients(path: NoisePath, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ def coefficients(path: NoisePath, t: Tensor) -> tuple[Tensor, Tensor]:
     return alpha.view(-1, 1, 1, 1), sigma.view(-1, 1, 1, 1)
 
 
-def equation_1(network: nn.Module, path: NoisePath, step: Step, alpha: float, beta: float) -> Tensor:
+def equation_1(network: nn.Module, path: NoisePath, step: JumpBatch, alpha: float, beta: float) -> Tensor:
     """α·[v̂_t − v_t]² + β·[x' − x'']² with x' and x'' as Algorithm 2 prints them, x'' detached, in float64."""
     assert step.data is not None
     assert step.noise is not None
@@ -117,15 +117,13 @@ def equation_1(network: nn.Module, path: NoisePath, step: Step, alpha: float, be
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
 def test_equation_1_and_its_gradient(path: NoisePath) -> None:
-    update = made(path, MergedSteps(MergedSteps.Options()))
+    update, student = made(path, MergedSteps(MergedSteps.Options()))
     step = jumps(path, 999, 905.3, 700.7, 450.1, 200.9, 60.0, span=62.0)
     loss, aim, _ = update(step)
     loss.backward()
     assert aim is not None
     assert not aim.x0.requires_grad
     # ẑ_t once, with the one graph, and the target's without.
-    student = update.student
-    assert isinstance(student, Counted)
     assert (student.evaluations.count, student.graphs) == (2, 1)
 
     oracle = Network().double()
@@ -148,7 +146,7 @@ def test_equation_1_and_its_gradient(path: NoisePath) -> None:
 )
 def test_weights_over_the_updates(weight: object, expected: dict[int, float]) -> None:
     path = PATHS["cosine"]
-    update = made(path, MergedSteps(MergedSteps.Options()), beta=weight)
+    update, _ = made(path, MergedSteps(MergedSteps.Options()), beta=weight)
     step = jumps(path, 999, 905.3, 700.7, 450.1, 200.9, 60.0, span=62.0)
     for number, beta in expected.items():
         loss, _, _ = update(replace(step, update=number))
@@ -172,7 +170,7 @@ def test_the_loop_counts_updates_for_the_weights(tmp_path: Path, monkeypatch: py
 
 def test_noisier_step_is_the_network_on_fresh_noise_a_step_before() -> None:
     for path in PATHS.values():
-        update = made(path, NoisierStep(NoisierStep.Options()))
+        update, student = made(path, NoisierStep(NoisierStep.Options()))
         starts = jumps(path, 999, 950.0, 700.7, 450.1, 200.9, 60.0, span=124.0)
         step = replace(
             starts, times=starts.times[:2], seed=3
@@ -189,7 +187,7 @@ def test_noisier_step_is_the_network_on_fresh_noise_a_step_before() -> None:
             expected = alpha * z - sigma * Network().double()(z, noisier)
         torch.testing.assert_close(aim.x0.double(), expected, rtol=1e-4, atol=1e-5)
         assert not torch.isclose(fresh.float(), step.noise).any()
-        assert update.student.evaluations.count == 2
+        assert student.evaluations.count == 2
         assert NoisierStep(NoisierStep.Options()).stride(Stage(8, 1)) == 1
 
 

@@ -40,18 +40,18 @@ def test_memory_of_the_allocator(tmp_path: Path, name: str, more: str) -> None:
     parts = assemble.load(settings)
     assemble.prepare(parts)
     stage = parts.plan[0]
-    settings.source.start_stage(stage.stage, stage.stride, settings.model.path)
+    settings.source.start_stage(stage, settings.model.path)
     losses = []
     for update in range(3):
-        step = settings.source.draw(generator(0, update)).to(settings.engine.device)
-        loss, aim, _ = settings.engine.forward(step)
+        jumps = settings.source.draw(generator(0, update)).to(settings.engine.device)
+        loss, aim, _ = settings.engine.forward(jumps)
         assert aim is not None
         settings.source.advance(aim.z_next)
         losses.append(loss.detach())
         if update < 2:
             settings.engine.update(loss, 1e-6)
     loss.backward()
-    del loss, aim, step
+    del loss, aim, jumps
     held = torch.cuda.memory_allocated() - before
     assert torch.stack(losses).isfinite().all()
     # Text encoders and the autoencoder are elsewhere while the network is trained.

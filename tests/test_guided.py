@@ -23,7 +23,7 @@ from torch import Tensor
 from distillkit.cli.group import cli
 from distillkit.config import Chain, read_chain
 from distillkit.errors import ConfigError, DistillkitError
-from distillkit.interfaces import Stage, Step
+from distillkit.interfaces import JumpBatch, Stage
 from distillkit.noise import Predictor
 from distillkit.sampling import noise_for, sample
 from distillkit.training import assemble
@@ -139,7 +139,7 @@ def test_the_target_is_the_guided_prediction() -> None:
     model, student = load(TEACHER, (1.0, 3.0))
     z, times, labels, scales = inputs()
     times = times.clamp(min=10)
-    step = Step(z, torch.stack([times, times - 10]), model.condition(labels, COUNT, scales))
+    step = JumpBatch(z, torch.stack([times, times - 10]), model.condition(labels, COUNT, scales))
     teacher = GuidedTeacher(GuidedTeacher.Options())
     teacher.setup(student)
     target = MergedSteps(MergedSteps.Options(stride=1, form="last"))

@@ -14,7 +14,7 @@ from distillkit_losses.squared import EpsMse, VMse, XMse
 from distillkit_losses.weighted import WeightedLoss
 from distillkit_losses.weighting import Weighting
 
-from distillkit.interfaces import Step, TargetBatch
+from distillkit.interfaces import JumpBatch, TargetBatch
 from distillkit.noise import Condition, Prediction
 from distillkit.registry import load_registry
 
@@ -54,10 +54,10 @@ Z, X0, GOAL, DATA = normal(0), normal(1), normal(2), normal(3)
 def per_sample(loss: type[WeightedLoss], weighting: str = "none", against: str = "target", **more: float) -> np.ndarray:
     """The loss for one batch in which z, x̂, target and data have nothing to do with each other."""
     options = {"weighting": weighting, "against": against, "gamma": GAMMA, **more}
-    step = Step(tensor(Z), torch.zeros(2, 5), Condition(), data=tensor(DATA), noise=tensor(Z))
+    jumps = JumpBatch(tensor(Z), torch.zeros(2, 5), Condition(), data=tensor(DATA), noise=tensor(Z))
     student = Prediction(tensor(Z), tensor(X0), tensor(column(ALPHA)), tensor(column(SIGMA)))
     target = None if against == "data" else TargetBatch(tensor(GOAL), tensor(Z))
-    values = loss(loss.Options.model_validate(options)).per_sample(step, student, target)
+    values = loss(loss.Options.model_validate(options)).per_sample(jumps, student, target)
     assert values.shape == (5,)
     return values.double().numpy()
 
@@ -107,8 +107,8 @@ def test_pseudo_huber_has_a_gradient_where_nothing_is_wrong() -> None:
     """A norm alone has none; far away its gradient has length 1, however far."""
     x0 = tensor(np.stack([GOAL[0], GOAL[1] + 1, GOAL[2] + 100])).requires_grad_()
     student = Prediction(tensor(Z[:3]), x0, tensor(column(ALPHA[:3])), tensor(column(SIGMA[:3])))
-    step = Step(tensor(Z[:3]), torch.zeros(2, 3), Condition())
-    XHuber(XHuber.Options()).per_sample(step, student, TargetBatch(tensor(GOAL[:3]), tensor(Z[:3]))).sum().backward()
+    jumps = JumpBatch(tensor(Z[:3]), torch.zeros(2, 3), Condition())
+    XHuber(XHuber.Options()).per_sample(jumps, student, TargetBatch(tensor(GOAL[:3]), tensor(Z[:3]))).sum().backward()
     assert x0.grad is not None
     torch.testing.assert_close(x0.grad.flatten(1).norm(dim=1), torch.tensor([0.0, 1.0, 1.0]), rtol=1e-5, atol=0)
 
@@ -144,9 +144,9 @@ def test_what_the_weightings_mean() -> None:
 def test_gradient_reaches_only_the_student() -> None:
     x0 = tensor(X0).requires_grad_()
     student = Prediction(tensor(Z), x0, tensor(column(ALPHA)), tensor(column(SIGMA)))
-    step = Step(tensor(Z), torch.zeros(2, 5), Condition())
+    jumps = JumpBatch(tensor(Z), torch.zeros(2, 5), Condition())
     loss = XMse(XMse.Options(weighting="truncated-snr"))
-    loss.per_sample(step, student, TargetBatch(tensor(GOAL), tensor(Z))).sum().backward()
+    loss.per_sample(jumps, student, TargetBatch(tensor(GOAL), tensor(Z))).sum().backward()
     assert x0.grad is not None
     expected = 2 * (X0 - GOAL) * column(np.maximum(SNR, 1)) / np.prod(SHAPE[1:])
     np.testing.assert_allclose(x0.grad.numpy(), expected, rtol=1e-4, atol=1e-6)

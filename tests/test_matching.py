@@ -19,7 +19,7 @@ from distillkit_matching.trajectory_matching import TrajectoryMatching
 from distillkit_pd.frozen_teacher import FrozenTeacher
 from torch import Tensor, nn
 
-from distillkit.interfaces import Stage, Step, TargetBatch, Teacher
+from distillkit.interfaces import JumpBatch, Stage, TargetBatch, Teacher
 from distillkit.noise import Condition, Prediction, PredictionType, Predictor, TablePath
 
 ALPHA_BAR = np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2)
@@ -155,7 +155,7 @@ def frozen() -> Teacher:
 def begun(steps: int, stride: int = 2, order: int = 2) -> TrajectoryMatching:
     """A target that has begun a stage."""
     target = TrajectoryMatching(TrajectoryMatching.Options.model_validate({"order": order, "stride": stride}))
-    target.start_stage(Stage(steps, 1), stride, PATH)
+    target.start_stage(Stage(steps, 1, stride), PATH)
     return target
 
 
@@ -166,7 +166,7 @@ def jumps(steps: int, stride: int = 2) -> Tensor:
 
 def compute(target: TrajectoryMatching, teacher: Teacher, z: Tensor, times: Tensor) -> TargetBatch:
     """The target of jumps from z [B, C, H, W] at times [stride + 1, B]."""
-    step = Step(z, times, Condition())
+    step = JumpBatch(z, times, Condition())
     with torch.no_grad():
         return target.compute(step, predictor(1)(z, times[0], step.condition).detach(), teacher, PATH)
 
@@ -215,7 +215,7 @@ def test_a_stage_has_a_grid_of_its_own() -> None:
     """The steps after which the solver's order falls, and the time at which walks begin."""
     target, teacher = begun(8), frozen()
     compute(target, teacher, noise(1), jumps(8)[0])
-    target.start_stage(Stage(4, 1), 2, PATH)
+    target.start_stage(Stage(4, 1, 2), PATH)
     assert target.state_dict() == {}
     z = noise()
     for times in jumps(4):
@@ -262,7 +262,7 @@ def test_landing_losses_are_the_error_of_the_landing(begin: int) -> None:
     factor = ALPHA[s] - SIGMA[s] / SIGMA[t] * ALPHA[t]
     times = torch.tensor([t, s]).view(2, 1).expand(2, BATCH)
     z, aim, x0 = noise(), noise(1), noise(2).requires_grad_()
-    step, goal = Step(z, times, Condition()), TargetBatch(aim, z)
+    step, goal = JumpBatch(z, times, Condition()), TargetBatch(aim, z)
     student = Prediction(z, x0, PATH.alpha(times[0]), PATH.sigma(times[0]))
     error = factor * (noise(2) - aim).double().numpy()
     for loss, power in ((XL1(XL1.Options(weighting="landing")), 1), (XMse(XMse.Options(weighting="landing")), 2)):

@@ -107,7 +107,7 @@ def test_evaluations_per_update(runs: dict[str, Run], tmp_path: Path, name: str)
     assert [line["evaluations"] for line in journal] == [method.evaluations] * method.updates
     plan = make_plan(settings(tmp_path, name, *assignments(method)))
     by_stage = [sum(line["evaluations"] for line in lines) for _, lines in groupby(journal, lambda line: line["stage"])]
-    assert by_stage == [planned.evaluations for planned in plan]
+    assert by_stage == [stage.updates * stage.evaluations for stage in plan]
 
 
 @pytest.mark.parametrize("name", ANCHORED_ONES)
@@ -177,9 +177,9 @@ def test_networks_in_memory(tmp_path: Path, name: str, networks: int) -> None:
     for part in assemble.prepare(parts):
         part()
     planned = parts.plan[0]
-    wanted.source.start_stage(planned.stage, planned.stride, wanted.model.path)
+    wanted.source.start_stage(planned, wanted.model.path)
     assert wanted.target is not None
-    wanted.target.start_stage(planned.stage, planned.stride, wanted.model.path)
+    wanted.target.start_stage(planned, wanted.model.path)
     wanted.engine.forward(wanted.source.draw(torch.Generator()))
     gc.collect()
     assert living_networks() - before == networks

@@ -17,7 +17,7 @@ from test_training import started
 from torch import Tensor
 
 from distillkit.config import RunTable
-from distillkit.interfaces import EmaTable, Step, TargetBatch
+from distillkit.interfaces import EmaTable, JumpBatch, TargetBatch
 from distillkit.training.journal import SKIPS, Diverged, DivergenceGuard
 from distillkit.training.loop import _next_z
 from distillkit.training.step import DistillStep
@@ -78,8 +78,8 @@ def test_no_update_waits_for_the_device() -> None:
     make_update(engine, 0)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for step in steps:
-            loss, _ = engine.forward(step)
+        for jumps in steps:
+            loss, _ = engine.forward(jumps)
             engine.update(loss * nan, 1e-2)
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -92,9 +92,9 @@ def spoil(patch: pytest.MonkeyPatch, *updates: int) -> None:
     """Make the losses of some updates, from 0, not a number."""
     forward = DistillStep.forward
 
-    def spoiled(self: DistillStep, step: Step) -> Any:
-        loss, aim, size = forward(self, step)
-        return (loss * nan if step.update in updates else loss), aim, size
+    def spoiled(self: DistillStep, jumps: JumpBatch) -> Any:
+        loss, aim, size = forward(self, jumps)
+        return (loss * nan if jumps.update in updates else loss), aim, size
 
     patch.setattr(DistillStep, "forward", spoiled)
 
@@ -166,18 +166,18 @@ def test_a_walk_that_is_not_finite_begins_anew(tmp_path: Path, staggered: bool) 
     """Sample 1 of 3, at its second jump of 4: from its own noise; it ends with the others' walks."""
     parts = started(tmp_path, "dsdi", 8, "source.batch=3", f"source.staggered={str(staggered).lower()}")
     source = parts.settings.source
-    draws: list[Step] = []
+    draws: list[JumpBatch] = []
     for i in range(8):
-        draws.append(step := source.draw(torch.Generator().manual_seed(i)))
-        z = step.z + 1
+        draws.append(jumps := source.draw(torch.Generator().manual_seed(i)))
+        z = jumps.z + 1
         if i == 4:
             z[1, 0, 3, 3] = nan
         source.advance(z)
     same = started(tmp_path, "dsdi", 8, "source.batch=3", f"source.staggered={str(staggered).lower()}").settings.source
-    clean: list[Step] = []
+    clean: list[JumpBatch] = []
     for i in range(8):
-        clean.append(step := same.draw(torch.Generator().manual_seed(i)))
-        same.advance(step.z + 1)
+        clean.append(jumps := same.draw(torch.Generator().manual_seed(i)))
+        same.advance(jumps.z + 1)
     grid = [999, 749, 499, 249]
     begun = max(i for i in range(5) if clean[i].times[0, 1] == 999)
     over = next((i for i in range(5, 8) if clean[i].times[0, 1] == 999), 8)
@@ -206,9 +206,9 @@ def test_a_run_whose_targets_are_not_finite_goes_on(tmp_path: Path, monkeypatch:
 
     compute = TrajectoryMatching.compute
 
-    def spoiled(self: TrajectoryMatching, step: Step, *rest: Any) -> TargetBatch:
-        aim = compute(self, step, *rest)
-        if step.update == 2:
+    def spoiled(self: TrajectoryMatching, jumps: JumpBatch, *rest: Any) -> TargetBatch:
+        aim = compute(self, jumps, *rest)
+        if jumps.update == 2:
             assert self._walk is not None
             self._walk = replace(self._walk, z=self._walk.z.index_fill(0, torch.tensor([0]), nan))
             x0: Tensor = aim.x0.index_fill(0, torch.tensor([0]), nan)

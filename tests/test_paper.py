@@ -48,7 +48,7 @@ def test_settings_and_times(data: str, folder: Path, variant: str) -> None:
     assert (optimizer.clip, optimizer.shape, ema.warmup) == (1.0, "cosine", False)
     assert settings.source.options.guidance == ((1.0, 3.0) if data == "imagenet" else 1.0)
     assert (settings.evaluation.steps, settings.evaluation.samples) == ((2, 4, 8), 30000)
-    steps = [planned.stage.steps for planned in make_plan(settings)]
+    steps = [planned.steps for planned in make_plan(settings)]
     assert (
         steps
         == {

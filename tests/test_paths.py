@@ -21,7 +21,7 @@ from distillkit_losses.weighting import Weighting, landing, weight
 from torch import Tensor, nn
 
 from distillkit.errors import DistillkitError, GridError
-from distillkit.interfaces import Stage, Step
+from distillkit.interfaces import JumpBatch, Stage
 from distillkit.noise import Condition, EdmPath, FlowPath, NoisePath, Prediction, Predictor, TablePath
 from distillkit.sampling import sample, sample_consistency
 
@@ -280,12 +280,12 @@ def test_predictions_and_their_losses(name: str) -> None:
         np.testing.assert_allclose(prediction.x0.numpy(), x, rtol=0, atol=1e-5 * max(1, s / a))
         np.testing.assert_allclose(prediction.u.numpy(), eps - x, rtol=0, atol=2e-5 * max(1, a / s))
     prediction = predictions["sample"]
-    step = Step(z, torch.stack([t, t]), Condition(), data=torch.from_numpy(goal).float())
+    jumps = JumpBatch(z, torch.stack([t, t]), Condition(), data=torch.from_numpy(goal).float())
     squared = ((x - goal) ** 2).mean((1, 2, 3))
     for loss, factor in ((XMse, 1), (EpsMse, (a / s) ** 2), (FlowMse, ((a + s) / s) ** 2)):
         made = loss(loss.Options(against="data"))
         made.setup(path)
-        np.testing.assert_allclose(made.per_sample(step, prediction, None).numpy(), factor * squared, rtol=1e-4)
+        np.testing.assert_allclose(made.per_sample(jumps, prediction, None).numpy(), factor * squared, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -347,10 +347,10 @@ def test_trajectories_begin_there_too(path: NoisePath, scale: float) -> None:
 
     source = Trajectory(Trajectory.Options(batch=2))
     source.setup(Unconditional(), None)  # type: ignore[arg-type]
-    source.start_stage(Stage(4, 1), 2, path)
-    step = source.draw(torch.Generator().manual_seed(0))
-    torch.testing.assert_close(step.z, noise() * scale, rtol=1e-6, atol=0)
-    torch.testing.assert_close(step.times[:, 0], path.grid(4)[:3], rtol=0, atol=0)
+    source.start_stage(Stage(4, 1, 2), path)
+    jumps = source.draw(torch.Generator().manual_seed(0))
+    torch.testing.assert_close(jumps.z, noise() * scale, rtol=1e-6, atol=0)
+    torch.testing.assert_close(jumps.times[:, 0], path.grid(4)[:3], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["flow", "EDM"])
@@ -361,15 +361,15 @@ def test_consistency_function_is_z_where_its_time_is_0(name: str) -> None:
     student = Predictor(Network(), path, "flow" if name == "flow" else "sample", call)
     target = Consistency(Consistency.Options(decay=0.5))
     target.setup(student)
-    target.start_stage(Stage(4, 1), 1, path)
+    target.start_stage(Stage(4, 1), path)
 
     class SameAgain:
         def reuse(self, prediction: Prediction) -> Prediction:
             return prediction
 
     with torch.no_grad():
-        step = Step(noise(), grid[-2:, None].expand(-1, 2), Condition())
-        found = target.compute(step, student(step.z, step.times[0], Condition()), SameAgain(), path)  # type: ignore[arg-type]
+        jumps = JumpBatch(noise(), grid[-2:, None].expand(-1, 2), Condition())
+        found = target.compute(jumps, student(jumps.z, jumps.times[0], Condition()), SameAgain(), path)  # type: ignore[arg-type]
     torch.testing.assert_close(found.x0, found.z_next)
 
 
@@ -391,7 +391,7 @@ def test_merged_steps_land_where_the_fine_steps_do() -> None:
             with torch.no_grad():
                 first = predictor(z, times[0], Condition())
                 found = MergedSteps(MergedSteps.Options()).compute(
-                    Step(z, times, Condition()),
+                    JumpBatch(z, times, Condition()),
                     first,
                     Teacher(),
                     path,  # type: ignore[arg-type]

@@ -117,15 +117,15 @@ def test_algorithm_2(continuous: bool, kind: PredictionType, n: int) -> None:
     data.setup()
     model: Model = Pixels()  # type: ignore[assignment]
     source.setup(model, data)
-    source.start_stage(Stage(2 * n, 1), 2, path)
-    step = source.draw(torch.Generator().manual_seed(n))
-    assert step.data is not None
-    assert step.noise is not None
+    source.start_stage(Stage(2 * n, 1, 2), path)
+    jumps = source.draw(torch.Generator().manual_seed(n))
+    assert jumps.data is not None
+    assert jumps.noise is not None
 
     # t = i/n with i ~ Cat[1, …, n], and the teacher's two steps of 0.5/n.
-    i = np.round((step.times[0].numpy() + 1) / paper.times * n)
+    i = np.round((jumps.times[0].numpy() + 1) / paper.times * n)
     assert set(i) == set(range(1, n + 1))
-    for row, u in zip(step.times, (i / n, i / n - 0.5 / n, (i - 1) / n), strict=True):
+    for row, u in zip(jumps.times, (i / n, i / n - 0.5 / n, (i - 1) / n), strict=True):
         np.testing.assert_allclose(row, paper.t(u), rtol=0, atol=1e-9)
 
     student = Predictor(Network(0), path, kind, call)
@@ -136,9 +136,9 @@ def test_algorithm_2(continuous: bool, kind: PredictionType, n: int) -> None:
     update = DistillStep(
         student, teacher, MergedSteps(MergedSteps.Options()), [XMse(XMse.Options(weighting="truncated-snr"))], path, 1
     )
-    loss, aim, _ = update(step)
+    loss, aim, _ = update(jumps)
     assert aim is not None
-    x, eps = step.data.double().numpy(), step.noise.double().numpy()
+    x, eps = jumps.data.double().numpy(), jumps.noise.double().numpy()
     expected = paper.loss(copy.deepcopy(student.network).double(), frozen, x, eps, i, n)
     assert loss.item() == pytest.approx(expected, rel=1e-4)
     # σ_s = 0: where the jump ends at clean data it lands on the target itself.

@@ -14,7 +14,7 @@ from distillkit_dsd.self_teacher import SelfTeacher
 from distillkit_pd.frozen_teacher import FrozenTeacher
 from torch import Tensor, nn
 
-from distillkit.interfaces import Stage, Step, TargetBatch, Teacher, Update
+from distillkit.interfaces import JumpBatch, Stage, TargetBatch, Teacher, Update
 from distillkit.noise import Condition, Predictor, TablePath
 
 ALPHA_BAR = np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2)
@@ -67,16 +67,16 @@ def merged(form: str = "landing", stride: int | str = 2) -> MergedSteps:
     return MergedSteps(MergedSteps.Options.model_validate({"form": form, "stride": stride}))
 
 
-def jump(*times: int) -> Step:
+def jump(*times: int) -> JumpBatch:
     """A jump over the given times, from noise."""
     torch.manual_seed(sum(times))
-    return Step(torch.randn(BATCH, 1, 5, 5), torch.tensor(times).view(-1, 1).expand(-1, BATCH), Condition())
+    return JumpBatch(torch.randn(BATCH, 1, 5, 5), torch.tensor(times).view(-1, 1).expand(-1, BATCH), Condition())
 
 
-def compute(target: MergedSteps, step: Step, student: Predictor, teacher: Teacher) -> TargetBatch:
-    prediction = student(step.z, step.times[0], step.condition)
+def compute(target: MergedSteps, jumps: JumpBatch, student: Predictor, teacher: Teacher) -> TargetBatch:
+    prediction = student(jumps.z, jumps.times[0], jumps.condition)
     with torch.no_grad():
-        return target.compute(step, prediction.detach(), teacher, PATH)
+        return target.compute(jumps, prediction.detach(), teacher, PATH)
 
 
 def x0_at(network: Predictor, z: Tensor, t: int) -> Tensor:
@@ -112,20 +112,20 @@ PAIRS = [(999, 749, 499), (749, 624, 499), (499, 249, 124), (499, 249, -1), (124
 def test_landing_is_a_mean_of_the_two_predictions(times: tuple[int, int, int]) -> None:
     """x'' = c·x̂(z_t) + (1 − c)·x̂(z_t'), and c = 0 on the last pair."""
     student = predictor()
-    step = jump(*times)
-    target = compute(merged(), step, student, self_teacher(student))
-    (first, second), landed = walk([student, student], step.z, list(times))
+    jumps = jump(*times)
+    target = compute(merged(), jumps, student, self_teacher(student))
+    (first, second), landed = walk([student, student], jumps.z, list(times))
     c = share(*times)
     assert 0 < c < 1 if times[-1] >= 0 else c == 0
     close(target.x0, c * first + (1 - c) * second)
     close(target.z_next, landed)
     # One step of the student with that x̂ lands where the two did.
-    close(PATH.ddim(step.z, target.x0, step.times[0], step.times[-1]), landed)
+    close(PATH.ddim(jumps.z, target.x0, jumps.times[0], jumps.times[-1]), landed)
 
 
-def gradient(student: Predictor, step: Step, goal: Tensor) -> Tensor:
+def gradient(student: Predictor, jumps: JumpBatch, goal: Tensor) -> Tensor:
     student.network.zero_grad()
-    prediction = student(step.z, step.times[0], step.condition).x0
+    prediction = student(jumps.z, jumps.times[0], jumps.condition).x0
     (prediction - goal).square().mean().backward()
     return torch.cat(
         [parameter.grad.flatten() for parameter in student.network.parameters() if parameter.grad is not None]
@@ -136,9 +136,9 @@ def gradient(student: Predictor, step: Step, goal: Tensor) -> Tensor:
 def test_landing_gradient_is_a_share_of_the_last_forms(times: tuple[int, int, int]) -> None:
     """The self teacher's landing gradient is (1 − c) times that of matching the next step's x̂."""
     student = predictor()
-    step = jump(*times)
-    landing = gradient(student, step, compute(merged(), step, student, self_teacher(student)).x0)
-    last = gradient(student, step, compute(merged("last"), step, student, self_teacher(student)).x0)
+    jumps = jump(*times)
+    landing = gradient(student, jumps, compute(merged(), jumps, student, self_teacher(student)).x0)
+    last = gradient(student, jumps, compute(merged("last"), jumps, student, self_teacher(student)).x0)
     assert last.norm() > 1e-3
     torch.testing.assert_close(landing, (1 - share(*times)) * last, rtol=1e-3, atol=1e-5)
 
@@ -146,18 +146,18 @@ def test_landing_gradient_is_a_share_of_the_last_forms(times: tuple[int, int, in
 def test_the_identity_does_not_hold_for_another_teacher() -> None:
     """TSD: the first of the two x̂ is not the student's own."""
     times = (999, 749, 499)
-    student, other, step = predictor(), predictor(1), jump(999, 749, 499)
+    student, other, jumps = predictor(), predictor(1), jump(999, 749, 499)
     teacher = frozen(other)
-    landing = gradient(student, step, compute(merged(), step, student, teacher).x0)
-    last = gradient(student, step, compute(merged("last"), step, student, teacher).x0)
+    landing = gradient(student, jumps, compute(merged(), jumps, student, teacher).x0)
+    last = gradient(student, jumps, compute(merged("last"), jumps, student, teacher).x0)
     assert (landing - (1 - share(*times)) * last).norm() > 0.05 * landing.norm()
 
 
 @pytest.mark.parametrize("times", PAIRS)
 def test_last_form_is_the_second_prediction(times: tuple[int, int, int]) -> None:
-    student, step = predictor(), jump(*times)
-    target = compute(merged("last"), step, student, self_teacher(student))
-    (_, second), landed = walk([student, student], step.z, list(times))
+    student, jumps = predictor(), jump(*times)
+    target = compute(merged("last"), jumps, student, self_teacher(student))
+    (_, second), landed = walk([student, student], jumps.z, list(times))
     close(target.x0, second)
     close(target.z_next, landed)
 
@@ -166,17 +166,17 @@ def test_all_steps_merge_into_one() -> None:
     """Luhman & Luhman: one jump over the whole grid, whose target is what the sampler would have made."""
     student, teacher_network = predictor(), predictor(1)
     times = PATH.grid(4).tolist()
-    step, target = jump(*times), merged(stride="all")
+    jumps, target = jump(*times), merged(stride="all")
     assert target.stride(Stage(4, 1)) == 4
-    made = compute(target, step, student, frozen(teacher_network))
-    _, landed = walk([teacher_network] * 4, step.z, times)
+    made = compute(target, jumps, student, frozen(teacher_network))
+    _, landed = walk([teacher_network] * 4, jumps.z, times)
     close(made.x0, landed)
     close(made.z_next, landed)
 
 
 def test_who_takes_which_step() -> None:
     """The self and EMA teachers let the student take the first step, a frozen one takes both unless told otherwise."""
-    student, step = predictor(), jump(999, 749, 499)
+    student, jumps = predictor(), jump(999, 749, 499)
     slow = predictor().frozen_copy()  # the same weights, before the student moves
     cases = [
         (self_teacher(student), [student, student], 1),
@@ -191,11 +191,11 @@ def test_who_takes_which_step() -> None:
         teacher.after_update(student, MADE)
         target = merged()
         before = student.evaluations.count
-        made = compute(target, step, student, teacher)
+        made = compute(target, jumps, student, teacher)
         # One of them is the student's own, not the target's.
         assert student.evaluations.count - before == 1 + evaluations
         assert target.teacher_evaluations(Stage(4, 1), teacher) == evaluations
-        close(made.z_next, walk(networks, step.z, [999, 749, 499])[1])
+        close(made.z_next, walk(networks, jumps.z, [999, 749, 499])[1])
 
 
 def test_evaluations_of_every_stride() -> None:
@@ -207,8 +207,8 @@ def test_evaluations_of_every_stride() -> None:
 
 
 def test_targets_carry_no_gradient() -> None:
-    student, step = predictor(), jump(999, 749, 499)
-    target = compute(merged(), step, student, self_teacher(student))
+    student, jumps = predictor(), jump(999, 749, 499)
+    target = compute(merged(), jumps, student, self_teacher(student))
     assert not target.x0.requires_grad
     assert not target.z_next.requires_grad
 

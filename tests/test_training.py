@@ -16,7 +16,7 @@ from helpers.digits import MODEL, PLAIN, SCORED, Run, distil, settings
 from PIL import Image
 from torch import Tensor, nn
 
-from distillkit.interfaces import Stage, Step
+from distillkit.interfaces import JumpBatch, Stage
 from distillkit.noise import Predictor
 from distillkit.sampling import sample
 from distillkit.training import assemble
@@ -70,11 +70,11 @@ def test_every_update_has_noise_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     """Also the first ones of two stages, and the two batches that one update accumulates."""
     drawn: list[Tensor] = []
 
-    def remember(self: NoisedData, generator: torch.Generator) -> Step:
-        step = draw_step(self, generator)
-        assert step.noise is not None
-        drawn.append(step.noise)
-        return step
+    def remember(self: NoisedData, generator: torch.Generator) -> JumpBatch:
+        jumps = draw_step(self, generator)
+        assert jumps.noise is not None
+        drawn.append(jumps.noise)
+        return jumps
 
     draw_step = NoisedData.draw
     monkeypatch.setattr(NoisedData, "draw", remember)
@@ -108,33 +108,33 @@ def started(folder: Path, preset: str, steps: int, *options: str, stride: int = 
     """Parts whose source has begun a stage of `steps` steps."""
     parts = assemble.load(settings(folder, preset, "run.updates=100", *options))
     assemble.prepare(parts)
-    parts.settings.source.start_stage(Stage(steps, 100), stride, parts.settings.model.path)
+    parts.settings.source.start_stage(Stage(steps, 100, stride), parts.settings.model.path)
     return parts
 
 
-def draw(parts: Parts, seed: int) -> Step:
+def draw(parts: Parts, seed: int) -> JumpBatch:
     return parts.settings.source.draw(torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
-def walk(parts: Parts, student: Predictor, draws: int) -> list[Step]:
+def walk(parts: Parts, student: Predictor, draws: int) -> list[JumpBatch]:
     """Draw steps and walk on, the self teacher's two DDIM steps at a time, with the weights as they are."""
     target, teacher = parts.settings.target, parts.settings.teacher
     assert target is not None
     assert teacher is not None
     steps = []
     for seed in range(draws):
-        step = draw(parts, seed)
-        prediction = student(step.z, step.times[0], step.condition)
-        parts.settings.source.advance(target.compute(step, prediction, teacher, student.path).z_next)
-        steps.append(step)
+        jumps = draw(parts, seed)
+        prediction = student(jumps.z, jumps.times[0], jumps.condition)
+        parts.settings.source.advance(target.compute(jumps, prediction, teacher, student.path).z_next)
+        steps.append(jumps)
     return steps
 
 
 def test_a_trajectory_is_what_sampling_walks(tmp_path: Path) -> None:
     parts = started(tmp_path, "dsdi", 8, "source.batch=3", "source.guidance=2.0", 'teacher.type="self"')
     steps = walk(parts, parts.student, 5)
-    assert [step.times[:, 0].tolist() for step in steps[:4]] == [
+    assert [jumps.times[:, 0].tolist() for jumps in steps[:4]] == [
         [999, 874, 749],
         [749, 624, 499],
         [499, 374, 249],
@@ -150,9 +150,9 @@ def test_a_trajectory_is_what_sampling_walks(tmp_path: Path) -> None:
     hook = parts.student.network.register_forward_hook(remember)
     landed = sample(parts.student, steps[0].z, steps[0].condition, 8)
     hook.remove()
-    for step in steps[:4]:
-        torch.testing.assert_close(step.z, seen[int(step.times[0, 0])], rtol=0, atol=1e-6)
-        assert torch.equal(step.condition.inputs["class_labels"], steps[0].condition.inputs["class_labels"])
+    for jumps in steps[:4]:
+        torch.testing.assert_close(jumps.z, seen[int(jumps.times[0, 0])], rtol=0, atol=1e-6)
+        assert torch.equal(jumps.condition.inputs["class_labels"], steps[0].condition.inputs["class_labels"])
     # Then it begins anew, with other noise and other classes.
     assert steps[4].times[:, 0].tolist() == [999, 874, 749]
     assert not torch.isclose(steps[4].z, steps[0].z).any()
@@ -169,7 +169,7 @@ def test_staggered_samples_stand_at_different_places(tmp_path: Path) -> None:
     """Four samples on a walk of four jumps: after the first, cut short, walks there is one at every place."""
     parts = started(tmp_path, "dsdi", 8, "source.batch=4", "source.staggered=true", "source.guidance=[1.0, 3.0]")
     steps = walk(parts, parts.student, 12)
-    starts = torch.stack([step.times[0] for step in steps])  # [draws, B]
+    starts = torch.stack([jumps.times[0] for jumps in steps])  # [draws, B]
     assert starts[0].tolist() == [999] * 4
     for places in starts[4:]:
         assert sorted(places.tolist()) == [249, 499, 749, 999]
@@ -186,8 +186,8 @@ def test_staggered_samples_stand_at_different_places(tmp_path: Path) -> None:
         assert 0.7 < noise.std() < 1.3
 
 
-def value(step: Step, key: str) -> Tensor:
-    found = step.condition.guidance if key == "guidance" else step.condition.inputs[key]
+def value(jumps: JumpBatch, key: str) -> Tensor:
+    found = jumps.condition.guidance if key == "guidance" else jumps.condition.inputs[key]
     assert found is not None
     return found
 
@@ -195,8 +195,8 @@ def value(step: Step, key: str) -> Tensor:
 def test_a_batch_larger_than_the_walk_is_spread_evenly(tmp_path: Path) -> None:
     parts = started(tmp_path, "dsdi", 4, "source.batch=6", "source.staggered=true")
     steps = walk(parts, parts.student, 6)
-    for step in steps[2:]:
-        assert step.times[0].tolist().count(999) == 3
+    for jumps in steps[2:]:
+        assert jumps.times[0].tolist().count(999) == 3
 
 
 def test_strides_longer_than_two(tmp_path: Path) -> None:
@@ -218,28 +218,28 @@ def test_no_guidance_where_all_is_one(tmp_path: Path) -> None:
 
 def test_noised_data_is_noised_to_times_of_the_grid(tmp_path: Path) -> None:
     parts = started(tmp_path, "pd", 8, "source.batch=64")
-    step = draw(parts, 0)
-    assert step.data is not None
-    assert step.noise is not None
-    assert {tuple(times) for times in step.times.T.tolist()} == {
+    jumps = draw(parts, 0)
+    assert jumps.data is not None
+    assert jumps.noise is not None
+    assert {tuple(times) for times in jumps.times.T.tolist()} == {
         (999, 874, 749),
         (749, 624, 499),
         (499, 374, 249),
         (249, 124, -1),
     }
     betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64).square()
-    bar = (1 - betas).cumprod(0)[step.times[0]].view(-1, 1, 1, 1)
-    expected = bar.sqrt() * step.data + (1 - bar).sqrt() * step.noise
-    torch.testing.assert_close(step.z.double(), expected, rtol=0, atol=1e-5)
+    bar = (1 - betas).cumprod(0)[jumps.times[0]].view(-1, 1, 1, 1)
+    expected = bar.sqrt() * jumps.data + (1 - bar).sqrt() * jumps.noise
+    torch.testing.assert_close(jumps.z.double(), expected, rtol=0, atol=1e-5)
     # The pictures and labels of the data set, and noise that is noise.
     data = parts.settings.data
     assert data is not None
     pictures, labels = data.batch(torch.arange(len(data)))
     assert labels is not None
-    for picture, label in zip(step.data, step.condition.inputs["class_labels"], strict=True):
+    for picture, label in zip(jumps.data, jumps.condition.inputs["class_labels"], strict=True):
         assert any(torch.equal(picture, other) for other in pictures[labels == label])
-    assert step.noise.std() == pytest.approx(1, abs=0.05)
-    assert not torch.equal(draw(parts, 1).times, step.times)
+    assert jumps.noise.std() == pytest.approx(1, abs=0.05)
+    assert not torch.equal(draw(parts, 1).times, jumps.times)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

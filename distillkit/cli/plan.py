@@ -33,11 +33,11 @@ def command(config: Path, assignments: tuple[str, ...], measure: bool, as_json: 
     stages: list[dict[str, Any]] = [
         # A config without phases says nothing of them.
         ({"phase": number} if chained else {})
-        | {"steps": part.stage.steps, "updates": part.stage.updates, "evaluations": part.evaluations}
+        | {"steps": part.steps, "updates": part.updates, "evaluations": part.updates * part.evaluations}
         for number, plan in enumerate(plans, 1)
         for part in plan
     ]
-    jumps = [part.stage.steps // part.stride for plan in plans for part in plan]
+    jumps = [part.jumps for plan in plans for part in plan]
     before = sum(evaluations_before(phase, plan) for phase, plan in zip(phases, plans, strict=True))
     found: dict[str, Any] = {"updates": sum(stage["updates"] for stage in stages), "stages": stages}
     if before:

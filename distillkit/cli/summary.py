@@ -53,14 +53,14 @@ def describe(settings: Settings, inventory: Inventory, memory: float, place: Pat
 def _stages(settings: Settings) -> str:
     """How N falls, and what that costs."""
     plan = make_plan(settings)
-    depths = [planned.stage.steps for planned in plan]
+    depths = [stage.steps for stage in plan]
     # The shortest beginning of which the whole is made.
     length = next(i for i in range(1, len(depths) + 1) if depths == depths[:i] * (len(depths) // i))
     shown = [*map(str, depths[:length])]
     if length > 8:
         shown[2:-1] = ["…"]
     times = f", {len(depths) // length} times" if length < len(depths) else ""
-    evaluations = sum(planned.evaluations for planned in plan)
+    evaluations = sum(stage.updates * stage.evaluations for stage in plan)
     steps = settings.evaluation.export_steps
     return f"N = {', '.join(shown)}{times}: for {steps} steps; {evaluations} network evaluations"
 

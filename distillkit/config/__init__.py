@@ -2,7 +2,7 @@
 
 from distillkit.config.chain import Chain, read_chain
 from distillkit.config.pieces import read_component, read_scoring, table_of_result
-from distillkit.config.plan import PlannedStage, evaluations_before, make_plan
+from distillkit.config.plan import evaluations_before, make_plan
 from distillkit.config.read import read_config
 from distillkit.config.settings import Scoring, Settings
 from distillkit.config.tables import (
@@ -20,7 +20,6 @@ __all__ = [
     "EvaluationTable",
     "GridTable",
     "OptimizerTable",
-    "PlannedStage",
     "RunTable",
     "Scoring",
     "Settings",

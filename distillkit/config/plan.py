@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from math import gcd
 
 from distillkit.config.settings import Settings
 from distillkit.interfaces import Stage
 
 
-@dataclass(frozen=True)
-class PlannedStage:
-    """A stage, how long its jumps are, and what it costs.
-
-    Attributes:
-        stage: steps and updates.
-        stride: fine steps per jump; the student serves `stage.steps // stride` sampling steps.
-        evaluations: network evaluations of the stage's updates, as the journal counts them (guidance doubles a batch,
-            not the count). What a source does before the first update is not among them: see `evaluations_before`.
-    """
-
-    stage: Stage
-    stride: int
-    evaluations: int
-
-
-def make_plan(settings: Settings) -> list[PlannedStage]:
+def make_plan(settings: Settings) -> list[Stage]:
     """Divide the run's updates among the schedule's stages."""
     accumulate = settings.optimizer.accumulate
 
@@ -37,14 +21,14 @@ def make_plan(settings: Settings) -> list[PlannedStage]:
 
     stages = settings.schedule.plan(settings.run.updates, trajectory)
     return [
-        PlannedStage(stage, stride(settings, stage), stage.updates * accumulate * _evaluations(settings, stage))
+        replace(stage, stride=stride(settings, stage), evaluations=accumulate * _evaluations(settings, stage))
         for stage in stages
     ]
 
 
-def evaluations_before(settings: Settings, plan: list[PlannedStage]) -> int:
+def evaluations_before(settings: Settings, plan: list[Stage]) -> int:
     """Evaluations before the first update, if no run has done any of the source's work before."""
-    return settings.source.evaluations_before([(planned.stage, planned.stride) for planned in plan])
+    return settings.source.evaluations_before(plan)
 
 
 def stride(settings: Settings, stage: Stage) -> int:

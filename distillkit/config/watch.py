@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from distillkit.config.plan import PlannedStage
 from distillkit.config.settings import Settings
-from distillkit.interfaces import Metric
+from distillkit.interfaces import Metric, Stage
 
 
 def score_name(label: str, steps: int) -> str:
@@ -40,15 +39,15 @@ def find_score(settings: Settings, wanted: str) -> str | None:
     return next((name for name in scores_taken(settings) if name == wanted or name.endswith(f"/{wanted}")), None)
 
 
-def series(settings: Settings, planned: PlannedStage, scores: Sequence[Mapping[str, float]]) -> list[float]:
+def series(settings: Settings, stage: Stage, scores: Sequence[Mapping[str, float]]) -> list[float]:
     """The watched score after each evaluation of a stage, lower being better; empty if none is watched.
 
     Args:
         settings: the config.
-        planned: the stage.
+        stage: the stage.
         scores: all scores by name, for each evaluation that the stage has seen.
     """
-    name = watched(settings, planned.stage.steps // planned.stride)
+    name = watched(settings, stage.jumps)
     if name is None:
         return []
     sign = -1 if scores_taken(settings)[name].higher_is_better else 1

@@ -10,7 +10,7 @@ from distillkit.interfaces.model import Export, GuidanceInput, Inventory, Model,
 from distillkit.interfaces.optimization import EmaTable, OptimizerTable
 from distillkit.interfaces.schedule import Schedule
 from distillkit.interfaces.source import Source
-from distillkit.interfaces.steps import Stage, Step, TargetBatch
+from distillkit.interfaces.steps import JumpBatch, Stage, TargetBatch
 from distillkit.interfaces.student import StudentTable
 from distillkit.interfaces.target import Target
 from distillkit.interfaces.teacher import Teacher
@@ -26,6 +26,7 @@ __all__ = [
     "Features",
     "GuidanceInput",
     "Inventory",
+    "JumpBatch",
     "Loss",
     "Metric",
     "Model",
@@ -36,7 +37,6 @@ __all__ = [
     "Schedule",
     "Source",
     "Stage",
-    "Step",
     "StudentTable",
     "Target",
     "TargetBatch",

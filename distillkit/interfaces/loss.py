@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillkit.component import Component
-from distillkit.interfaces.steps import Step, TargetBatch
+from distillkit.interfaces.steps import JumpBatch, TargetBatch
 from distillkit.noise import NoisePath, Prediction
 
 
@@ -58,8 +58,8 @@ class Loss(Component):
         return weight.at(update, updates) if isinstance(weight, Ramp) else weight
 
     @abstractmethod
-    def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
+    def per_sample(self, jumps: JumpBatch, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
         """The term for each sample, [B], without the factor `weight`.
 
-        `target` is None where no term is against the target; `step.data` where the source has none.
+        `target` is None where no term is against the target; `jumps.data` where the source has none.
         """

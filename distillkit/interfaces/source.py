@@ -14,7 +14,7 @@ from distillkit import distributed
 from distillkit.component import Component
 from distillkit.interfaces.data import Data
 from distillkit.interfaces.model import Model
-from distillkit.interfaces.steps import Stage, Step
+from distillkit.interfaces.steps import JumpBatch, Stage
 from distillkit.interfaces.teacher import Teacher
 from distillkit.noise import NoisePath, Predictor
 
@@ -42,12 +42,12 @@ class Source(Component):
 
     options: Options
     needs_data: bool
-    """Whether it draws from a data set; if so, every step has `data` and `noise`."""
+    """Whether it draws from a data set; if so, every batch has `data` and `noise`."""
     walks: bool = False
     """Whether a sample's jumps follow one another from noise to data, each beginning where `advance` said."""
 
     knows_landing: bool = False
-    """Whether every step says where the teacher lands (`Step.landing`)."""
+    """Whether every batch says where the teacher lands (`JumpBatch.landing`)."""
 
     @property
     def global_batch(self) -> int:
@@ -75,16 +75,16 @@ class Source(Component):
     def setup(self, model: Model, data: Data | None) -> None:
         """Called once, before the first stage, with the loaded model and the data (None if the config has none)."""
 
-    def evaluations_before(self, stages: Sequence[tuple[Stage, int]]) -> int:
+    def evaluations_before(self, stages: Sequence[Stage]) -> int:
         """Evaluations that the work of `prepare` takes, if no run has done any of it before.
 
         Args:
-            stages: the plan's, each with the stride of its jumps.
+            stages: the plan's.
         """
         return 0
 
     def prepare(
-        self, stages: Sequence[tuple[Stage, int]], student: Predictor, teacher: Teacher | None
+        self, stages: Sequence[Stage], student: Predictor, teacher: Teacher | None
     ) -> Sequence[Callable[[], None]]:
         """The work that is to be done before the first update, in parts that are done one after the other.
 
@@ -92,7 +92,7 @@ class Source(Component):
         the engine's precision. The networks are as they are when the run begins, also when it is resumed.
 
         Args:
-            stages: the plan's, each with the stride of its jumps.
+            stages: the plan's.
             student: the network that is trained, on the engine's device.
             teacher: ready to predict; None in plain training.
 
@@ -107,11 +107,11 @@ class Source(Component):
         return self
 
     @abstractmethod
-    def start_stage(self, stage: Stage, stride: int, path: NoisePath) -> None:
-        """Begin a stage: its grid is `path.grid(stage.steps)`, and every jump spans `stride` of its steps."""
+    def start_stage(self, stage: Stage, path: NoisePath) -> None:
+        """Begin a stage: its grid is `path.grid(stage.steps)`, and every jump spans `stage.stride` of its steps."""
 
     @abstractmethod
-    def draw(self, generator: torch.Generator) -> Step:
+    def draw(self, generator: torch.Generator) -> JumpBatch:
         """The next batch of jumps.
 
         All randomness must come from `generator` (on the CPU), which is the same in all processes: draw for

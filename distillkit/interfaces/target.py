@@ -10,7 +10,7 @@ import torch
 
 from distillkit.component import Component
 from distillkit.interfaces.engine import Update
-from distillkit.interfaces.steps import Stage, Step, TargetBatch
+from distillkit.interfaces.steps import JumpBatch, Stage, TargetBatch
 from distillkit.interfaces.teacher import Teacher
 from distillkit.noise import NoisePath, Prediction, Predictor
 
@@ -23,9 +23,9 @@ class Target(Component):
     needs_walk: ClassVar[bool] = False
     """Whether it keeps something of a sample from one jump to the next, so that the source must walk trajectories."""
     needs_data: ClassVar[bool] = False
-    """Whether it uses `step.data`, so that the source must draw from a data set."""
+    """Whether it uses `jumps.data`, so that the source must draw from a data set."""
     needs_landing: ClassVar[bool] = False
-    """Whether it uses `step.landing` and asks no teacher, so that the source must know where the teacher lands."""
+    """Whether it uses `jumps.landing` and asks no teacher, so that the source must know where the teacher lands."""
 
     @abstractmethod
     def stride(self, stage: Stage) -> int:
@@ -35,26 +35,19 @@ class Target(Component):
     def teacher_evaluations(self, stage: Stage, teacher: Teacher) -> int:
         """Evaluations of any network that `compute` makes per call (the student's own is not among them)."""
 
-    def start_stage(self, stage: Stage, stride: int, path: NoisePath) -> None:
+    def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """Begin a stage, as the source does: its grid is `path.grid(stage.steps)`."""
 
     @abstractmethod
-    def compute(self, step: Step, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
+    def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The target for one batch of jumps. Called without gradient.
 
         Args:
-            step: the jumps; `step.times` is [stride + 1, B].
+            jumps: `jumps.times` is [stride + 1, B].
             student: the student's prediction at the jumps' start, with its gradient cut.
             teacher: whose predictions to use.
             path: the noise path.
         """
-
-    def compared(self, step: Step, student: Prediction) -> Prediction:
-        """What of the student's prediction, with its gradient, is held against the target: by default all of it.
-
-        Losses against the target see what this returns as the student's prediction; those against data do not.
-        """
-        return student
 
     def setup(self, student: Predictor) -> None:
         """Called once, before the first update, for a target that needs a network of its own.

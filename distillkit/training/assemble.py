@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from distillkit.config import PlannedStage, Settings, make_plan
+from distillkit.config import Settings, make_plan
 from distillkit.errors import ConfigError, DistillkitError, GridError, Mistake
-from distillkit.interfaces import Data, Model
+from distillkit.interfaces import Data, Model, Stage
 from distillkit.noise import Predictor
 from distillkit.noise.seeds import generator
 
@@ -27,12 +27,12 @@ class Parts:
 
     settings: Settings
     student: Predictor
-    plan: list[PlannedStage]
+    plan: list[Stage]
 
     @property
     def updates(self) -> int:
         """Parameter updates of all stages, if none ends early."""
-        return sum(planned.stage.updates for planned in self.plan)
+        return sum(stage.updates for stage in self.plan)
 
 
 def load(settings: Settings) -> Parts:
@@ -105,9 +105,8 @@ def prepare_source(parts: Parts) -> Sequence[Callable[[], None]]:
     """Give the source what it needs; what it has to do before the first update."""
     settings = parts.settings
     settings.source.setup(settings.model, settings.data)
-    stages = [(planned.stage, planned.stride) for planned in parts.plan]
     with torch.no_grad(), settings.engine.autocast():
-        return settings.source.prepare(stages, parts.student, settings.teacher)
+        return settings.source.prepare(parts.plan, parts.student, settings.teacher)
 
 
 def _check_labels(data: Data, model: Model) -> None:
@@ -142,7 +141,7 @@ def check_phases(phases: Sequence[Settings]) -> None:
         raise ConfigError(mistakes, first.origin)
 
 
-def _mistakes(settings: Settings, plan: list[PlannedStage], earlier: Sequence[Settings] = ()) -> list[Mistake]:
+def _mistakes(settings: Settings, plan: list[Stage], earlier: Sequence[Settings] = ()) -> list[Mistake]:
     """What takes the loaded model to see.
 
     Args:
@@ -151,7 +150,7 @@ def _mistakes(settings: Settings, plan: list[PlannedStage], earlier: Sequence[Se
         earlier: the phases before, if they are a chain's.
     """
     path, evaluation = settings.model.path, settings.evaluation
-    wanted = [("schedule", planned.stage.steps) for planned in plan]
+    wanted = [("schedule", stage.steps) for stage in plan]
     wanted += [("evaluation.steps", steps) for steps in evaluation.steps]
     wanted += [("evaluation.teacher_steps", steps) for steps in evaluation.teacher_steps]
     if evaluation.export_steps is not None:

@@ -104,8 +104,8 @@ def _check_yet_to_come(changed: Collection[str], chain: Chain, place: RunFolder)
 
 
 def _plan(chain: Chain) -> list[tuple[int, int, int]]:
-    stages = [planned for phase in chain.phases for planned in make_plan(phase)]
-    return [(planned.stage.steps, planned.stage.updates, planned.evaluations) for planned in stages]
+    stages = [stage for phase in chain.phases for stage in make_plan(phase)]
+    return [(stage.steps, stage.updates, stage.updates * stage.evaluations) for stage in stages]
 
 
 def from_result(phase: Settings, folder: Path, number: int) -> Settings:

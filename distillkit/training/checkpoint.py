@@ -119,12 +119,12 @@ def restore(path: Path, parts: Parts) -> Position:
         if settings.teacher is not None:
             settings.teacher.load_state_dict(_of("teacher", shared))
         if position.done:
-            planned = parts.plan[position.stage]
-            settings.source.start_stage(planned.stage, planned.stride, settings.model.path)
+            stage = parts.plan[position.stage]
+            settings.source.start_stage(stage, settings.model.path)
             mine = {key: distributed.shard(value) for key, value in _of("source", shared).items()}
             settings.source.load_state_dict(mine)
             if settings.target is not None:
-                settings.target.start_stage(planned.stage, planned.stride, settings.model.path)
+                settings.target.start_stage(stage, settings.model.path)
         if settings.target is not None:
             settings.target.load_state_dict(_of("target", shared))
     except (KeyError, RuntimeError, ValueError, TypeError) as error:

@@ -63,6 +63,6 @@ def _place(folder: Path, write: Callable[[Path], None]) -> None:
 
 def _taught_steps(parts: Parts) -> int:
     """The smallest of the evaluated numbers of steps that a stage taught; the largest where none did."""
-    taught = {planned.stage.steps // planned.stride for planned in parts.plan if planned.stage.updates}
+    taught = {stage.jumps for stage in parts.plan if stage.updates}
     steps = parts.settings.evaluation.steps
     return min(taught.intersection(steps), default=max(steps))

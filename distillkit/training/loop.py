@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from distillkit import distributed
-from distillkit.config import PlannedStage, series
-from distillkit.interfaces import TargetBatch, Update
+from distillkit.config import series
+from distillkit.interfaces import Stage, TargetBatch, Update
 from distillkit.noise.seeds import generator
 from distillkit.training.assemble import Parts
 
@@ -60,17 +60,17 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
     while True:
         stage = plan[position.stage]
         if position.done == 0:
-            source.start_stage(stage.stage, stage.stride, settings.model.path)
+            source.start_stage(stage, settings.model.path)
             if target is not None:
-                target.start_stage(stage.stage, stage.stride, settings.model.path)
-        while position.done < stage.stage.updates and not settings.schedule.is_over(
-            stage.stage, position.done, series(settings, stage, position.scores)
+                target.start_stage(stage, settings.model.path)
+        while position.done < stage.updates and not settings.schedule.is_over(
+            stage, position.done, series(settings, stage, position.scores)
         ):
             yield _update(parts, position, stage, total)
-        if position.done < stage.stage.updates:
+        if position.done < stage.updates:
             say(
-                f"stage {position.stage + 1} (N = {stage.stage.steps}) is over after {position.done} of "
-                f"{stage.stage.updates} updates"
+                f"stage {position.stage + 1} (N = {stage.steps}) is over after {position.done} of "
+                f"{stage.updates} updates"
             )
         # The position stays in the last stage: with more updates, the run would go on there.
         if position.stage + 1 == len(plan):
@@ -83,7 +83,7 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
         position.scores = []
 
 
-def _update(parts: Parts, position: Position, stage: PlannedStage, total: int) -> Line:
+def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     """Make one of the run's `total` updates."""
     settings, student = parts.settings, parts.student
     engine, source, teacher, target = settings.engine, settings.source, settings.teacher, settings.target
@@ -95,7 +95,7 @@ def _update(parts: Parts, position: Position, stage: PlannedStage, total: int) -
     torch.manual_seed(seed_everything.initial_seed())
 
     learning_rate = 0.5**position.rollbacks * settings.optimizer.learning_rate_at(
-        (position.update, total), (position.done, stage.stage.updates)
+        (position.update, total), (position.done, stage.updates)
     )
 
     # Draw batches and learn from them until the engine has accumulated enough of them for an update.
@@ -105,8 +105,8 @@ def _update(parts: Parts, position: Position, stage: PlannedStage, total: int) -
     while update is None:
         this = (settings.run.seed, position.update, len(losses))
         seed = generator(*this, "target").initial_seed()
-        step = replace(source.draw(generator(*this, "source")), update=position.update, seed=seed)
-        loss, target_batch, size = engine.forward(step.to(engine.device))
+        jumps = replace(source.draw(generator(*this, "source")), update=position.update, seed=seed)
+        loss, target_batch, size = engine.forward(jumps.to(engine.device))
         update = engine.update(loss, learning_rate)
         losses.append(loss.detach())
         sizes.append(size)
@@ -126,7 +126,7 @@ def _update(parts: Parts, position: Position, stage: PlannedStage, total: int) -
     line = {
         "update": position.update,
         "stage": position.stage,
-        "steps": stage.stage.steps,
+        "steps": stage.steps,
         "learning_rate": learning_rate,
         "evaluations": student.evaluations.count - evaluations,
         "seconds": round(position.seconds, 4),

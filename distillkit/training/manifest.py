@@ -86,7 +86,7 @@ def damage(folder: Path, files: Collection[str]) -> str | None:
 
 def plan_of(parts: Parts) -> list[list[int]]:
     """The stages: N, stride, updates."""
-    return [[planned.stage.steps, planned.stride, planned.stage.updates] for planned in parts.plan]
+    return [[stage.steps, stage.stride, stage.updates] for stage in parts.plan]
 
 
 def about(parts: Parts, position: Position) -> dict[str, Any]:

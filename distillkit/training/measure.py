@@ -20,7 +20,7 @@ from rich.console import Console
 from distillkit import distributed
 from distillkit.config import Settings
 from distillkit.evaluation import Pictures
-from distillkit.interfaces import Engine, Stage
+from distillkit.interfaces import Engine
 from distillkit.training.assemble import Parts, load, prepare, prepare_source
 from distillkit.training.chain import from_result
 from distillkit.training.export import export
@@ -76,15 +76,11 @@ def _phase(settings: Settings, place: RunFolder, number: int, reporter: Reporter
     # Stages whose updates cost as many evaluations take as long.
     kinds: dict[int, float] = {}
     stages = []
-    for planned in parts.plan:
-        if not (length := planned.stage.updates):
-            stages.append(0.0)
-            continue
-        kind = planned.evaluations // length
-        if kind not in kinds:
-            short = replace(planned, stage=Stage(planned.stage.steps, UPDATES))
-            kinds[kind] = _update(replace(parts, plan=[short]), reporter)
-        stages.append(kinds[kind] * length)
+    for stage in parts.plan:
+        if stage.updates and stage.evaluations not in kinds:
+            short = replace(stage, updates=UPDATES)
+            kinds[stage.evaluations] = _update(replace(parts, plan=[short]), reporter)
+        stages.append(kinds[stage.evaluations] * stage.updates if stage.updates else 0.0)
     scoring = _scoring(parts)
     # What the next phase begins with.
     export(parts, place.path / "phases" / str(number) / "pipeline", [])

@@ -69,7 +69,7 @@ def run(
 
 
 def _info(settings: Settings, folder: Path, resumed: bool, parent: Path | None) -> RunInfo:
-    plan = [(planned.stage.steps, planned.stage.updates, planned.evaluations) for planned in make_plan(settings)]
+    plan = [(stage.steps, stage.updates, stage.updates * stage.evaluations) for stage in make_plan(settings)]
     return RunInfo(settings.run.name, folder, settings.tables, plan, resumed, parent)
 
 

@@ -46,7 +46,7 @@ class RunScores:
     def full_steps(self) -> int:
         """The number of steps at which the teacher is at its best, of those that the config names."""
         evaluation = self._settings.evaluation
-        return max([*evaluation.steps, *evaluation.teacher_steps, *(part.stage.steps for part in self._parts.plan)])
+        return max([*evaluation.steps, *evaluation.teacher_steps, *(stage.steps for stage in self._parts.plan)])
 
     def teacher(self, known: list[dict[str, Any]]) -> None:
         """Score the network as the teacher, and keep its pictures.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from distillkit.interfaces import Loss, Step, Target, TargetBatch, Teacher
+from distillkit.interfaces import JumpBatch, Loss, Target, TargetBatch, Teacher
 from distillkit.noise import NoisePath, Predictor
 
 
@@ -39,20 +39,20 @@ class DistillStep(nn.Module):
         self._path = path
         self._updates = updates
 
-    def forward(self, step: Step) -> tuple[Tensor, TargetBatch | None, Tensor]:
+    def forward(self, jumps: JumpBatch) -> tuple[Tensor, TargetBatch | None, Tensor]:
         """The loss, a scalar; the target that it was held against (None in plain training); the rms of x̂, a scalar."""
         # The student's view of z_t.
-        student = self._student(step.z, step.times[0], step.condition)
+        student = self._student(jumps.z, jumps.times[0], jumps.condition)
         # What it should have been (Algorithm 2: "target x̂, detached").
-        aim = None
+        target = None
         if self._target is not None and self._teacher is not None:
             with torch.no_grad():
-                aim = self._target.compute(step, student.detach(), self._teacher, self._path)
+                target = self._target.compute(jumps, student.detach(), self._teacher, self._path)
         # How far off it is: one prediction, and one graph, for all terms (equation 1).
-        held = student if self._target is None else self._target.compared(step, student)
+        viewed = student if target is None else target.view(student)
         terms = [
-            loss.weight_at(step.update, self._updates)
-            * loss.per_sample(step, held if loss.options.against == "target" else student, aim).mean()
+            loss.weight_at(jumps.update, self._updates)
+            * loss.per_sample(jumps, viewed if loss.options.against == "target" else student, target).mean()
             for loss in self._losses
         ]
-        return torch.stack(terms).sum(), aim, student.x0.detach().square().mean().sqrt()
+        return torch.stack(terms).sum(), target, student.x0.detach().square().mean().sqrt()

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from distillkit import distributed
 from distillkit.errors import DistillkitError, Mistake
-from distillkit.interfaces import Data, Model, Source, Stage, Step, Teacher
+from distillkit.interfaces import Data, JumpBatch, Model, Source, Stage, Teacher
 from distillkit.noise import NoisePath, Predictor
 from distillkit_cache import making
 from distillkit_cache.origin import grid_of, teacher_of
@@ -56,7 +56,7 @@ class CachedTrajectories(Source):
         if folder.exists() and not folder.is_dir():
             yield Mistake("folder", f"{folder} is a file; name a folder, which need not be there yet")
 
-    def evaluations_before(self, stages: Sequence[tuple[Stage, int]]) -> int:
+    def evaluations_before(self, stages: Sequence[Stage]) -> int:
         """N for each shard."""
         return sum(steps * self._shards for steps, _ in _grids(stages))
 
@@ -66,7 +66,7 @@ class CachedTrajectories(Source):
         self._stores: dict[tuple[int, int], Store] = {}
 
     def prepare(
-        self, stages: Sequence[tuple[Stage, int]], student: Predictor, teacher: Teacher | None
+        self, stages: Sequence[Stage], student: Predictor, teacher: Teacher | None
     ) -> Sequence[Callable[[], None]]:
         """Make the shards that are not there.
 
@@ -129,13 +129,13 @@ class CachedTrajectories(Source):
                 "more room"
             )
 
-    def start_stage(self, stage: Stage, stride: int, path: NoisePath) -> None:
+    def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """Turn to the trajectories over the stage's grid."""
-        self._store = self._stores[stage.steps, stride]
+        self._store = self._stores[stage.steps, stage.stride]
         # [jumps, stride + 1]: each jump's times.
-        self._times = path.grid(stage.steps).unfold(0, stride + 1, stride)
+        self._times = path.grid(stage.steps).unfold(0, stage.stride + 1, stage.stride)
 
-    def draw(self, generator: torch.Generator) -> Step:
+    def draw(self, generator: torch.Generator) -> JumpBatch:
         """Random jumps of random trajectories."""
 
         batch = self.global_batch
@@ -144,9 +144,9 @@ class CachedTrajectories(Source):
         places = distributed.shard(drawn).tolist()
         shards, rows = zip(*(divmod(place, self.options.shard) for place in places), strict=True)
         (z, landing), condition = making.pick([self._store.read(shard) for shard in shards], rows, jumps.tolist())
-        return Step(z, self._times[jumps].T.contiguous(), condition, landing=landing)
+        return JumpBatch(z, self._times[jumps].T.contiguous(), condition, landing=landing)
 
 
-def _grids(stages: Sequence[tuple[Stage, int]]) -> list[tuple[int, int]]:
+def _grids(stages: Sequence[Stage]) -> list[tuple[int, int]]:
     """The different grids of a plan: steps, and how many of them a jump has."""
-    return list(dict.fromkeys((stage.steps, stride) for stage, stride in stages))
+    return list(dict.fromkeys((stage.steps, stage.stride) for stage in stages))

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from distillkit.interfaces import Stage, Step, Target, TargetBatch, Teacher
+from distillkit.interfaces import JumpBatch, Stage, Target, TargetBatch, Teacher
 from distillkit.noise import NoisePath, Prediction
 
 
 class StoredLanding(Target):
-    """The x̂ with which one DDIM step lands where the teacher did, as the source says (`Step.landing`).
+    """The x̂ with which one DDIM step lands where the teacher did, as the source says (`JumpBatch.landing`).
 
     x̃ = (z_s − (σ_s/σ_t) z_t)/(α_s − (σ_s/σ_t) α_t), which is z_s itself where a jump ends at clean data. It is what
     `merged-steps` in the form "landing" makes of the teacher's steps, and asks no network.
@@ -38,7 +38,7 @@ class StoredLanding(Target):
         """None: the trajectories are there."""
         return 0
 
-    def compute(self, step: Step, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
+    def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The x̂ to reach, and the landing."""
-        assert step.landing is not None  # the config's checks see to it
-        return TargetBatch(path.invert_ddim(step.z, step.landing, step.times[0], step.times[-1]), step.landing)
+        assert jumps.landing is not None  # the config's checks see to it
+        return TargetBatch(path.invert_ddim(jumps.z, jumps.landing, jumps.times[0], jumps.times[-1]), jumps.landing)

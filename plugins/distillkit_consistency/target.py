@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from distillkit.errors import Mistake
-from distillkit.interfaces import Stage, Step, Target, TargetBatch, Teacher, Update
+from distillkit.interfaces import JumpBatch, Stage, Target, TargetBatch, Teacher, Update
 from distillkit.noise import NoisePath, Prediction, Predictor
 from distillkit.sampling import consistency_of
 
@@ -54,20 +54,20 @@ class Consistency(Target):
         """Start the average at the student."""
         self._average = student.frozen_copy()
 
-    def compute(self, step: Step, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
+    def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The average's f where the teacher's step from `step.z` landed, and that place."""
 
-        t, s = step.times
-        x0 = (teacher.reuse(student) or teacher.predict(step.z, t, step.condition)).x0
-        z = path.ddim(step.z, x0, t, s)
+        t, s = jumps.times
+        x0 = (teacher.reuse(student) or teacher.predict(jumps.z, t, jumps.condition)).x0
+        z = path.ddim(jumps.z, x0, t, s)
         # Clean data stand at a time that no network knows; f is z there, as it is at 0.
         s = s.clamp(min=0)
-        return TargetBatch(consistency_of(self._average(z, s, step.condition), s), z)
+        goal = consistency_of(self._average(z, s, jumps.condition), s)
 
-    def compared(self, step: Step, student: Prediction) -> Prediction:
-        """The student's prediction with f in the place of x̂."""
+        def view(prediction: Prediction) -> Prediction:
+            return replace(prediction, x0=consistency_of(prediction, t.clamp(min=0)))
 
-        return replace(student, x0=consistency_of(student, step.times[0].clamp(min=0)))
+        return TargetBatch(goal, z, view)
 
     def after_update(self, student: Predictor, update: Update) -> None:
         """Move the average towards the student."""

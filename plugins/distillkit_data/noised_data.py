@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from distillkit import distributed
-from distillkit.interfaces import Data, Model, Source, Stage, Step
+from distillkit.interfaces import Data, JumpBatch, Model, Source, Stage
 from distillkit.noise import NoisePath
 
 
@@ -38,14 +38,14 @@ class NoisedData(Source):
         assert data is not None  # the config's checks see to it
         self._model, self._data = model, data
 
-    def start_stage(self, stage: Stage, stride: int, path: NoisePath) -> None:
+    def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """Lay out the stage's jumps."""
-        self._path, self._stride = path, stride
+        self._path, self._stride = path, stage.stride
         self._grid = path.grid(stage.steps)
         # [jumps, stride + 1]: each jump's times, if they lie end to end.
-        self._jumps = self._grid.unfold(0, stride + 1, stride)
+        self._jumps = self._grid.unfold(0, stage.stride + 1, stage.stride)
 
-    def draw(self, generator: torch.Generator) -> Step:
+    def draw(self, generator: torch.Generator) -> JumpBatch:
         """A batch of images, each at a random jump's start."""
 
         batch = self.global_batch
@@ -59,7 +59,7 @@ class NoisedData(Source):
             labels = labels.masked_fill(dropped, -1)
         guidance = self.draw_guidance(batch, generator)
         condition = self._model.condition(labels, len(data), None if guidance is None else distributed.shard(guidance))
-        return Step(self._path.noised(data, noise, times[0]), times, condition, data, noise)
+        return JumpBatch(self._path.noised(data, noise, times[0]), times, condition, data, noise)
 
     def _draw_times(self, generator: torch.Generator) -> torch.Tensor:
         """The jumps' times, [stride + 1, B] with the B of all processes."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from distillkit.interfaces import Stage, Step, Target, TargetBatch, Teacher
+from distillkit.interfaces import JumpBatch, Stage, Target, TargetBatch, Teacher
 from distillkit.noise import NoisePath, Prediction
 
 
@@ -38,13 +38,13 @@ class MergedSteps(Target):
         """One per fine step, but for a first one that the student has made already."""
         return self.stride(stage) - teacher.reuses_student
 
-    def compute(self, step: Step, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
+    def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The x̂ to reach, and where the fine steps landed."""
-        z, x0 = step.z, student.x0
-        for i, (t, s) in enumerate(pairwise(step.times)):
+        z, x0 = jumps.z, student.x0
+        for i, (t, s) in enumerate(pairwise(jumps.times)):
             reused = teacher.reuse(student) if i == 0 else None
-            x0 = (reused or teacher.predict(z, t, step.condition)).x0
+            x0 = (reused or teacher.predict(z, t, jumps.condition)).x0
             z = path.ddim(z, x0, t, s)
         if self.options.form == "landing":
-            x0 = path.invert_ddim(step.z, z, step.times[0], step.times[-1])
+            x0 = path.invert_ddim(jumps.z, z, jumps.times[0], jumps.times[-1])
         return TargetBatch(x0, z)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from distillkit import distributed
-from distillkit.interfaces import Stage, Step, Target, TargetBatch, Teacher
+from distillkit.interfaces import JumpBatch, Stage, Target, TargetBatch, Teacher
 from distillkit.noise import NoisePath, Prediction
 
 
@@ -27,15 +27,15 @@ class NoisierStep(Target):
         """One, at the noisier time."""
         return 1
 
-    def compute(self, step: Step, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
+    def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The teacher's x̂ there; the student's own step lands where it lands."""
 
-        assert step.data is not None  # needs_data: the config's checks see to it
-        start, end = step.times
+        assert jumps.data is not None  # needs_data: the config's checks see to it
+        start, end = jumps.times
         noisier = (2 * start - end).clamp(max=path.start)
         # For the samples of all processes, of which each keeps its own.
-        shape = (len(step.data) * distributed.world_size(), *step.data.shape[1:])
-        noise = distributed.shard(torch.randn(shape, generator=torch.Generator().manual_seed(step.seed)))
-        z = path.noised(step.data, noise.to(step.data.device), noisier)
-        x0 = teacher.predict(z, noisier, step.condition).x0
-        return TargetBatch(x0, path.ddim(step.z, student.x0, start, end))
+        shape = (len(jumps.data) * distributed.world_size(), *jumps.data.shape[1:])
+        noise = distributed.shard(torch.randn(shape, generator=torch.Generator().manual_seed(jumps.seed)))
+        z = path.noised(jumps.data, noise.to(jumps.data.device), noisier)
+        x0 = teacher.predict(z, noisier, jumps.condition).x0
+        return TargetBatch(x0, path.ddim(jumps.z, student.x0, start, end))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from distillkit import distributed
-from distillkit.interfaces import Data, Model, Source, Stage, Step
+from distillkit.interfaces import Data, JumpBatch, Model, Source, Stage
 from distillkit.noise import Condition, NoisePath
 
 
@@ -45,40 +45,40 @@ class Trajectory(Source):
         """Remember the model whose noise and conditions are drawn."""
         self._model = model
 
-    def start_stage(self, stage: Stage, stride: int, path: NoisePath) -> None:
+    def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """Lay out the stage's jumps; all samples are about to begin a walk."""
 
         batch = self.global_batch
-        jumps = stage.steps // stride
+        jumps = stage.jumps
         self._initial_scale = path.initial_scale
         # [jumps, stride + 1]: each jump's times, its landing being the next one's start.
-        self._times = path.grid(stage.steps).unfold(0, stride + 1, stride)
+        self._times = path.grid(stage.steps).unfold(0, stage.stride + 1, stage.stride)
         # Where the samples of all processes stand, as new noise is drawn for all when any has arrived.
         self._position = torch.zeros(batch, dtype=torch.long)
         self._left = torch.zeros(batch, dtype=torch.long)
         self._length = torch.full((batch,), jumps)
         if self.options.staggered:
             self._length -= torch.arange(batch) * jumps // batch
-        self._step: Step | None = None
+        self._jumps: JumpBatch | None = None
         # Where this process's walks began, and how many jumps they are behind `_position` since they began anew: known
         # to the device alone, so that nobody waits to see whether a place is finite.
         self._start = torch.zeros(self.options.batch, 1, 1, 1)
         self._behind = torch.zeros(self.options.batch, dtype=torch.long)
 
-    def draw(self, generator: torch.Generator) -> Step:
+    def draw(self, generator: torch.Generator) -> JumpBatch:
         """The jumps at which the samples stand; those whose walk is over begin a new one."""
 
         over = self._left == 0
         if over.any():
             self._begin(over, generator)
-        assert self._step is not None
-        place = self._place(self._step.z.device) - self._behind
+        assert self._jumps is not None
+        place = self._place(self._jumps.z.device) - self._behind
         self._times = self._times.to(place.device)
         times = self._times[place].T.contiguous()
-        self._step = replace(self._step, times=times)
+        self._jumps = replace(self._jumps, times=times)
         self._position = torch.where(self._left == 1, 0, self._position + 1)
         self._left -= 1
-        return self._step
+        return self._jumps
 
     def _begin(self, over: torch.Tensor, generator: torch.Generator) -> None:
         """New noise and conditions for the samples in the mask `over`, [B]."""
@@ -88,9 +88,9 @@ class Trajectory(Source):
             distributed.shard(torch.randn(batch, *self._model.sample_shape, generator=generator)) * self._initial_scale
         )
         condition = self._model.draw_condition(batch, self.draw_guidance(batch, generator), generator)
-        new = Step(noise, distributed.shard(self._position), condition.map(distributed.shard))
-        self._step = new if self._step is None else _mix(distributed.shard(over), new, self._step)
-        z = self._step.z
+        new = JumpBatch(noise, distributed.shard(self._position), condition.map(distributed.shard))
+        self._jumps = new if self._jumps is None else _mix(distributed.shard(over), new, self._jumps)
+        z = self._jumps.z
         mask = distributed.shard(over).to(z.device)
         self._start = torch.where(mask.view(-1, 1, 1, 1), z, self._start.to(z.device))
         self._behind = self._behind.to(z.device).masked_fill(mask, 0)
@@ -102,11 +102,11 @@ class Trajectory(Source):
     def advance(self, z_next: torch.Tensor) -> None:
         """Go on from where the fine steps landed; where that is not finite, from the walk's beginning."""
 
-        assert self._step is not None
+        assert self._jumps is not None
         finite = z_next.isfinite().flatten(1).all(1)
         z = torch.where(finite.view(-1, 1, 1, 1), z_next, self._start.to(z_next.device))
         self._behind = torch.where(finite, self._behind.to(z.device), self._place(z.device))
-        self._step = replace(self._step, z=z).to(z.device)
+        self._jumps = replace(self._jumps, z=z).to(z.device)
 
     def _place(self, device: torch.device) -> torch.Tensor:
         """`_position` there; what is copied without being waited for has been read by then, as it is not pinned."""
@@ -114,12 +114,12 @@ class Trajectory(Source):
 
     def state_dict(self) -> Mapping[str, torch.Tensor]:
         """Where every sample stands."""
-        if self._step is None:
+        if self._jumps is None:
             return {}
         places = {"position": self._position, "left": self._left, "length": self._length}
         mine = {key: distributed.shard(value) for key, value in places.items()}
-        mine |= {"z": self._step.z, "start": self._start, "behind": self._behind}
-        return mine | self._step.condition.tensors()
+        mine |= {"z": self._jumps.z, "start": self._start, "behind": self._behind}
+        return mine | self._jumps.condition.tensors()
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from there."""
@@ -130,10 +130,10 @@ class Trajectory(Source):
             distributed.all_gather(state[key].cpu()) for key in ("position", "left", "length")
         )
         self._start, self._behind = state["start"], state["behind"]
-        self._step = Step(state["z"], state["position"], Condition.from_tensors(state))
+        self._jumps = JumpBatch(state["z"], state["position"], Condition.from_tensors(state))
 
 
-def _mix(mask: torch.Tensor, new: Step, old: Step) -> Step:
+def _mix(mask: torch.Tensor, new: JumpBatch, old: JumpBatch) -> JumpBatch:
     """`new` where the mask [B] is set, `old` elsewhere."""
 
     new = new.to(old.z.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from distillkit.interfaces import Step, TargetBatch
+from distillkit.interfaces import JumpBatch, TargetBatch
 from distillkit.noise import Prediction
 from distillkit_losses.weighted import WeightedLoss
 
@@ -18,7 +18,7 @@ class XL1(WeightedLoss):
 
     name = "x-l1"
 
-    def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
+    def per_sample(self, jumps: JumpBatch, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
         """The weighted error, [B]."""
-        error = (student.x0 - self.goal(step, target)).abs().flatten(1).mean(1)
-        return error * self.weight(step, student).sqrt()
+        error = (student.x0 - self.goal(jumps, target)).abs().flatten(1).mean(1)
+        return error * self.weight(jumps, student).sqrt()

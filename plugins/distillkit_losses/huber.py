@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from distillkit.interfaces import Step, TargetBatch
+from distillkit.interfaces import JumpBatch, TargetBatch
 from distillkit.noise import Prediction
 from distillkit_losses.weighted import WeightedLoss
 
@@ -32,11 +32,11 @@ class XHuber(WeightedLoss):
 
     options: Options
 
-    def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
+    def per_sample(self, jumps: JumpBatch, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
         """The weighted distance, [B]."""
-        difference = (student.x0 - self.goal(step, target)).flatten(1)
+        difference = (student.x0 - self.goal(jumps, target)).flatten(1)
         c = self.options.c or C_PER_ROOT_DIMENSION * difference.shape[1] ** 0.5
         squared = difference.square().sum(1)
         # The same as √(squared + c²) − c, without the cancellation.
         distance = squared / ((squared + c**2).sqrt() + c)
-        return distance * self.weight(step, student).sqrt()
+        return distance * self.weight(jumps, student).sqrt()

@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import Step, TargetBatch
+from distillkit.interfaces import JumpBatch, TargetBatch
 from distillkit.noise import NoisePath, Prediction
 from distillkit_losses.weighted import WeightedLoss
 
@@ -15,10 +15,10 @@ from distillkit_losses.weighted import WeightedLoss
 class SquaredError(WeightedLoss):
     """w(λ_t) times the mean squared error between the student and what it is compared with."""
 
-    def per_sample(self, step: Step, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
+    def per_sample(self, jumps: JumpBatch, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
         """The weighted error, [B]."""
-        error = self.error(student, self.goal(step, target)).square().flatten(1).mean(1)
-        return error * self.weight(step, student)
+        error = self.error(student, self.goal(jumps, target)).square().flatten(1).mean(1)
+        return error * self.weight(jumps, student)
 
     @abstractmethod
     def error(self, student: Prediction, goal: torch.Tensor) -> torch.Tensor:

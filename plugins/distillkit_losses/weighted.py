@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from distillkit.interfaces import Loss, Step, TargetBatch
+from distillkit.interfaces import JumpBatch, Loss, TargetBatch
 from distillkit.noise import NoisePath, Prediction
 from distillkit_losses.weighting import Weighting, landing, weight
 
@@ -29,17 +29,17 @@ class WeightedLoss(Loss):
         """Remember the path, which knows the noise where a jump lands."""
         self._path = path
 
-    def goal(self, step: Step, target: TargetBatch | None) -> torch.Tensor:
+    def goal(self, jumps: JumpBatch, target: TargetBatch | None) -> torch.Tensor:
         """The x̂ that the student is compared with, [B, C, H, W]."""
         # The config's checks see to it that what a loss is against is there.
         if self.options.against == "data":
-            assert step.data is not None
-            return step.data
+            assert jumps.data is not None
+            return jumps.data
         assert target is not None
         return target.x0
 
-    def weight(self, step: Step, student: Prediction) -> torch.Tensor:
+    def weight(self, jumps: JumpBatch, student: Prediction) -> torch.Tensor:
         """w for a squared error, [B]."""
         if self.options.weighting == "landing":
-            return landing(self._path, step.times[0], step.times[-1]).flatten()
+            return landing(self._path, jumps.times[0], jumps.times[-1]).flatten()
         return weight(self.options.weighting, student.alpha, student.sigma, self.options.gamma).flatten()

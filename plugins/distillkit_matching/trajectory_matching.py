@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from distillkit import distributed
-from distillkit.interfaces import Stage, Step, Target, TargetBatch, Teacher
+from distillkit.interfaces import JumpBatch, Stage, Target, TargetBatch, Teacher
 from distillkit.noise import NoisePath, Prediction
 from distillkit_matching.solver import Walk
 
@@ -55,25 +55,25 @@ class TrajectoryMatching(Target):
         """One per fine step. The student's own is never among them, as it stands elsewhere."""
         return self.options.stride
 
-    def start_stage(self, stage: Stage, stride: int, path: NoisePath) -> None:
+    def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """All samples are about to begin a walk."""
         self._steps = stage.steps
         self._first = path.grid(stage.steps)[0]
         self._walk = None
 
-    def compute(self, step: Step, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
+    def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The x̂ that would land on the teacher's state, and where the student landed."""
 
-        begin, end = step.times[0], step.times[-1]
-        walk = self._walk or Walk.begin(step.z, begin)
+        begin, end = jumps.times[0], jumps.times[-1]
+        walk = self._walk or Walk.begin(jumps.z, begin)
         # A sample at the grid's first time is at new noise, which the teacher begins at as well.
-        walk = walk.restarted(begin == self._first, step.z)
-        for t, s in pairwise(step.times):
-            x0 = teacher.predict(walk.z, t, step.condition).x0
+        walk = walk.restarted(begin == self._first, jumps.z)
+        for t, s in pairwise(jumps.times):
+            x0 = teacher.predict(walk.z, t, jumps.condition).x0
             walk = walk.step(x0, t, s, self.options.order, self._steps, path)
         self._walk = walk
-        aim = path.invert_ddim(step.z, walk.z, begin, end)
-        return TargetBatch(aim, path.ddim(step.z, student.x0, begin, end))
+        aim = path.invert_ddim(jumps.z, walk.z, begin, end)
+        return TargetBatch(aim, path.ddim(jumps.z, student.x0, begin, end))
 
     def state_dict(self) -> Mapping[str, torch.Tensor]:
         """Where the teacher stands in its walks."""
