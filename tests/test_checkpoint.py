@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from distillkit_mlflow.none import NoTracker
+from distillkit_mlflow import NoTracker
 from helpers.digits import Run, distil, read_checkpoint, settings
 
 from distillkit.errors import DistillkitError

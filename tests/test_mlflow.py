@@ -18,22 +18,22 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
-from distillkit_mlflow.params import flatten
+from distillkit_mlflow.folder import flatten
 from distillkit_mlflow.store import open_store
+from distillkit_mlflow.sync import Sync
 from distillkit_mlflow.tracker import MlflowTracker
 from distillkit_mlflow.uri import sqlite_file
 from helpers.digits import MODEL, PLAIN, distil
+from helpers.run_folders import RunFolder, pixels
 from PIL import Image
 
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import RunInfo, Tracker
+from distillkit.interfaces import Tracker
 from distillkit.registry import load_registry
 
 if TYPE_CHECKING:
@@ -42,16 +42,13 @@ if TYPE_CHECKING:
 
 SECRET = "s3cr/et@x"
 SETTINGS = {
-    "run": {"name": "first", "method": "dsdi", "updates": 4},
+    "run": {"name": "first", "method": "dsdi", "updates": 4, "log_every": 3},
     "model": {"type": "diffusers", "path": f"https://me:{SECRET}@models.example/teacher"},
     "loss": [{"type": "x-mse", "weight": 0.85}, {"type": "v-mse", "weight": 0.15}],
     "optimizer": {"betas": [0.9, 0.98]},
     "notes": {"long": "x" * 7000},
 }
-SCORES = [
-    {"model": "teacher", "steps": 4, "metric": "fd-fashion", "value": 58.5, "samples": 1000},
-    {"model": "student", "steps": 4, "metric": "fd-fashion", "value": 15.25, "samples": 1000},
-]
+EVERY = {"run": {"name": "first", "log_every": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -64,184 +61,243 @@ def client(uri: str) -> MlflowClient:
     return open_store(uri)
 
 
-class Recorder(MlflowTracker):
-    """Starts no process, which takes seconds: the test has the record sent, by the same code."""
+class Sender(MlflowTracker):
+    """Starts no process, which takes seconds: the test has the run sent, by the same code."""
 
-    def _send(self) -> None:
+    def _start_process(self) -> None:
         pass
 
 
 def make(uri: str, experiment: str = "distillkit") -> MlflowTracker:
-    return Recorder(MlflowTracker.Options(uri=uri, experiment=experiment))
+    return Sender(MlflowTracker.Options(uri=uri, experiment=experiment))
 
 
-def info(folder: Path, resumed: bool = False, name: str = "first") -> RunInfo:
-    return RunInfo(name, folder, SETTINGS, plan=[(4, 3, 6), (2, 1, 2)], resumed=resumed)
-
-
-def read_run(client: MlflowClient, folder: Path) -> Run:
-    return client.get_run(json.loads((folder / "mlflow.json").read_text())["run_id"])
+def read_run(client: MlflowClient, uri: str, folder: Path) -> Run:
+    return client.get_run(json.loads((folder / "mlflow.json").read_text())[uri]["run_id"])
 
 
 def curve(client: MlflowClient, run: Run, key: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
 
 
-def picture(value: int) -> torch.Tensor:
-    image = torch.full((6, 8, 3), value, dtype=torch.uint8)
-    image[0, 0] = torch.tensor([255, 0, 7], dtype=torch.uint8)
-    return image
+def pictures(client: MlflowClient, run: Run) -> list[str]:
+    """The names of pictures in full size."""
+    names = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
+    return sorted(name for name in names if name.endswith(".png"))
+
+
+def series(names: list[str]) -> list[str]:
+    return [name.partition("+timestamp")[0].removeprefix("images/") for name in names]
 
 
 def test_a_run_is_recorded_whole(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, SETTINGS)
     tracker = MlflowTracker(MlflowTracker.Options(uri=uri))
-    tracker.start(info(tmp_path))
-    for update in range(1, 5):
-        tracker.log_metrics({"loss": 1 / update, "learning_rate": 1e-5}, update)
-    tracker.log_image("samples/steps-004", picture(9), 2)
-    tracker.log_image("samples/steps-004", picture(200), 4)
-    tracker.log_scores(SCORES)
-    (tmp_path / "notes.txt").write_text("hello")
-    tracker.log_file(tmp_path / "notes.txt")
+    tracker.start(run.info())
+    run.update(1)
+    tracker.sync()
     while not (tmp_path / "mlflow.json").is_file():
         time.sleep(0.05)
-    assert read_run(client, tmp_path).info.status == "RUNNING"
+    for update in range(2, 8):
+        run.update(update)
+    run.evaluation(4, 20.5)
+    tracker.sync()
+    while not curve(client, found := read_run(client, uri, tmp_path), "during/fd-fashion/steps-4"):
+        time.sleep(0.05)
+    assert found.info.status == "RUNNING"
+    run.end()
     tracker.finish("finished")
     # On a slow machine its process may need longer; this waits for it.
-    assert tracker.replay(tmp_path) == f"{tmp_path} -> {uri}: nothing was missing"
+    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: nothing was missing"
 
-    run = read_run(client, tmp_path)
-    assert (run.info.run_name, run.info.status) == ("first", "FINISHED")
-    assert client.get_experiment(run.info.experiment_id).name == "distillkit"
-    assert run.data.tags["method"] == "dsdi"
-    assert json.loads(run.data.tags["plan"]) == [
+    found = read_run(client, uri, tmp_path)
+    assert (found.info.run_name, found.info.status) == ("first", "FINISHED")
+    assert client.get_experiment(found.info.experiment_id).name == "distillkit"
+    assert found.data.tags["method"] == "dsdi"
+    assert json.loads(found.data.tags["plan"]) == [
         {"steps": 4, "updates": 3, "evaluations": 6},
         {"steps": 2, "updates": 1, "evaluations": 2},
     ]
-    assert run.data.params["run.updates"] == "4"
-    assert run.data.params["loss.1.type"] == "v-mse"
-    assert run.data.params["optimizer.betas"] == "[0.9, 0.98]"
-    assert run.data.params["notes.long"] == "x" * 5999 + "…"
-    assert curve(client, run, "loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
-    assert run.data.metrics["student/fd-fashion/steps-4"] == 15.25
-    assert run.data.metrics["teacher/fd-fashion/steps-4"] == 58.5
+    assert found.data.params["run.updates"] == "4"
+    assert found.data.params["loss.1.type"] == "v-mse"
+    assert found.data.params["optimizer.betas"] == "[0.9, 0.98]"
+    assert found.data.params["notes.long"] == "x" * 5999 + "…"
+    # run.log_every is 3.
+    assert curve(client, found, "loss") == [(3, 2.0), (6, 5.0), (7, 7.0)]
+    assert curve(client, found, "seconds") == [(3, 1.5), (6, 3.0), (7, 3.5)]
+    assert curve(client, found, "during/fd-fashion/steps-4") == [(4, 20.5)]
+    assert curve(client, found, "student/fd-fashion/steps-4") == [(7, 15.25)]
+    assert curve(client, found, "teacher/fd-fashion/steps-4") == [(7, 58.5)]
+    times = [point.timestamp - found.info.start_time for point in client.get_metric_history(found.info.run_id, "loss")]
+    assert times == [1500, 3000, 3500]
 
     store = sqlite_file(uri)
     assert store is not None
-    artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
+    artifacts = Path(found.info.artifact_uri.removeprefix("file://"))
     assert artifacts.is_relative_to(store.parent / "mlartifacts")
-    assert (artifacts / "notes.txt").read_text() == "hello"
-    assert json.loads((artifacts / "scores.json").read_text()) == SCORES
-    names = sorted(file.path for file in client.list_artifacts(run.info.run_id, "images") if file.path.endswith(".png"))
-    assert [name.partition("+timestamp")[0] for name in names] == [
-        "images/samples~steps-004+step+2",
-        "images/samples~steps-004+step+4",
-    ]
-    np.testing.assert_array_equal(np.asarray(Image.open(artifacts / names[1])), picture(200).numpy())
+    for name in ("scores.json", "journal.jsonl"):
+        assert (artifacts / name).read_bytes() == (tmp_path / name).read_bytes()
+    names = pictures(client, found)
+    assert series(names) == ["during~steps-4+step+4", "samples+step+4"]
+    np.testing.assert_array_equal(np.asarray(Image.open(artifacts / names[1])), pixels(200))
+
+
+def test_means_leave_out_what_was_skipped(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, SETTINGS)
+    tracker = make(uri)
+    tracker.start(run.info())
+    for update in range(1, 7):
+        run.update(update, **({"loss": None, "grad_norm": None, "skipped": True} if update > 2 else {}))
+    run.update(7, rollbacks=1)
+    tracker.finish("finished")
+    tracker.send(tmp_path)
+    found = read_run(client, uri, tmp_path)
+    assert curve(client, found, "loss") == [(3, 1.5), (7, 7.0)]
+    assert [step for step, _ in curve(client, found, "learning_rate")] == [3, 6, 7]
+    assert curve(client, found, "rollbacks") == [(7, 1.0)]
 
 
 def test_a_resumed_run_goes_on_in_the_same_one(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, EVERY)
     tracker = make(uri)
-    tracker.start(info(tmp_path))
+    tracker.start(run.info())
     for update in (1, 2, 3):
-        tracker.log_metrics({"loss": float(update)}, update)
-    tracker.log_image("samples", picture(1), 2)
+        run.update(update)
+    run.evaluation(2, 9.0)
     tracker.finish("killed")
-    assert tracker.replay(tmp_path) == f"{tmp_path} -> {uri}: sent 1 runs, 3 points, 1 pictures"
-    before = read_run(client, tmp_path)
+    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: sent 1 runs, 16 points, 1 pictures"
+    before = read_run(client, uri, tmp_path)
     assert before.info.status == "KILLED"
 
-    # The checkpoint was at update 1, so that 2 and 3 come a second time.
-    tracker = make(uri)
-    tracker.start(info(tmp_path, resumed=True))
+    # The checkpoint was at update 1, so that 2 and 3 come a second time, and take longer.
+    run.cut(1)
+    (tmp_path / "curves.jsonl").unlink()
+    tracker.start(run.info(resumed=True))
     for update in (2, 3, 4):
-        tracker.log_metrics({"loss": float(update)}, update)
-    tracker.log_image("samples", picture(1), 2)
-    tracker.log_image("samples", picture(1), 4)
+        run.update(update, seconds=update * 2.0)
+        if update % 2 == 0:
+            run.evaluation(update, 9.0)
     tracker.finish("failed")
-    assert tracker.replay(tmp_path) == f"{tmp_path} -> {uri}: sent 1 points, 1 pictures"
+    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: sent 6 points, 1 pictures"
+    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: nothing was missing"
 
-    after = read_run(client, tmp_path)
+    after = read_run(client, uri, tmp_path)
     assert after.info.run_id == before.info.run_id
     assert after.info.status == "FAILED"
     assert after.data.params == before.data.params
     assert curve(client, after, "loss") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
-    images = [file.path for file in client.list_artifacts(after.info.run_id, "images") if file.path.endswith(".png")]
-    assert len(images) == 2
+    assert curve(client, after, "seconds") == [(1, 0.5), (2, 1.0), (3, 1.5), (4, 8.0)]
+    assert series(pictures(client, after)) == ["during~steps-4+step+2", "during~steps-4+step+4"]
 
 
-def test_scores_of_a_run_resumed_after_its_last_update(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+def test_a_journal_that_is_rewritten_while_it_is_sent(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    """A run that goes back to a checkpoint: repeated steps keep their first points."""
+    run = RunFolder(tmp_path, EVERY)
     tracker = make(uri)
-    tracker.start(info(tmp_path))
-    tracker.log_metrics({"loss": 0.5}, 4)
-    tracker.finish("killed")
+    tracker.start(run.info())
+    sync = Sync(uri, tmp_path, print)
+    for update in (1, 2, 3):
+        run.update(update)
+    sync.send(over=False)
+    run.cut(1)
+    sync.send(over=False)
+    for update in (2, 3, 4, 5):
+        run.update(update, loss=-update)
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write('{"update": 6, "lo')
+    sync.send(over=False)
+    found = read_run(client, uri, tmp_path)
+    assert (found.info.status, curve(client, found, "loss")) == (
+        "RUNNING",
+        [(1, 1.0), (2, 2.0), (3, 3.0), (4, -4.0), (5, -5.0)],
+    )
+
+
+def test_a_run_that_mlflow_has_not_is_a_new_one(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, SETTINGS)
+    missing = "0123456789abcdef0123456789abcdef"
+    (tmp_path / "mlflow.json").write_text(json.dumps({uri: {"run_id": missing, "sent": {"scores.json": "0"}}}))
     tracker = make(uri)
-    tracker.start(info(tmp_path, resumed=True))
-    for _ in range(2):
-        tracker.log_scores(SCORES)
+    tracker.start(run.info(resumed=True))
+    run.end()
     tracker.finish("finished")
-    tracker.replay(tmp_path)
-    assert curve(client, read_run(client, tmp_path), "student/fd-fashion/steps-4") == [(4, 15.25)]
+    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: sent 1 runs, 2 points, 1 pictures, 2 files"
+    found = read_run(client, uri, tmp_path)
+    assert found.info.run_id != missing
+    assert found.data.params["run.method"] == "dsdi"
+    # The run is found by its tag, whatever becomes of the cursor.
+    (tmp_path / "mlflow.json").write_text("{")
+    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: sent 1 pictures, 2 files"
+    assert read_run(client, uri, tmp_path).info.run_id == found.info.run_id
+    assert len(pictures(client, found)) == 1
 
 
-def test_a_resumed_run_that_the_store_has_not_is_a_new_one(uri: str, client: MlflowClient, tmp_path: Path) -> None:
-    content = {"run_id": "0123456789abcdef0123456789abcdef", "uri": uri, "sent": 7}
-    (tmp_path / "mlflow.json").write_text(json.dumps(content))
-    tracker = make(uri)
-    tracker.start(info(tmp_path, resumed=True))
-    tracker.finish("finished")
-    tracker.replay(tmp_path)
-    run = read_run(client, tmp_path)
-    assert run.info.run_id != "0123456789abcdef0123456789abcdef"
-    assert run.data.params["run.method"] == "dsdi"
+def test_a_run_made_with_another_tracker(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, EVERY)
+    run.update(1)
+    run.end()
+    assert make(uri).send(tmp_path) == f"{tmp_path} -> {uri}: sent 1 runs, 5 points"
+    assert read_run(client, uri, tmp_path).info.status == "KILLED"
+    (tmp_path / "pipeline").mkdir()
+    assert make(uri).send(tmp_path) == f"{tmp_path} -> {uri}: sent 2 points, 1 pictures, 3 files"
+    found = read_run(client, uri, tmp_path)
+    assert (found.info.run_name, found.info.status) == ("first", "FINISHED")
 
 
 def test_two_runs_at_once_do_not_mix(uri: str, client: MlflowClient, tmp_path: Path) -> None:
-    folders = [tmp_path / "a", tmp_path / "b"]
+    runs = [RunFolder(tmp_path / name, EVERY) for name in "ab"]
     trackers = [make(uri), make(uri, experiment="another")]
-    for folder, tracker in zip(folders, trackers, strict=True):
-        folder.mkdir()
-        tracker.start(info(folder, name=folder.name))
-    for value, tracker in enumerate(trackers):
-        tracker.log_metrics({"loss": float(value)}, 1)
-    for folder, tracker in zip(folders, trackers, strict=True):
+    for run, tracker in zip(runs, trackers, strict=True):
+        tracker.start(run.info(name=run.path.name))
+    for value, run in enumerate(runs):
+        run.update(1, loss=value)
+    for run, tracker in zip(runs, trackers, strict=True):
         tracker.finish("finished")
-        tracker.replay(folder)
-    runs = [read_run(client, folder) for folder in folders]
-    assert [run.data.metrics["loss"] for run in runs] == [0.0, 1.0]
-    assert [client.get_experiment(run.info.experiment_id).name for run in runs] == ["distillkit", "another"]
+        tracker.send(run.path)
+    found = [read_run(client, uri, run.path) for run in runs]
+    assert [run.data.metrics["loss"] for run in found] == [0.0, 1.0]
+    assert [client.get_experiment(run.info.experiment_id).name for run in found] == ["distillkit", "another"]
 
 
 def test_a_phase_is_nested_in_its_chain(uri: str, client: MlflowClient, tmp_path: Path) -> None:
-    above, below = tmp_path / "chain", tmp_path / "chain/phases/1"
-    below.mkdir(parents=True)
-    chain, phase = make(uri), make(uri)
-    chain.start(info(above))
-    phase.start(replace(info(below), parent=above))
-    phase.log_metrics({"loss": 1.0}, 1)
-    phase.finish("finished")
-    chain.finish("failed")
-    said = f"{below}: is a phase of a chain, which is sent as a whole: distillkit track {above}"
-    with pytest.raises(DistillkitError, match=f"^{re.escape(said)}$"):
-        phase.replay(below)
-    assert chain.replay(above) == f"{above} -> {uri}: sent 2 runs, 1 points"
-    assert [read_run(client, folder).info.status for folder in (above, below)] == ["FAILED", "FINISHED"]
-    assert read_run(client, below).data.tags["mlflow.parentRunId"] == read_run(client, above).info.run_id
+    above = RunFolder(tmp_path / "chain", {"run": {"name": "first"}, "phase": [EVERY]})
+    below = RunFolder(above.path / "phases/1", EVERY)
+    tracker = make(uri)
+    tracker.start(above.info())
+    tracker.start(below.info(parent=above.path))
+    below.update(1)
+    tracker.finish("finished")
+    # As a chain does in the end.
+    above.update(1, phase=1)
+    above.end()
+    tracker.finish("finished")
+    message = f"{below.path}: is a phase of a chain, which is sent as a whole: distillkit track {above.path}"
+    with pytest.raises(DistillkitError, match=f"^{re.escape(message)}$"):
+        tracker.send(below.path)
+    assert tracker.send(above.path) == f"{above.path} -> {uri}: sent 2 runs, 7 points, 5 files"
+    found = [read_run(client, uri, run.path) for run in (above, below)]
+    assert [run.info.status for run in found] == ["FINISHED", "FINISHED"]
+    assert found[1].data.tags["mlflow.parentRunId"] == found[0].info.run_id
+    assert found[0].data.metrics == {"teacher/fd-fashion/steps-4": 58.5, "student/fd-fashion/steps-4": 15.25}
+    assert found[1].data.metrics["loss"] == 1.0
 
 
 def test_credentials_go_nowhere(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    text = f'[tracker]\nuri = "postgresql://me:{SECRET}@db.example/runs?sslpassword=hush&x=1"\n'
+    run = RunFolder(tmp_path, SETTINGS)
+    with (tmp_path / "config.toml").open("a") as file:
+        file.write(text)
     tracker = make(uri)
-    tracker.start(info(tmp_path))
-    config = tmp_path / "config.toml"
-    config.write_text(f'[tracker]\nuri = "postgresql://me:{SECRET}@db.example/runs?sslpassword=hush&x=1"\n')
-    tracker.log_file(config)
+    tracker.start(run.info())
     tracker.finish("finished")
-    tracker.replay(tmp_path)
-    run = read_run(client, tmp_path)
-    assert run.data.params["model.path"] == "https://***@models.example/teacher"
-    artifact = Path(run.info.artifact_uri.removeprefix("file://")) / "config.toml"
-    assert artifact.read_text() == '[tracker]\nuri = "postgresql://***@db.example/runs?sslpassword=***&x=1"\n'
-    assert SECRET in config.read_text()
+    tracker.send(tmp_path)
+    found = read_run(client, uri, tmp_path)
+    assert found.data.params["model.path"] == "https://***@models.example/teacher"
+    artifact = Path(found.info.artifact_uri.removeprefix("file://")) / "config.toml"
+    shown = '[tracker]\nuri = "postgresql://***@db.example/runs?sslpassword=***&x=1"\n'
+    assert artifact.read_text().endswith(shown)
+    assert SECRET not in artifact.read_text()
+    assert SECRET in (tmp_path / "config.toml").read_text()
 
 
 def test_flatten_keeps_every_leaf() -> None:
@@ -253,7 +309,7 @@ def test_a_start_that_fails_names_the_key_and_hides_the_password(tmp_path: Path)
     # No such dialect is installed, so that SQLAlchemy fails at once, without a network.
     tracker = make(f"mssql+pyodbc://me:{SECRET}@db.example/runs")
     with pytest.raises(DistillkitError) as caught:
-        tracker.start(info(tmp_path))
+        tracker.start(RunFolder(tmp_path, SETTINGS).info())
     message = str(caught.value)
     assert message.startswith("tracker.uri: MLflow cannot record the run in mssql+pyodbc://***@db.example/runs: ")
     assert message.endswith('; correct it, or set tracker.type = "none"')
@@ -265,15 +321,18 @@ def test_what_the_store_refuses_goes_missing_alone(
     uri: str, client: MlflowClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracker = make(uri)
-    tracker.start(RunInfo("odd", tmp_path, {"a parameter's %": 1, "seed": 2}, plan=[]))
-    tracker.log_metrics({"loss": 1.0, "a metric's %": 2.0}, 1)
+    run = RunFolder(tmp_path, {"a parameter's %": 1, "seed": 2, **EVERY})
+    tracker.start(run.info())
+    line = {"update": 1, "scores": {"a metric's %": 2.0, "fid": 1.0}}
+    (tmp_path / "curves.jsonl").write_text(json.dumps(line) + "\n")
     tracker.finish("finished")
     with caplog.at_level(logging.WARNING, logger="distillkit_mlflow"):
-        tracker.replay(tmp_path)
-    run = read_run(client, tmp_path)
-    assert (run.data.params, run.data.metrics, run.info.status) == ({"seed": "2"}, {"loss": 1.0}, "FINISHED")
+        tracker.send(tmp_path)
+    found = read_run(client, uri, tmp_path)
+    assert found.data.params == {"seed": "2", "run.name": "first", "run.log_every": "1"}
+    assert (found.data.metrics, found.info.status) == ({"during/fid": 1.0}, "FINISHED")
     refused = [record.getMessage().partition(": ")[0] for record in caplog.records]
-    assert refused == ["MLflow refuses a parameter's %", "MLflow refuses a metric's %"]
+    assert refused == ["MLflow refuses a parameter's %", "MLflow refuses during/a metric's %"]
 
 
 def test_a_store_that_cannot_be_opened_leaves_no_folder(tmp_path: Path) -> None:
@@ -317,14 +376,15 @@ def test_mistakes_in_the_uri(uri: str, said: str | None) -> None:
 
 def test_a_run_that_was_deleted_is_no_reason_to_lose_it(uri: str, client: MlflowClient, tmp_path: Path) -> None:
     tracker = make(uri)
-    tracker.start(info(tmp_path))
-    tracker.log_metrics({"loss": 1.0}, 1)
+    run = RunFolder(tmp_path, EVERY)
+    tracker.start(run.info())
+    run.update(1)
     tracker.finish("finished")
-    tracker.replay(tmp_path)
-    first = read_run(client, tmp_path)
+    tracker.send(tmp_path)
+    first = read_run(client, uri, tmp_path)
     client.delete_run(first.info.run_id)
-    assert tracker.replay(tmp_path) == f"{tmp_path} -> {uri}: sent 1 runs, 1 points"
-    second = read_run(client, tmp_path)
+    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: sent 1 runs, 5 points, 2 files"
+    second = read_run(client, uri, tmp_path)
     assert (second.data.params, second.data.metrics) == (first.data.params, first.data.metrics)
     client.restore_run(first.info.run_id)
     client.delete_run(first.info.run_id)
@@ -332,13 +392,14 @@ def test_a_run_that_was_deleted_is_no_reason_to_lose_it(uri: str, client: Mlflow
 
 def test_pictures_have_the_names_that_mlflow_gives_them(uri: str, client: MlflowClient, tmp_path: Path) -> None:
     tracker = make(uri)
-    tracker.start(info(tmp_path))
-    tracker.log_image("during/steps-4", picture(3), 20)
+    run = RunFolder(tmp_path, EVERY)
+    tracker.start(run.info())
+    run.evaluation(20, 1.0)
     tracker.finish("finished")
-    tracker.replay(tmp_path)
-    ours = read_run(client, tmp_path)
+    tracker.send(tmp_path)
+    ours = read_run(client, uri, tmp_path)
     theirs = client.create_run(ours.info.experiment_id)
-    client.log_image(theirs.info.run_id, picture(3).numpy(), key="during/steps-4", step=20, synchronous=True)
+    client.log_image(theirs.info.run_id, pixels(20), key="during/steps-4", step=20, synchronous=True)
     masked, sizes = [], []
     for run in (ours, client.get_run(theirs.info.run_id)):
         names = sorted(file.path for file in client.list_artifacts(run.info.run_id, "images"))
@@ -357,16 +418,14 @@ def test_both_trackers_are_registered_and_none_records_nothing(tmp_path: Path) -
     component = registry.find("tracker", "none")
     tracker = component(component.Options())
     assert isinstance(tracker, Tracker)
-    tracker.start(info(tmp_path))
-    tracker.log_metrics({"loss": 1.0}, 1)
-    tracker.log_image("samples", picture(1), 1)
-    tracker.log_scores(SCORES)
+    tracker.start(RunFolder(tmp_path, EVERY).info())
+    tracker.sync()
     tracker.finish("finished")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
     with pytest.raises(DistillkitError, match=r"^the tracker 'none' has no UI$"):
         tracker.open_ui(5000)
-    with pytest.raises(DistillkitError, match=r"^the tracker 'none' keeps nothing that could be sent$"):
-        tracker.replay(tmp_path)
+    with pytest.raises(DistillkitError, match=r"^the tracker 'none' sends runs nowhere: name a store with --uri$"):
+        tracker.send(tmp_path)
 
 
 def test_ui_wants_a_store(tmp_path: Path) -> None:
@@ -382,7 +441,10 @@ def ui(uri: str, client: MlflowClient, tmp_path: Path) -> Iterator[tuple[int, su
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = "import sys; from distillkit_mlflow.ui import open_ui; open_ui(sys.argv[1], int(sys.argv[2]))"
+    code = (
+        "import sys; from distillkit_mlflow import MlflowTracker; "
+        "MlflowTracker(MlflowTracker.Options(uri=sys.argv[1])).open_ui(int(sys.argv[2]))"
+    )
     with (tmp_path / "ui.log").open("w") as log:
         server = subprocess.Popen(
             [sys.executable, "-c", code, uri, str(port)], cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
@@ -411,11 +473,12 @@ def test_the_ui_serves_runs_and_pictures_until_ctrl_c(
 ) -> None:
     port, server = ui
     tracker = make(uri)
-    tracker.start(info(tmp_path))
-    tracker.log_image("samples", picture(77), 1)
+    run = RunFolder(tmp_path, EVERY)
+    tracker.start(run.info())
+    run.end()
     tracker.finish("finished")
-    tracker.replay(tmp_path)
-    run_id = read_run(client, tmp_path).info.run_id
+    tracker.send(tmp_path)
+    run_id = read_run(client, uri, tmp_path).info.run_id
     image = next(file.path for file in client.list_artifacts(run_id, "images") if file.path.endswith(".png"))
 
     assert b"MLflow" in answer(port, server, "/")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import signal
 import socket
 import sqlite3
 import time
@@ -17,18 +19,18 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner, Result
 from distillkit_mlflow import tracker as tracking
-from distillkit_mlflow.lock import lock
-from distillkit_mlflow.record import Record, read
+from distillkit_mlflow.folder import read_record
 from distillkit_mlflow.store import open_store
+from distillkit_mlflow.sync import lock
 from distillkit_mlflow.tracker import MlflowTracker
 from distillkit_mlflow.uri import describe, redact_uri, sqlite_file
 from helpers.digits import MODEL, PLAIN, SCORED, Run, distil, settings
 from helpers.failing_servers import serve
+from helpers.run_folders import RunFolder
 
 from distillkit.cli.group import cli
 from distillkit.config import read_config
 from distillkit.errors import ConfigError, DistillkitError, redact
-from distillkit.interfaces import RunInfo
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as Recorded
@@ -49,9 +51,10 @@ def track(*words: str) -> Result:
 def recorded(uri: str, folder: Path) -> Recorded:
     """The run of a folder, of which the store must have one and no second one."""
     client = open_store(uri)
-    record = read(folder / "tracking.jsonl")[0][0]["id"]
+    record = read_record(folder)
+    assert record is not None
     experiment = client.get_experiment_by_name("distillkit").experiment_id
-    [run] = client.search_runs([experiment], f"tags.`distillkit.record` = '{record}'")
+    [run] = client.search_runs([experiment], f"tags.`distillkit.record` = '{record.id}'")
     return run
 
 
@@ -124,7 +127,7 @@ def test_the_run_goes_on_and_nothing_is_lost(
     said = f"{run.folder} -> {later}: "
     result = track(*words)
     # A file that is no longer locked may have got it all from the run's own process by now.
-    expected = ["sent 1 runs, 23 points, 2 pictures, 4 files", *(["nothing was missing"] if fault is locked else [])]
+    expected = ["sent 1 runs, 23 points, 2 pictures, 3 files", *(["nothing was missing"] if fault is locked else [])]
     assert result.exit_code == 0
     assert result.output in [f"{said}{what}\n" for what in expected]
     check_whole(later, run)
@@ -136,75 +139,84 @@ def test_the_end_is_held_up_for_less_than_five_seconds() -> None:
     assert tracking.PATIENCE < 5
 
 
+EVERY = {"run": {"name": "first", "log_every": 1}}
+
+
 def test_one_warning_says_what_is_wrong(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = RunFolder(tmp_path, EVERY)
     with serve("answers 500") as server, caplog.at_level(logging.WARNING, logger="distillkit_mlflow"):
         tracker = MlflowTracker(MlflowTracker.Options(uri=server.uri))
-        tracker.start(RunInfo("first", tmp_path, {}, plan=[]))
-        update = 0
+        tracker.start(run.info())
         while not caplog.records:
-            update += 1
-            tracker.log_metrics({"loss": 1.0}, update)
+            tracker.sync()
             time.sleep(0.05)
         for _ in range(3):
-            update += 1
-            tracker.log_metrics({"loss": 1.0}, update)
+            tracker.sync()
         tracker.finish("finished")
     [warning] = [record.getMessage() for record in caplog.records]
     assert "(MlflowException: API request to " in warning
-    assert len(read(tmp_path / "tracking.jsonl")[0]) == update + 2
 
 
-def test_a_chain_tells_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, store_uri: str) -> None:
+def test_a_process_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
+    """Nobody reads the pipe, and what it holds is less than this."""
+    run = RunFolder(tmp_path, EVERY)
+    with serve("hangs") as server:
+        tracker = MlflowTracker(MlflowTracker.Options(uri=server.uri))
+        tracker.start(run.info())
+        assert tracker._process is not None
+        os.kill(tracker._process._process.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        for _ in range(50000):
+            tracker.sync()
+        assert time.monotonic() - began < 5
+        tracker._process._process.kill()
+        tracker.finish("killed")
+
+
+def test_a_chain_shows_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, store_uri: str) -> None:
     """Its phases have no process of their own, and are sent with it."""
-    (tmp_path / "phases/1").mkdir(parents=True)
+    above = RunFolder(tmp_path, {"run": {"name": "first"}, "phase": [EVERY]})
+    below = RunFolder(tmp_path / "phases/1", EVERY)
     with refusing(tmp_path, store_uri) as (uri, _), caplog.at_level(logging.WARNING, logger="distillkit_mlflow"):
-        chain, phase = (MlflowTracker(MlflowTracker.Options(uri=uri)) for _ in range(2))
-        chain.start(RunInfo("chain", tmp_path, {}, plan=[]))
-        phase.start(RunInfo("phase", tmp_path / "phases/1", {}, plan=[], parent=tmp_path))
+        tracker = MlflowTracker(MlflowTracker.Options(uri=uri))
+        tracker.start(above.info())
+        tracker.start(below.info(parent=tmp_path))
+        below.update(1)
         while not caplog.records:
-            phase.log_metrics({"loss": 1.0}, 1)
+            tracker.sync()
             time.sleep(0.05)
-        phase.finish("finished")
-        chain.finish("killed")
+        tracker.finish("finished")
+        tracker.finish("killed")
     [warning] = [record.getMessage() for record in caplog.records]
     assert warning.endswith(f"distillkit track {tmp_path}")
     other = MlflowTracker(MlflowTracker.Options(uri=store_uri))
-    assert other.replay(tmp_path) == f"{tmp_path} -> {store_uri}: sent 2 runs, 1 points"
-    above, below = recorded(store_uri, tmp_path), recorded(store_uri, tmp_path / "phases/1")
-    assert below.data.tags["mlflow.parentRunId"] == above.info.run_id
-    assert (above.info.status, below.info.status) == ("KILLED", "FINISHED")
+    assert other.send(tmp_path) == f"{tmp_path} -> {store_uri}: sent 2 runs, 5 points, 2 files"
+    chain, phase = recorded(store_uri, tmp_path), recorded(store_uri, tmp_path / "phases/1")
+    assert phase.data.tags["mlflow.parentRunId"] == chain.info.run_id
+    assert (chain.info.status, phase.info.status) == ("KILLED", "FINISHED")
 
 
 def test_a_run_that_died_is_killed_and_its_last_line_may_be_torn(store_uri: str, tmp_path: Path) -> None:
-    record = Record(tmp_path)
-    begin = {"name": "dead", "experiment": "distillkit", "uri": store_uri, "store": store_uri, "nested": False}
-    record.add("start", id="6e1e3a62-43a1-4a9b-9c5c-21b0c0a2a0b1", tags={}, params={}, **begin)
-    record.add_metrics({"loss": 0.5}, 1)
-    with (tmp_path / "tracking.jsonl").open("a") as file:
-        file.write('{"event": "metrics", "upd')
+    run = RunFolder(tmp_path, EVERY)
+    run.update(1)
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write('{"update": 2, "lo')
     tracker = MlflowTracker(MlflowTracker.Options(uri=store_uri))
-    assert tracker.replay(tmp_path).endswith("sent 1 runs, 1 points")
+    assert tracker.send(tmp_path).endswith("sent 1 runs, 5 points")
     assert recorded(store_uri, tmp_path).info.status == "KILLED"
-    again = Record(tmp_path)
-    again.add("resume")
-    again.add_metrics({"loss": 0.5, "seconds": 9.0}, 1)
-    again.add("finish", status="finished")
-    assert tracker.replay(tmp_path).endswith("sent 1 points")
-    run = recorded(store_uri, tmp_path)
-    assert (run.info.status, run.data.metrics) == ("FINISHED", {"loss": 0.5, "seconds": 9.0})
-    # Whatever becomes of the memo.
-    (tmp_path / "mlflow.json").write_text("{")
-    assert tracker.replay(tmp_path).endswith("sent 2 points")
-    assert len(open_store(store_uri).get_metric_history(run.info.run_id, "loss")) == 1
-    assert recorded(store_uri, tmp_path).info.run_id == run.info.run_id
+    run.cut(1)
+    run.update(2)
+    (tmp_path / "pipeline").mkdir()
+    assert tracker.send(tmp_path).endswith("sent 5 points, 2 files")
+    found = recorded(store_uri, tmp_path)
+    assert (found.info.status, found.data.metrics["loss"]) == ("FINISHED", 2.0)
 
 
 def test_what_goes_on_is_not_sent_twice_at_once(store_uri: str, tmp_path: Path) -> None:
-    record = Record(tmp_path)
-    record.add("start", uri=store_uri, store=store_uri, nested=False)
+    RunFolder(tmp_path, EVERY)
     with lock(tmp_path).acquire(), pytest.raises(DistillkitError) as caught:
-        MlflowTracker(MlflowTracker.Options(uri=store_uri)).replay(tmp_path)
-    assert str(caught.value) == f"{tmp_path}: the run is still going on, and sends its record itself"
+        MlflowTracker(MlflowTracker.Options(uri=store_uri)).send(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: the run is still going on, and is sent while it does"
 
 
 def test_what_cannot_be_sent(tmp_path: Path) -> None:
@@ -212,19 +224,13 @@ def test_what_cannot_be_sent(tmp_path: Path) -> None:
     assert (result.exit_code, result.output) == (2, f"{tmp_path}: holds no run (no config.toml)\n")
     (tmp_path / "config.toml").write_text('[tracker]\ntype = "none"\n')
     result = track(str(tmp_path))
-    assert (result.exit_code, result.output) == (2, "the tracker 'none' keeps nothing that could be sent\n")
-    result = track(str(tmp_path), "--uri", f"sqlite:///{tmp_path}/mlflow.db")
-    said = f"{tmp_path}: holds no record for MLflow (no tracking.jsonl): it was made with another tracker\n"
-    assert (result.exit_code, result.output) == (2, said)
+    assert (result.exit_code, result.output) == (2, "the tracker 'none' sends runs nowhere: name a store with --uri\n")
     result = track(str(tmp_path), "--uri", "mlruns")
     assert (result.exit_code, result.output.splitlines()[0]) == (2, "--uri: 1 error")
     with refusing(tmp_path, "") as (uri, _):
-        Record(tmp_path).add("start", uri=uri, store=uri, nested=False, experiment="distillkit")
         result = track(str(tmp_path), "--uri", uri.replace("//", f"//me:{SECRET}@"))
     assert result.exit_code == 2
-    assert result.output.startswith(
-        f"{uri.replace('//', '//***@')}: MLflow does not take the record of {tmp_path} (Mlf"
-    )
+    assert result.output.startswith(f"{uri.replace('//', '//***@')}: MLflow does not take the run in {tmp_path} (Mlf")
     assert result.output.endswith("); nothing is lost, try again later\n")
     assert len(result.output.splitlines()) == 1
     assert SECRET not in result.output

@@ -1,4 +1,4 @@
-"""`distillkit track`: what a run's tracker could not record while it went on."""
+"""`distillkit track`: brings a tracker up to what a run's folder says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from distillkit.config import read_component
-from distillkit.config.source import read_toml
+from distillkit.config.source import DEFAULTS, read_toml
 from distillkit.errors import DistillkitError
 
 
@@ -15,9 +15,9 @@ from distillkit.errors import DistillkitError
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--uri", metavar="URI", help="Another MLflow store to send the whole run to. [default: RUN's own]")
 def command(run: Path, uri: str | None) -> None:
-    """Send what the store lacks of RUN, a run's folder, to MLflow: nothing is lost, and nothing is there twice.
+    """Send what MLflow lacks of RUN, a run's folder: nothing is lost, and nothing is there twice.
 
-    The store may have been away, or the run was killed before it was sent to the end.
+    The store may have been down, or the run was killed before all was sent, or it was made with another tracker.
     """
 
     config = run / "config.toml"
@@ -25,6 +25,6 @@ def command(run: Path, uri: str | None) -> None:
         raise DistillkitError(f"{run}: holds no run (no config.toml)")
     tables = read_toml(config)
     # A chain is recorded as its first phase is.
-    table = tables.get("phase", [tables])[0]["tracker"] if uri is None else {"type": "mlflow", "uri": uri}
+    table = tables.get("phase", [tables])[0]["tracker"] if uri is None else {**DEFAULTS["tracker"], "uri": uri}
     tracker = read_component("tracker", table, str(config) if uri is None else "--uri")
-    click.echo(tracker.replay(run))
+    click.echo(tracker.send(run))

@@ -24,7 +24,7 @@ def command(run: Path | None, store: str | None, port: int) -> None:
         origin = str(run / "config.toml")
         table = tables_in(run / "config.toml").get("tracker", table)
     if store is not None:
-        table = {"type": "mlflow", "uri": store}
+        table = {**DEFAULTS["tracker"], "uri": store}
         origin = "--store"
     tracker = read_component("tracker", table, origin)
     tracker.open_ui(port)

@@ -54,14 +54,16 @@ def _margin(labels: Sequence[str], height: int, row: int) -> torch.Tensor:
 
 
 def write_png(path: Path, image: torch.Tensor) -> None:
-    """Write a uint8 picture [H, W, 3]; folders on the way are made.
+    """Write a uint8 picture [H, W, 3] whole or not at all; folders on the way are made.
 
     Raises:
         DistillkitError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        PIL.Image.fromarray(image.cpu().numpy()).save(path, format="PNG")
+        aside = path.with_name(f".{path.name}.partial")
+        PIL.Image.fromarray(image.cpu().numpy()).save(aside, format="PNG")
+        aside.replace(path)
     except OSError as error:
         raise DistillkitError(f"{path}: cannot be written ({error.strerror})") from None
 

@@ -1,14 +1,11 @@
-"""Where the run is recorded."""
+"""Where a run is shown while it goes on, and afterwards."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
-
-import torch
+from typing import ClassVar, Literal
 
 from distillkit.component import Component
 from distillkit.errors import DistillkitError
@@ -18,31 +15,29 @@ Status = Literal["finished", "failed", "killed"]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a tracker is told at the start.
+    """What a run's folder doesn't hold, and a tracker needs at the start.
 
     Attributes:
         name: the run's name.
         folder: the run's folder.
-        settings: the resolved config, as nested tables.
         plan: one (steps, updates, evaluations) per stage.
         resumed: whether the run goes on from a checkpoint.
-        parent: the folder of the run that this one is a phase of.
+        parent: the folder of the chain that this run is a phase of.
     """
 
     name: str
     folder: Path
-    settings: Mapping[str, Any]
     plan: list[tuple[int, int, int]]
     resumed: bool = False
     parent: Path | None = None
 
 
 class Tracker(Component):
-    """Records one run. The journal and scores.json are the truth; a tracker is a view of them.
+    """Shows one run somewhere. The run's folder is the record; a tracker reads it, and is told when there is more.
 
-    A run neither waits for its tracker nor fails with it: the `log_` methods and `finish` never block on a network and
-    never raise. What cannot be recorded is a warning, told once. `finish` may wait five seconds for what is on its way.
-    `start` raises where the options can be known to be wrong without asking anyone, as `check` does.
+    A run neither waits for its tracker nor fails with it: `sync` and `finish` never block on a network and never
+    raise. What cannot be sent is one warning. `finish` may wait five seconds for what is on its way. A chain calls
+    `start` and `finish` of its tracker for each phase, between its own.
     """
 
     has_ui: ClassVar[bool] = False
@@ -50,45 +45,37 @@ class Tracker(Component):
 
     @abstractmethod
     def start(self, run: RunInfo) -> None:
-        """Open the record and write the settings.
+        """The run begins or goes on. Its folder holds config.toml.
 
         Raises:
-            DistillkitError: nothing could ever be recorded with these options.
+            DistillkitError: nothing could ever be sent with these options. Nobody is asked to find out.
         """
 
     @abstractmethod
-    def log_metrics(self, metrics: Mapping[str, float], update: int) -> None:
-        """Points of the curves at one update."""
+    def sync(self) -> None:
+        """There is more in the folder.
 
-    @abstractmethod
-    def log_scores(self, scores: Sequence[Mapping[str, Any]]) -> None:
-        """The rows of scores.json."""
-
-    @abstractmethod
-    def log_image(self, key: str, image: torch.Tensor, step: int) -> None:
-        """A picture, uint8 [H, W, 3], one of a series `key` over `step`."""
-
-    @abstractmethod
-    def log_file(self, path: Path) -> None:
-        """A file of the run's folder (the config, the scores)."""
+        Lines of journal.jsonl (every `run.log_every` updates) or curves.jsonl, pictures in samples/, or scores.json.
+        A resumed run, and one that goes back to a checkpoint, cuts the lines off that it writes again.
+        """
 
     @abstractmethod
     def finish(self, status: Status) -> None:
-        """Close the record."""
+        """The run is over."""
 
-    def replay(self, folder: Path) -> str:
-        """Send what could not be recorded while the run in a folder went on (`distillkit track`).
+    def send(self, folder: Path) -> str:
+        """Send what is missing of the run in a folder, and wait for it (`distillkit track`). Optional.
 
         Returns:
             what was sent, in a line for the user.
 
         Raises:
-            DistillkitError: the tracker has nothing to send, or nobody takes it.
+            DistillkitError: there is nowhere to send it, or it is not taken.
         """
-        raise DistillkitError(f"the tracker '{self.name}' keeps nothing that could be sent")
+        raise DistillkitError(f"the tracker '{self.name}' sends runs nowhere: name a store with --uri")
 
     def open_ui(self, port: int) -> None:
-        """Show the recorded runs on http://127.0.0.1:`port`, until the user stops it.
+        """Show the runs on http://127.0.0.1:`port`, until the user stops it (`distillkit ui`). Optional.
 
         Raises:
             DistillkitError: the tracker has no UI, or it cannot start.

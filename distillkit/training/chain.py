@@ -55,31 +55,28 @@ def run_chain(chain: Chain, folder: Path, resume: bool = False, allow: Collectio
             place.check_free()
             check_phases(chain.phases)
             place.create(chain.tables)
-        info = RunInfo(chain.name, folder, chain.tables, _plan(chain), resume)
+        info = RunInfo(chain.name, folder, _plan(chain), resume)
         tracker = own_tracker(chain.tracker, chain.phases[0].origin)
         with recorded(tracker, info, place.discard if not resume else lambda: None):
             if place.finished:
                 Reporter(Console()).say(f"{folder}: this run is finished")
                 rows = place.read_scores()
             else:
-                _carry_out(chain, place, allow)
+                _carry_out(chain, place, allow, tracker)
                 rows = _gather(chain, place) if distributed.is_main_process() else []
-            tracker.log_scores(rows)
-            for file in (place.config, place.scores, place.journal):
-                tracker.log_file(file)
         if distributed.is_main_process():
             _print(chain, place)
     return rows
 
 
-def _carry_out(chain: Chain, place: RunFolder, allow: Collection[str]) -> None:
-    """The phases that are not finished."""
+def _carry_out(chain: Chain, place: RunFolder, allow: Collection[str], tracker: interfaces.Tracker) -> None:
+    """The phases that are not finished, with the chain's tracker."""
     for i, phase in enumerate(chain.phases, 1):
         here = _folder(place, i)
         if not here.finished:
             own = {re.sub(rf"^phase\[{i - 1}\]\.", "", key) for key in allow}
             # A copy, so that what it loads is gone when it is over.
-            settings = copy.deepcopy(from_result(phase, place.path, i))
+            settings = replace(copy.deepcopy(from_result(phase, place.path, i)), tracker=tracker)
             run(settings, here.path, resume=here.config.is_file(), parent=place.path, allow=own)
 
 

@@ -131,6 +131,8 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
         "evaluations": student.evaluations.count - evaluations,
         "seconds": round(position.seconds, 4),
     }
+    if position.rollbacks:
+        line["rollbacks"] = position.rollbacks
     return line, {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size, "made": update.made}
 
 

@@ -70,7 +70,7 @@ def run(
 
 def _info(settings: Settings, folder: Path, resumed: bool, parent: Path | None) -> RunInfo:
     plan = [(stage.steps, stage.updates, stage.updates * stage.evaluations) for stage in make_plan(settings)]
-    return RunInfo(settings.run.name, folder, settings.tables, plan, resumed, parent)
+    return RunInfo(settings.run.name, folder, plan, resumed, parent)
 
 
 def _make(
@@ -98,7 +98,6 @@ def _make(
             # It fits.
             place.write_config(settings.tables)
         _train_and_leave(parts, position, place, reporter, scores, changed)
-        _tell(settings, place, scores.rows)
     return scores.rows
 
 
@@ -116,7 +115,6 @@ def _train_and_leave(
     Training(parts, position, place, reporter, scores, best).run()
     if best is not None and (found := best.restore()) is not None:
         reporter.say(f"best: {found.score} = {found.value:.4g} after update {found.update} of {position.update}")
-        parts.settings.tracker.log_metrics({f"best/{found.score}": found.value}, found.update)
     # Scores of these weights, if the run was stopped behind its last update.
     scores.student(_known(place, "student") if before == position.update and not changed else [])
     export(parts, place.pipeline, scores.rows)
@@ -126,23 +124,14 @@ def _known(place: RunFolder, model: str) -> list[dict[str, Any]]:
     return [row for row in place.read_scores() if row["model"] == model]
 
 
-def _tell(settings: Settings, place: RunFolder, rows: list[dict[str, Any]]) -> None:
-    """Tell the tracker what is left."""
-    settings.tracker.log_scores(rows)
-    for file in (place.config, place.scores, place.journal):
-        settings.tracker.log_file(file)
-
-
 def _close(
     settings: Settings, place: RunFolder, info: RunInfo, changed: Collection[str], reporter: Reporter
 ) -> list[dict[str, Any]]:
-    """A run that is finished: its record may not be."""
+    """A run that is finished: its tracker may not know it."""
     again = f"; delete {place.pipeline} to go on with what has changed: {', '.join(changed)}" if changed else ""
     reporter.say(f"{place.path}: this run is finished{again}")
-    rows = place.read_scores()
     with recorded(settings.tracker, info, lambda: None):
-        _tell(settings, place, rows)
-    return rows
+        return place.read_scores()
 
 
 def _do(work: Sequence[Callable[[], None]], parts: Parts, reporter: Reporter) -> None:

@@ -74,7 +74,6 @@ class RunScores:
                 image = self._sheet(steps)
                 if distributed.is_main_process():
                     write_png(self._place.samples / f"steps-{steps:03d}.png", image)
-                settings.tracker.log_image("samples", image, steps)
 
     def during(self, update: int, stop: StopRequest) -> dict[str, float] | None:
         """Score the student in the middle of the run: "fd-fashion/steps-4" -> value. None if the user stops it."""
@@ -91,10 +90,12 @@ class RunScores:
                     samples = settings.evaluation.every_samples
                     scores = self._evaluator.score(self._parts.student, steps, samples, on_batch=check)
                     found |= {score_name(label, steps): value for label, value in scores.items()}
-                    settings.tracker.log_image(f"during/steps-{steps}", self._sheet(steps), update)
+                    image = self._sheet(steps)
+                    if distributed.is_main_process():
+                        name = f"update-{update:06d}-steps-{steps:03d}.png"
+                        write_png(self._place.samples / "during" / name, image)
         except RunInterrupted:  # after the batch in which the user asked to stop
             return None
-        settings.tracker.log_metrics({f"during/{key}": value for key, value in found.items()}, update)
         return found
 
     def _score(self, which: Which, steps: tuple[int, ...] | list[int], known: list[dict[str, Any]]) -> None:
@@ -112,6 +113,7 @@ class RunScores:
                 self.rows += rows
                 # At once: what is scored need not be scored again if the run is stopped here.
                 self._place.write_scores(self.rows)
+                self._settings.tracker.sync()
 
     def _sheet(self, steps: int) -> torch.Tensor:
         """Rows from the same noise: the teacher at its best, the teacher at `steps`, the student at `steps`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from statistics import fmean
 from typing import Any
 
 from distillkit import distributed
@@ -116,17 +115,14 @@ class Training:
         if not lines:
             return
         newest = lines[-1]
-        made = [line for line in lines if not line.get("skipped")]
-        if skipped := len(lines) - len(made):
+        if skipped := sum(line.get("skipped", False) for line in lines):
             self._reporter.say(f"{skipped} of the updates until {newest['update']} left out: they were not finite")
-        means = {key: fmean(line[key] for line in made) for key in ("loss", "grad_norm") if made}
         loss = f"{newest['loss']:.4g}" if newest["loss"] is not None else "not finite"
         self._reporter.detail = (
             f"stage {newest['stage'] + 1}/{len(self._parts.plan)}  N {newest['steps']}  loss {loss}  "
             f"lr {newest['learning_rate']:.2g}"
         )
-        here = {key: float(newest[key]) for key in ("learning_rate", "steps", "seconds")}
-        self._settings.tracker.log_metrics(means | here, newest["update"])
+        self._settings.tracker.sync()
 
     def _evaluation_is_due(self) -> bool:
         position, every = self._position, self._settings.evaluation.every
@@ -142,6 +138,7 @@ class Training:
             self._curves.add(update, scores)
             if self._best is not None:
                 self._best.consider(update, scores)
+        self._settings.tracker.sync()
         self._position.evaluated = update
         self._position.scores.append(scores)
 
@@ -178,7 +175,6 @@ class Training:
             f"{error}; going back to update {position.update}, "
             f"at {0.5**rollbacks:g} of the learning rate (rollback {rollbacks} of {ROLLBACKS})"
         )
-        self._settings.tracker.log_metrics({"rollbacks": float(rollbacks)}, position.update)
 
     def _how_to_go_on(self) -> str:
         checkpoints = complete(self._folder.checkpoints)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from distillkit import hookimpl
 from distillkit.interfaces import Tracker
-from distillkit_mlflow.none import NoTracker
-from distillkit_mlflow.tracker import MlflowTracker
+from distillkit_mlflow.tracker import MlflowTracker, NoTracker
 
 
 @hookimpl

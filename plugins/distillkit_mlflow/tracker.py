@@ -1,27 +1,30 @@
-"""The tracker `mlflow`: every parameter, curve, picture and score of a run in an MLflow store."""
+"""The tracker `mlflow`: every parameter, curve, picture and score of a run in an MLflow store. The tracker `none`."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
-from uuid import uuid4
+from typing import Annotated
 
-import torch
+import click
+from filelock import Timeout
 from pydantic import PlainSerializer
 
 from distillkit.component import Component
 from distillkit.errors import HIDDEN, DistillkitError, Mistake
 from distillkit.interfaces import RunInfo, Tracker
 from distillkit.interfaces.tracker import Status
-from distillkit_mlflow import store, ui
-from distillkit_mlflow.handle import Handle
-from distillkit_mlflow.params import flatten, tags
-from distillkit_mlflow.record import Record
-from distillkit_mlflow.replay import replay
-from distillkit_mlflow.uri import absolute, describe, mistake, redact_uri, sqlite_file
+from distillkit_mlflow import store
+from distillkit_mlflow.folder import Record, new_record, read_record
+from distillkit_mlflow.process import Process
+from distillkit_mlflow.sync import Sync, lock
+from distillkit_mlflow.uri import absolute, describe, mistake, redact_uri, scheme, sqlite_file
 
 _logger = logging.getLogger(__name__)
 
@@ -31,18 +34,33 @@ PATIENCE = 4.0
 MAKING = 120.0
 """Seconds that the beginning of a run may wait for a new SQLite store to be made; it takes about ten."""
 
+LINGERING = 65.0
+"""Seconds that `send` waits for the process of a run that has ended, which ends itself after 60."""
+
 ENVIRONMENT = "MLFLOW_TRACKING_URI"
 """Where a URI is looked for that was written without its credentials."""
 
-_running: dict[Path, MlflowTracker] = {}
-"""The trackers of runs that are going on, by folder: a chain's phases find the chain's there."""
+
+class NoTracker(Tracker):
+    """Shows the run nowhere: its folder is all there is."""
+
+    name = "none"
+
+    def start(self, run: RunInfo) -> None:
+        """Nothing to begin."""
+
+    def sync(self) -> None:
+        """Nothing to send."""
+
+    def finish(self, status: Status) -> None:
+        """Nothing to end."""
 
 
 class MlflowTracker(Tracker):
-    """Writes a record in the run's folder, which another process sends to MLflow.
+    """Shows the run's folder in MLflow. A process of its own reads the folder and sends what is new.
 
-    So the run goes on at full speed whatever becomes of the store. That it fails costs one warning; `distillkit track`
-    sends what is missing.
+    So the run goes on at full speed even if the store is down, slow or locked. A failure costs one warning, and
+    `distillkit track` sends what is missing.
     """
 
     name = "mlflow"
@@ -64,9 +82,8 @@ class MlflowTracker(Tracker):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self._record: Record | None = None
-        self._handle: Handle | None = None
-        self._chain: MlflowTracker | None = None
+        self._folders: list[Path] = []
+        self._process: Process | None = None
         self._warned = False
 
     @property
@@ -87,9 +104,7 @@ class MlflowTracker(Tracker):
             yield Mistake("uri", wrong)
 
     def start(self, run: RunInfo) -> None:
-        """Begin the record, or go on with a resumed run's, and start the process that sends it.
-
-        A phase of a chain leaves that to the chain.
+        """Write the run's record, and start the process that sends the run. A chain's sends its phases, too.
 
         Raises:
             DistillkitError: the store's driver is not installed.
@@ -101,80 +116,50 @@ class MlflowTracker(Tracker):
                 f"tracker.uri: MLflow cannot record the run in {redact_uri(self._uri)}: {describe(self._uri, error)}; "
                 'correct it, or set tracker.type = "none"'
             ) from None
-        self._folder = run.folder
-        above = None if run.parent is None else _running.get(run.parent)
-        self._chain = above if above is not None and above._uri == self._uri else None
-        _running[run.folder] = self
+        self._folders.append(run.folder)
         self._guard(lambda: self._begin(run))
-        if self._chain is None:
-            self._guard(self._send)
+        if len(self._folders) == 1:
+            self._guard(self._start_process)
 
     def _begin(self, run: RunInfo) -> None:
-        self._record = record = Record(run.folder)
-        if record.events:
-            record.add("resume")
-            return
-        record.add(
-            "start",
-            id=str(uuid4()),
-            name=run.name,
-            experiment=self.options.experiment,
-            uri=redact_uri(self.options.uri),
-            store=redact_uri(self._uri),
-            nested=self._chain is not None,
-            tags=tags(run),
-            params=flatten(run.settings),
-        )
+        record = read_record(run.folder) or self._new_record(run.folder)
+        record.plan, record.phase = run.plan, run.parent is not None
+        record.status = record.ended = None
+        record.write(run.folder)
 
-    def _send(self) -> None:
+    def _new_record(self, folder: Path) -> Record:
+        return new_record(folder, self.options.experiment, redact_uri(self.options.uri), redact_uri(self._uri))
+
+    def _start_process(self) -> None:
         file = sqlite_file(self._uri)
         is_new = file is not None and not file.exists()
-        self._handle = Handle(self._folder, self._uri)
+        self._process = Process(self._folders[0], self._uri)
         if is_new:
             # It takes as long as many a short run.
-            self._handle.wait_until_ready(MAKING)
+            self._process.wait_until_ready(MAKING)
 
-    def log_metrics(self, metrics: Mapping[str, float], update: int) -> None:
-        """Points of the curves at one update."""
-        self._write(lambda record: record.add_metrics(metrics, update))
-
-    def log_scores(self, scores: Sequence[Mapping[str, Any]]) -> None:
-        """Each row as a metric `student/fd-fashion/steps-4`, and all of them as scores.json."""
-        self._write(lambda record: record.add_scores(scores))
-
-    def log_image(self, key: str, image: torch.Tensor, step: int) -> None:
-        """A picture, uint8 [H, W, 3]; MLflow's UI shows those of one key with a slider over `step`."""
-        self._write(lambda record: record.add_image(key, image, step))
-
-    def log_file(self, path: Path) -> None:
-        """A file as an artifact. A config goes without the credentials of its URIs."""
-        self._write(lambda record: record.add_file(path))
+    def sync(self) -> None:
+        """Tell the process that there is something new."""
+        if self._process is not None and (trouble := self._process.sync()):
+            self._warn(trouble)
 
     def finish(self, status: Status) -> None:
-        """Close the run as FINISHED, FAILED or KILLED; wait five seconds at most for all to be sent."""
-        self._write(lambda record: record.add("finish", status=status))
-        handle, self._handle = self._handle, None
-        if handle is not None and (trouble := handle.close(PATIENCE)):
-            self._warn(trouble)
-        _running.pop(self._folder, None)
+        """End the MLflow run as FINISHED, FAILED or KILLED; wait five seconds at most for all to be sent."""
+        self._guard(lambda: self._end(status))
+        if len(self._folders) > 1:
+            self.sync()
+        elif self._process is not None:
+            if trouble := self._process.close(PATIENCE):
+                self._warn(trouble)
+            self._process = None
+        self._folders.pop()
 
-    def replay(self, folder: Path) -> str:
-        """Send what the record in a run's folder has and the store lacks."""
-
-        return replay(folder, self.options.uri, self._uri)
-
-    def open_ui(self, port: int) -> None:
-        """Serve MLflow's UI on the store until it is stopped."""
-
-        ui.open_ui(self._uri, port)
-
-    def _write(self, write: Callable[[Record], None]) -> None:
-        """Write to the record, and hear how the sending goes."""
-        if (record := self._record) is not None:
-            self._guard(lambda: write(record))
-        handle = (self._chain or self)._handle
-        if handle is not None and (trouble := handle.trouble()):
-            self._warn(trouble)
+    def _end(self, status: Status) -> None:
+        record = read_record(self._folders[-1])
+        # It is missing where it could not be written.
+        if record is not None:
+            record.status, record.ended = status, round(time.time() * 1000)
+            record.write(self._folders[-1])
 
     def _guard(self, act: Callable[[], None]) -> None:
         try:
@@ -183,13 +168,83 @@ class MlflowTracker(Tracker):
             self._warn(describe(self._uri, error))
 
     def _warn(self, trouble: str) -> None:
-        """Tell the first trouble of a run, or of a chain with all its phases."""
-        whole = self._chain or self
-        if not whole._warned:
-            whole._warned = True
+        """Show the first trouble of a run, or of a chain with all its phases."""
+        if not self._warned:
+            self._warned = True
             _logger.warning(
                 "MLflow does not have all of the run, which goes on (%s): what is missing is sent as soon as that can "
                 "be, or by: distillkit track %s",
                 trouble,
-                whole._folder,
+                self._folders[0],
+            )
+
+    def send(self, folder: Path) -> str:
+        """Send what the folder of a run has and the store lacks.
+
+        Raises:
+            DistillkitError: the run is still going on, or the store does not take it.
+        """
+        record, uri = read_record(folder), self._uri
+        if record is None:
+            # Made with another tracker.
+            record = self._new_record(folder)
+            record.write(folder)
+        if record.phase:
+            raise DistillkitError(
+                f"{folder}: is a phase of a chain, which is sent as a whole: distillkit track "
+                f"{folder.absolute().parent.parent}"
+            )
+        if redact_uri(self.options.uri) == record.uri and sqlite_file(uri) is not None:
+            # The run may have been made in another folder.
+            uri = record.store
+        sync = Sync(uri, folder, _logger.warning)
+        try:
+            # MLflow prints links, with the URI in them.
+            with (
+                lock(folder).acquire(timeout=LINGERING if record.status is not None else 0),
+                open(os.devnull, "w") as nowhere,
+                redirect_stdout(nowhere),
+            ):
+                sync.send(over=True)
+        except Timeout:
+            raise DistillkitError(f"{folder}: the run is still going on, and is sent while it does") from None
+        except Exception as error:
+            raise DistillkitError(
+                f"{redact_uri(uri)}: MLflow does not take the run in {folder} ({describe(uri, error)}); nothing is "
+                "lost, try again later"
+            ) from None
+        sent = ", ".join(f"{count} {what}" for what, count in sync.counts.items() if count)
+        return f"{folder} -> {redact_uri(uri)}: {f'sent {sent}' if sent else 'nothing was missing'}"
+
+    def open_ui(self, port: int) -> None:
+        """Serve MLflow's UI on http://127.0.0.1:`port` until it is stopped (Ctrl-C).
+
+        Raises:
+            DistillkitError: there is no store yet, it is a server that has a UI of its own, or the UI cannot start.
+        """
+        uri = self._uri
+        if scheme(uri) in ("http", "https"):
+            raise DistillkitError(f"tracker.uri: {redact_uri(uri)} is a server with a UI of its own: open that address")
+        file = sqlite_file(uri)
+        if file is not None and not file.is_file():
+            raise DistillkitError(f"tracker.uri: no run was recorded in {redact_uri(uri)} yet: there is no {file}")
+        # The URI goes by the environment: a command line, and any password in it, is there for every user to see.
+        environment = {
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            **os.environ,
+            "MLFLOW_BACKEND_STORE_URI": uri,
+        }
+        command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        click.echo(f"http://127.0.0.1:{port} (stop it with Ctrl-C)", err=True)
+        server = subprocess.Popen(command, env=environment)
+        try:
+            status = server.wait()
+        except KeyboardInterrupt:
+            server.terminate()
+            server.wait()
+            return
+        if status:
+            raise DistillkitError(
+                f"the MLflow UI ended with status {status}; is port {port} in use? Choose another --port"
             )

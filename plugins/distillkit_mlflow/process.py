@@ -1,4 +1,4 @@
-"""The run's hold on the process that sends its record."""
+"""The process that sends a run to MLflow, as the run sees it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _left: list[subprocess.Popen[bytes]] = []
 """Processes that were left to finish by themselves; kept, as Python warns of those that nobody holds."""
 
 
-class Handle:
-    """Starts the process. Nothing here waits for it but `wait_until_ready` and `close`.
+class Process:
+    """Starts the process. Only `wait_until_ready` and `close` wait for it.
 
     Args:
         folder: the run's.
@@ -40,17 +40,25 @@ class Handle:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
-        os.set_blocking(self._output.fileno(), False)
-        self._heard = b""
         self._input.write(f"{uri}\n".encode())
+        for pipe in (self._input, self._output):
+            os.set_blocking(pipe.fileno(), False)
+        self._heard = b""
 
-    def trouble(self) -> str | None:
-        """What it has said to be its trouble, or how it ended too early."""
-        said = self._listen()
+    def sync(self) -> str | None:
+        """Have it send what is new in the folder.
+
+        Returns:
+            what has gone wrong, if anything has.
+        """
+        # A full pipe has the same effect; one that is broken is noticed below.
+        with suppress(OSError):
+            self._input.write(b"sync\n")
+        messages = self._listen()
         status = self._process.poll()
-        if "trouble" not in said and status is not None:
+        if "trouble" not in messages and status is not None:
             return f"the process that sends ended with status {status}"
-        return said.get("trouble")
+        return messages.get("trouble")
 
     def wait_until_ready(self, seconds: float) -> None:
         """Wait until it has opened the store and sent something, or has trouble."""
@@ -64,13 +72,10 @@ class Handle:
         Returns:
             None if everything was sent; or what the trouble is.
         """
-        with suppress(OSError):
-            self._input.write(b"over\n")
         self._input.close()
         try:
             status = self._process.wait(seconds)
-            said = self._listen()
-            trouble = said.get("trouble") or f"the process that sends ended with status {status}"
+            trouble = self._listen().get("trouble") or f"the process that sends ended with status {status}"
         except subprocess.TimeoutExpired:
             trouble = self._listen().get("trouble", "")
             if not trouble:
@@ -84,10 +89,10 @@ class Handle:
         return trouble if status else None
 
     def _listen(self) -> dict[str, str]:
-        """All that it has said."""
+        """All messages until now, by kind: "ready" and "trouble"."""
         if not self._output.closed:
             self._heard += self._output.read() or b""
-        said: dict[str, str] = {}
+        messages: dict[str, str] = {}
         for line in self._heard.split(b"\n")[:-1]:
-            said |= json.loads(line)
-        return said
+            messages |= json.loads(line)
+        return messages

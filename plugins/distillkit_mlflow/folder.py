@@ -1,0 +1,249 @@
+"""Reads a run's folder as MLflow shows it: parameters, points of curves, pictures and files.
+
+config.toml, journal.jsonl, curves.jsonl, scores.json, best.safetensors and samples/ are the run's own. The tracker adds
+tracking.json, the `Record`, for what they don't say.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from safetensors import safe_open
+
+from distillkit.errors import redact
+from distillkit.interfaces.tracker import Status
+
+FILES = ("config.toml", "scores.json", "journal.jsonl")
+"""The run's files that become artifacts."""
+
+MAX_LENGTH = 6000
+"""Characters of a parameter's value that MLflow keeps."""
+
+
+@dataclass
+class Record:
+    """tracking.json: what a tracker is told about a run. It holds no credentials.
+
+    Attributes:
+        id: identifies the run in every store, as a tag.
+        experiment: the MLflow experiment.
+        uri: the store as the config names it.
+        store: the same, independent of the current folder.
+        started: when the run began, in ms since the epoch.
+        plan: (steps, updates, evaluations) of each stage; None if it isn't known.
+        phase: whether the run is a phase of a chain, and shown below it.
+        status: how the run ended; None while it goes on, and if it was killed before it could say so.
+        ended: when, in ms since the epoch.
+    """
+
+    id: str
+    experiment: str
+    uri: str
+    store: str
+    started: int
+    plan: list[Any] | None = None
+    phase: bool = False
+    status: Status | None = None
+    ended: int | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write the file whole or not at all."""
+        write_json(folder / "tracking.json", asdict(self))
+
+
+def read_record(folder: Path) -> Record | None:
+    """A run's record; None if there is none."""
+    path = folder / "tracking.json"
+    return Record(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def new_record(folder: Path, experiment: str, uri: str, store: str) -> Record:
+    """A record of the run in a folder, which began when its config was written."""
+    config = folder / "config.toml"
+    started = config.stat().st_mtime if config.is_file() else time.time()
+    return Record(str(uuid4()), experiment, uri, store, round(started * 1000))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def phases(folder: Path) -> list[Path]:
+    """The folders of a chain's phases that have begun, in order."""
+    records = sorted(folder.glob("phases/*/tracking.json"), key=lambda path: int(path.parent.name))
+    return [path.parent for path in records]
+
+
+class Point(NamedTuple):
+    """A point of a curve: MLflow knows a point again by all four. `time` is in ms since the epoch."""
+
+    key: str
+    value: float
+    step: int
+    time: int
+
+
+class Picture(NamedTuple):
+    """A PNG, one of a series `key` over `step`."""
+
+    path: Path
+    key: str
+    step: int
+
+
+class RunReader:
+    """Reads the folder of a run that goes on: what was read is not read again.
+
+    A resumed run, and one that goes back to a checkpoint, rewrites the ends of its files; then all points come again.
+
+    Args:
+        folder: the run's.
+        started: the time that points count from, in ms since the epoch.
+    """
+
+    def __init__(self, folder: Path, started: int) -> None:
+        self._folder = folder
+        self._started = started
+        self._journal = _Lines(folder / "journal.jsonl")
+        self._curves = _Lines(folder / "curves.jsonl")
+        self._times: dict[int, int] = {}
+        self._group: list[dict[str, Any]] = []
+        config = folder / "config.toml"
+        self._config = tomllib.loads(config.read_text(encoding="utf-8"))
+        self.is_chain = "phase" in self._config
+
+    @property
+    def params(self) -> dict[str, str]:
+        """The config, as MLflow parameters."""
+        return flatten(self._config)
+
+    def of_run(self, key: str, default: Any) -> Any:
+        """A key of `[run]`."""
+        return self._config.get("run", {}).get(key, default)
+
+    @property
+    def newest(self) -> int:
+        """The time of the newest update, in ms since the epoch."""
+        return max(self._times.values(), default=self._started)
+
+    def points(self, finished: bool) -> Iterator[Point]:
+        """The points that came since the last call.
+
+        Every `run.log_every` updates there are the means of their losses and gradient norms; the last updates have a
+        point, and scores are there, once the run is finished.
+
+        Args:
+            finished: whether the run is.
+        """
+        if not self.is_chain:
+            # First: the journal has the updates of all evaluations then.
+            evaluations = self._curves.read()
+            every = self.of_run("log_every", 1)
+            for line in self._journal.read():
+                update = line["update"]
+                if update == 1:
+                    self._times, self._group = {}, []
+                self._times[update] = self._started + round(1000 * line["seconds"])
+                self._group.append(line)
+                if update % every == 0:
+                    yield from self._means()
+            for line in evaluations:
+                for name, value in line["scores"].items():
+                    yield self._point(f"during/{name}", value, line["update"])
+        if finished:
+            if self._group:
+                yield from self._means()
+            yield from self._scores()
+
+    def _means(self) -> Iterator[Point]:
+        newest = self._group[-1]
+        made = [line for line in self._group if not line.get("skipped")]
+        values = {key: fmean(line[key] for line in made) for key in ("loss", "grad_norm") if made}
+        values |= {key: newest[key] for key in ("learning_rate", "steps", "seconds", "rollbacks") if key in newest}
+        self._group = []
+        for key, value in values.items():
+            yield self._point(key, value, newest["update"])
+
+    def _scores(self) -> Iterator[Point]:
+        last = max(self._times, default=0)
+        if (scores := self._folder / "scores.json").is_file():
+            for row in json.loads(scores.read_text(encoding="utf-8")):
+                yield self._point(f"{row['model']}/{row['metric']}/steps-{row['steps']}", row["value"], last)
+        if (best := self._folder / "best.safetensors").is_file():
+            with safe_open(best, "np") as file:
+                found = file.metadata()
+            yield self._point(f"best/{found['score']}", float(found["value"]), int(found["update"]))
+
+    def _point(self, key: str, value: float, update: int) -> Point:
+        return Point(key, float(value), update, self._times.get(update, self._started))
+
+    def pictures(self, finished: bool) -> Iterator[Picture]:
+        """The sample sheets: those drawn during the run, and the last ones once it is finished."""
+        if self.is_chain:
+            return
+        for path in sorted(self._folder.glob("samples/during/update-*-steps-*.png")):
+            update, steps = map(int, re.findall(r"\d+", path.name))
+            yield Picture(path, f"during/steps-{steps}", update)
+        for path in sorted(self._folder.glob("samples/steps-*.png")) if finished else ():
+            yield Picture(path, "samples", int(path.stem.removeprefix("steps-")))
+
+
+class _Lines:
+    """The lines of a file of JSON that grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+        self._last = b""
+
+    def read(self) -> list[dict[str, Any]]:
+        """The whole lines that came since the last call; all of them if the file was rewritten."""
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._position - len(self._last))
+            if file.read(len(self._last)) != self._last:
+                file.seek(0)
+                self._position, self._last = 0, b""
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        lines = whole.splitlines(keepends=True)
+        if lines:
+            self._position, self._last = self._position + len(whole), lines[-1]
+        return [json.loads(line) for line in lines]
+
+
+def flatten(tables: Mapping[str, Any]) -> dict[str, str]:
+    """Nested tables as `optimizer.learning_rate`; lists of tables as `loss.0.type`.
+
+    Values are cut at 6000 characters, and credentials in URIs are replaced by `***`.
+    """
+    return {key: cut(redact(str(value))) for key, value in _leaves("", tables)}
+
+
+def cut(text: str) -> str:
+    """A text of at most 6000 characters; one that was cut ends in …"""
+    return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
+
+
+def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        value = {str(i): item for i, item in enumerate(value)}
+    if not isinstance(value, Mapping):
+        yield prefix, value
+        return
+    for key, item in value.items():
+        yield from _leaves(f"{prefix}.{key}" if prefix else key, item)
