@@ -11,6 +11,12 @@ from pydantic import BaseModel, ConfigDict
 from distillkit.errors import Mistake
 
 
+class StrictModel(BaseModel):
+    """Values that a user writes: an unknown key is an error, and so is an infinite number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
 class Component(ABC):
     """A part of a distillation that a config names by its `type`.
 
@@ -32,10 +38,8 @@ class Component(ABC):
 
     name: ClassVar[str]
 
-    class Options(BaseModel):
+    class Options(StrictModel):
         """The keys that the component's table takes. Unknown keys are errors."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     options: Options
 

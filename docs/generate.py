@@ -17,8 +17,8 @@ from describe import options, summary
 
 from distillkit import hookspecs
 from distillkit.cli.group import COMMANDS, cli
-from distillkit.config.parts import CORE, REQUIRED
-from distillkit.config.source import DEFAULTS
+from distillkit.config.layers import DEFAULTS
+from distillkit.config.tables import CORE, REQUIRED
 from distillkit.registry import KINDS, Kind, load_registry
 
 FOLDER = Path(__file__).parent

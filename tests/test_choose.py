@@ -14,8 +14,7 @@ from helpers.digits import TEACHER
 from distillkit import distributed
 from distillkit.config import Settings, make_plan
 from distillkit.config.choose import Wish, choose
-from distillkit.config.fit import fit
-from distillkit.config.memory import Memory, estimate
+from distillkit.config.fit import Memory, estimate, fit
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Engine, Inventory
 from distillkit.registry import Scale, load_registry

@@ -18,8 +18,8 @@ from helpers.text_pipelines import stable_diffusion
 from distillkit import hookspecs
 from distillkit.cli.group import COMMANDS, cli
 from distillkit.config import read_chain
-from distillkit.config.override import lay_over
-from distillkit.config.parts import CORE
+from distillkit.config.layers import lay_over
+from distillkit.config.tables import CORE
 from distillkit.registry import KINDS, load_registry
 
 DOCS = ROOT / "docs"

@@ -12,7 +12,7 @@ import torch
 from distillkit_diffusers.model import DiffusersModel
 
 from distillkit.config import read_config
-from distillkit.config.memory import estimate
+from distillkit.config.fit import estimate
 from distillkit.noise.seeds import generator
 from distillkit.training import assemble
 

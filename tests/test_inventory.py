@@ -19,7 +19,7 @@ from test_dit import autoencoder, scheduler
 from test_dit import network as dit
 from torch import nn
 
-from distillkit.config.memory import estimate
+from distillkit.config.fit import estimate
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Inventory
 from distillkit.noise.seeds import generator

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from distillkit.config import Scoring, read_component, table_of_result
-from distillkit.config.chain import tables_in
+from distillkit.config.read import tables_in
 from distillkit.interfaces import Model
 from distillkit.noise import Predictor, TablePath
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distillkit.config import Settings, make_plan
-from distillkit.config.memory import activations, estimate
+from distillkit.config.fit import activations, estimate
 from distillkit.interfaces import Inventory
 
 

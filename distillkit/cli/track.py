@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from distillkit.config import read_component
-from distillkit.config.source import DEFAULTS, read_toml
+from distillkit.config.layers import DEFAULTS, read_toml
 from distillkit.errors import DistillkitError
 
 

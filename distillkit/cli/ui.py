@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from distillkit.config import read_component
-from distillkit.config.chain import tables_in
-from distillkit.config.source import DEFAULTS
+from distillkit.config.layers import DEFAULTS
+from distillkit.config.read import tables_in
 
 
 @click.command()

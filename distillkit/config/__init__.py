@@ -1,18 +1,12 @@
 """From a TOML file, a preset and `--set` to checked settings and the parts that they name."""
 
-from distillkit.config.chain import Chain, read_chain
 from distillkit.config.pieces import read_component, read_scoring, table_of_result
 from distillkit.config.plan import evaluations_before, make_plan
-from distillkit.config.read import read_config
+from distillkit.config.read import Chain, read_chain, read_config
 from distillkit.config.settings import Scoring, Settings
-from distillkit.config.tables import (
-    EmaTable,
-    EvaluationTable,
-    GridTable,
-    OptimizerTable,
-    RunTable,
-)
+from distillkit.config.tables import EvaluationTable, GridTable, RunTable
 from distillkit.config.watch import find_score, score_name, scores_taken, series
+from distillkit.interfaces import EmaTable, OptimizerTable
 
 __all__ = [
     "Chain",

@@ -12,10 +12,10 @@ from typing import Any, cast
 
 from distillkit import distributed
 from distillkit.config.fit import TooLargeError, fit
-from distillkit.config.override import lay_over, parse_assignments
-from distillkit.config.parts import Reader
+from distillkit.config.layers import lay_over, parse_assignments
 from distillkit.config.read import settle
 from distillkit.config.settings import Settings
+from distillkit.config.tables import Reader
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Engine, Inventory, Schedule, Stage, Target
 from distillkit.registry import Registry, UnknownNameError, load_registry

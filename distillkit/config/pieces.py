@@ -9,11 +9,9 @@ from typing import Any, cast
 from distillkit import interfaces
 from distillkit.config.checks import check_scores
 from distillkit.config.explain import did_you_mean
-from distillkit.config.override import assign, parse_assignments
-from distillkit.config.parts import Reader
+from distillkit.config.layers import DEFAULTS, assign, parse_assignments
 from distillkit.config.settings import Scoring
-from distillkit.config.source import DEFAULTS
-from distillkit.config.tables import EvaluationTable, GridTable
+from distillkit.config.tables import EvaluationTable, GridTable, Reader
 from distillkit.errors import ConfigError, Mistake
 from distillkit.registry import load_registry
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillkit import interfaces
-from distillkit.config.tables import EmaTable, EvaluationTable, GridTable, OptimizerTable, RunTable, StudentTable
+from distillkit.config.tables import EvaluationTable, GridTable, RunTable
+from distillkit.interfaces import EmaTable, OptimizerTable, StudentTable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,14 +6,14 @@ from abc import abstractmethod
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from distillkit.component import Component
+from distillkit.component import Component, StrictModel
 from distillkit.interfaces.steps import JumpBatch, TargetBatch
 from distillkit.noise import NoisePath, Prediction
 
 
-class Ramp(BaseModel):
+class Ramp(StrictModel):
     """A factor that rises or falls linearly over the updates, and then stays.
 
     Attributes:
@@ -21,8 +21,6 @@ class Ramp(BaseModel):
         to: where it leads.
         updates: after how many updates it is there; None: with the run's last.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     start: float = Field(alias="from", ge=0)
     to: float = Field(ge=0)

@@ -6,12 +6,14 @@ from math import cos, pi
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from distillkit.component import StrictModel
 
 Unit = Annotated[float, Field(ge=0, lt=1)]
 
 
-class OptimizerTable(BaseModel):
+class OptimizerTable(StrictModel):
     """`[optimizer]`: AdamW and its learning rate.
 
     Attributes:
@@ -26,8 +28,6 @@ class OptimizerTable(BaseModel):
         clip: largest gradient norm; 0: no clipping.
         accumulate: batches per parameter update.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     learning_rate: float = Field(1e-5, gt=0)
     final_learning_rate: float | None = Field(None, ge=0)
@@ -55,7 +55,7 @@ class OptimizerTable(BaseModel):
         return peak * min(1.0, (run[0] + 1) / self.warmup) if self.warmup else peak
 
 
-class EmaTable(BaseModel):
+class EmaTable(StrictModel):
     """`[ema]`: an average of the network's weights over the updates. If present, it is what is evaluated and exported.
 
     Attributes:
@@ -63,8 +63,6 @@ class EmaTable(BaseModel):
         warmup: cap the decay at (1 + n)/(10 + n) at update n, as LDM and diffusers do. In a short run the decay is
             then never reached: 0.9995 would take 18 000 updates.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     decay: float = Field(0.999, ge=0, lt=1)
     warmup: bool = False

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from distillkit.component import StrictModel
 
 
-class StudentTable(BaseModel):
+class StudentTable(StrictModel):
     """`[student]`: an adapter that is trained in the place of the network's own weights, which stay as they are.
 
     Left out: all of the network's weights are trained.
@@ -20,8 +22,6 @@ class StudentTable(BaseModel):
         target_modules: which linear and convolution layers have an adapter: names, or the ends of names, as in peft
             ("to_q", "mid_block.attentions.0.to_q"). Left out: all of them.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     adapter: Literal["lora"]
     rank: int = Field(16, ge=1)
