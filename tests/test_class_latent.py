@@ -9,19 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 from distillkit_diffusers.model import DiffusersModel
 from distillkit_diffusers.pipelines.class_embedder import ClassEmbedder
 from distillkit_diffusers.pipelines.class_latent import ClassLatentPipeline
-from helpers.compvis.configs import config
-from helpers.compvis.model import LatentDiffusion, write
+from helpers.compvis.configs import tiny_class_conditional
+from helpers.compvis.model import LatentDiffusion, class_conditional_teacher
 from helpers.digits import Run, distil, read_checkpoint
 from helpers.pipelines import alone
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distillkit.cli.group import cli
 from distillkit.errors import DistillkitError
 from distillkit.noise import Predictor
 from distillkit.sampling import sample
@@ -29,34 +27,16 @@ from distillkit.sampling import sample
 NULL = 10
 
 
-def tiny() -> dict[str, Any]:
-    """cin256-v2's config with two levels, for latents of 8×8 and pictures of 16×16."""
-    content = config(classes=True, small=True)
-    params = content["model"]["params"]
-    params["unet_config"]["params"] |= {
-        "image_size": 8,
-        "num_res_blocks": 1,
-        "channel_mult": [1, 2],
-        "attention_resolutions": [2],
-    }
-    params["first_stage_config"]["params"]["ddconfig"] |= {"resolution": 16, "ch_mult": [1, 2], "num_res_blocks": 1}
-    return content
-
-
 @pytest.fixture(scope="module")
 def network() -> LatentDiffusion:
     """In plain torch."""
-    return LatentDiffusion(tiny()["model"]["params"])
+    return LatentDiffusion(tiny_class_conditional()["model"]["params"])
 
 
 @pytest.fixture(scope="module")
-def teacher(network: LatentDiffusion, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `convert` writes."""
-    folder = tmp_path_factory.mktemp("teacher")
-    write(folder, tiny(), network.state())
-    words = ["convert", f"{folder}/model.ckpt", "--config", f"{folder}/config.yaml", "--output", f"{folder}/pipeline"]
-    assert CliRunner().invoke(cli, words, catch_exceptions=False).exit_code == 0
-    return folder / "pipeline"
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, converted."""
+    return class_conditional_teacher(tmp_path_factory.mktemp("teacher"))
 
 
 def load(path: Path, **options: Any) -> DiffusersModel:

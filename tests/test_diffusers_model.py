@@ -10,36 +10,26 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from click.testing import CliRunner
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, PNDMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler
 from distillkit_diffusers.families.unet import Pixel
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.model import DiffusersModel
 from helpers.digits import MODEL, PLAIN, TEACHER, distil, settings
+from helpers.networks import (
+    ddim_pipeline,
+    ddpm_pipeline,
+    half_precision,
+    oblong,
+    pixel_unet,
+    pndm_class_conditional,
+    sharded,
+    tables,
+)
 
 from distillkit.cli.group import cli
 from distillkit.errors import ConfigError, DistillkitError
 
-LDM = {"beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195}
 DSDI = ("run.updates=3", "schedule.start=4", "source.batch=2", "evaluation.steps=[2]")
-
-
-def network(**options: Any) -> UNet2DModel:
-    arguments: dict[str, Any] = {
-        "sample_size": 8,
-        "in_channels": 1,
-        "out_channels": 1,
-        "block_out_channels": (8, 8),
-        "norm_num_groups": 4,
-        "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "UpBlock2D"),
-    }
-    torch.manual_seed(0)
-    return UNet2DModel(**(arguments | options))
-
-
-def tables(path: Path, more: str = "") -> str:
-    return f'[model]\ntype = "diffusers"\npath = "{path}"\n{more}\n{PLAIN}'
 
 
 def load(path: Path, **options: Any) -> DiffusersModel:
@@ -51,39 +41,12 @@ def load(path: Path, **options: Any) -> DiffusersModel:
 # --- what distils ----------------------------------------------------------------------------------------------------
 
 
-def ddpm_pipeline(folder: Path) -> None:
-    DDPMPipeline(network(), DDPMScheduler(**LDM, variance_type="fixed_small")).save_pretrained(folder)
-
-
-def ddim_pipeline(folder: Path) -> None:
-    DDIMPipeline(network(), DDIMScheduler(beta_schedule="squaredcos_cap_v2")).save_pretrained(folder)
-
-
-def pndm_class_conditional(folder: Path) -> None:
-    """No stock pipeline takes it: the parts are saved one by one. No null class."""
-    network(num_class_embeds=10).save_pretrained(folder / "unet")
-    PNDMScheduler(**LDM, skip_prk_steps=True).save_pretrained(folder / "scheduler")
-
-
-def half_precision(folder: Path) -> None:
-    DDPMPipeline(network().half(), DDPMScheduler()).save_pretrained(folder, variant="fp16")
-
-
-def sharded(folder: Path) -> None:
-    DDPMPipeline(network(), DDPMScheduler()).save_pretrained(folder, max_shard_size="50KB")
-    assert (folder / "unet/diffusion_pytorch_model.safetensors.index.json").is_file()
-
-
-def oblong(folder: Path) -> None:
-    DDPMPipeline(network(sample_size=(8, 16)), DDPMScheduler()).save_pretrained(folder)
-
-
 @pytest.mark.parametrize(
     "save", [ddpm_pipeline, ddim_pipeline, pndm_class_conditional, half_precision, sharded, oblong]
 )
 def test_layouts_that_diffusers_writes(tmp_path: Path, save: Any) -> None:
     save(tmp_path / "teacher")
-    saved = network(**json.loads((tmp_path / "teacher/unet/config.json").read_text(encoding="utf-8")))
+    saved = pixel_unet(**json.loads((tmp_path / "teacher/unet/config.json").read_text(encoding="utf-8")))
     model = load(tmp_path / "teacher")
     assert all(weight.dtype == torch.float32 for weight in model.network.parameters())
     tolerance = 1e-3 if save is half_precision else 0
@@ -96,7 +59,7 @@ def test_layouts_that_diffusers_writes(tmp_path: Path, save: Any) -> None:
 
 
 def test_bare_network_with_a_schedule_of_the_config(tmp_path: Path) -> None:
-    network().save_pretrained(tmp_path / "teacher")
+    pixel_unet().save_pretrained(tmp_path / "teacher")
     schedule = 'scheduler = { beta_schedule = "scaled_linear", beta_start = 0.0015, beta_end = 0.0195 }'
     run = distil(tmp_path, "dsdi", *DSDI, tables=tables(tmp_path / "teacher", schedule))
     betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64).square()
@@ -114,9 +77,9 @@ def test_schedule_of_the_config_lies_over_the_folders(tmp_path: Path) -> None:
 
 def test_full_weights_before_half_ones(tmp_path: Path) -> None:
     half_precision(tmp_path)
-    network().save_pretrained(tmp_path / "unet")
+    pixel_unet().save_pretrained(tmp_path / "unet")
     weights = load(tmp_path).network.state_dict()
-    assert all(torch.equal(weights[name], weight) for name, weight in network().state_dict().items())
+    assert all(torch.equal(weights[name], weight) for name, weight in pixel_unet().state_dict().items())
 
 
 def test_the_last_class_may_be_the_null_class(tmp_path: Path) -> None:
@@ -181,7 +144,7 @@ def test_config_that_is_no_json(tmp_path: Path) -> None:
 
 
 def test_no_safetensors(tmp_path: Path) -> None:
-    DDPMPipeline(network(), DDPMScheduler()).save_pretrained(tmp_path / "teacher", safe_serialization=False)
+    DDPMPipeline(pixel_unet(), DDPMScheduler()).save_pretrained(tmp_path / "teacher", safe_serialization=False)
     unet = tmp_path / "teacher/unet"
     assert mistakes(tmp_path, tables(tmp_path / "teacher")) == (
         f"model.path: {unet} has its weights as a pickle (diffusion_pytorch_model.bin), which may run code when it is "
@@ -240,7 +203,7 @@ def test_weights_cut_short(tmp_path: Path) -> None:
 
 
 def test_no_scheduler(tmp_path: Path) -> None:
-    network().save_pretrained(tmp_path / "teacher")
+    pixel_unet().save_pretrained(tmp_path / "teacher")
     expected = (
         f"{tmp_path}/teacher has no scheduler/scheduler_config.json; give the noise schedule in [model.scheduler]"
     )
@@ -270,7 +233,7 @@ def test_noise_schedules_that_do_not_work(tmp_path: Path, schedule: str, message
 
 
 def test_scheduler_without_betas(tmp_path: Path) -> None:
-    network().save_pretrained(tmp_path / "teacher/unet")
+    pixel_unet().save_pretrained(tmp_path / "teacher/unet")
     (tmp_path / "teacher/scheduler").mkdir()
     config = '{"_class_name": "ScoreSdeVeScheduler", "sigma_max": 1348}'
     (tmp_path / "teacher/scheduler/scheduler_config.json").write_text(config, encoding="utf-8")
@@ -281,12 +244,12 @@ def test_scheduler_without_betas(tmp_path: Path) -> None:
 
 
 def test_networks_of_another_kind(tmp_path: Path) -> None:
-    DDPMPipeline(network(out_channels=2), DDPMScheduler()).save_pretrained(tmp_path / "a")
+    DDPMPipeline(pixel_unet(out_channels=2), DDPMScheduler()).save_pretrained(tmp_path / "a")
     assert mistakes(tmp_path, tables(tmp_path / "a")) == (
         "model: the network makes 2 channels of 1; expected as many (networks that also predict a variance are not "
         "supported)"
     )
-    DDPMPipeline(network(class_embed_type="timestep"), DDPMScheduler()).save_pretrained(tmp_path / "b")
+    DDPMPipeline(pixel_unet(class_embed_type="timestep"), DDPMScheduler()).save_pretrained(tmp_path / "b")
     assert mistakes(tmp_path, tables(tmp_path / "b")) == (
         "model: the network's class_embed_type is 'timestep'; supported: none, with or without num_class_embeds"
     )

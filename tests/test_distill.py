@@ -10,8 +10,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from helpers.digits import TEACHER, Run
+from helpers.networks import ddpm_pipeline
 from safetensors.torch import load_file
-from test_diffusers_model import ddpm_pipeline
 
 from distillkit.cli.group import cli
 from distillkit.config import read_config

@@ -19,21 +19,19 @@ from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.hub import NOT_WANTED, WANTED
 from distillkit_diffusers.lora import add
 from distillkit_diffusers.model import DiffusersModel
+from helpers.networks import ddim_scheduler, ddpm_pipeline, dit, kl_autoencoder, latent_pipeline
 from helpers.text_pipelines import PROMPTS, flux, sd3, sdxl, stable_diffusion, unet
 from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_diffusers_model import ddpm_pipeline
-from test_dit import autoencoder, network, scheduler
-from test_latent import pipeline as ldm
 
 from distillkit.cli.group import cli
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import StudentTable
 
 
-def dit(folder: Path) -> None:
-    DiTPipeline(network(num_embeds_ada_norm=1000), autoencoder(), scheduler()).save_pretrained(folder)
+def dit_pipeline(folder: Path) -> None:
+    DiTPipeline(dit(num_embeds_ada_norm=1000), kl_autoencoder(), ddim_scheduler()).save_pretrained(folder)
 
 
 TEXT: dict[str, Callable[[Path], Any]] = {
@@ -42,7 +40,11 @@ TEXT: dict[str, Callable[[Path], Any]] = {
     "StableDiffusion3Pipeline": sd3,
     "FluxPipeline": partial(flux, guidance_embeds=True),
 }
-OTHERS: dict[str, Callable[[Path], Any]] = {"LDMPipeline": ldm, "DiTPipeline": dit, "DDPMPipeline": ddpm_pipeline}
+OTHERS: dict[str, Callable[[Path], Any]] = {
+    "LDMPipeline": latent_pipeline,
+    "DiTPipeline": dit_pipeline,
+    "DDPMPipeline": ddpm_pipeline,
+}
 
 
 def call(*words: Any) -> Result:

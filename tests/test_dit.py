@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers import DiTPipeline
 from distillkit_diffusers.model import DiffusersModel
 from helpers.digits import Run, distil, read_checkpoint
+from helpers.networks import ddim_scheduler, dit, kl_autoencoder
 from helpers.pipelines import alone
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,28 +26,11 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 NAMES = {"0": "tench, Tinca tinca", "1": "goldfish"}
 
 
-def network(**options: Any) -> DiTTransformer2DModel:
-    arguments = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": 8, "patch_size": 2}
-    torch.manual_seed(0)
-    return DiTTransformer2DModel(**(arguments | {"in_channels": 4, "out_channels": 8} | options))
-
-
-def autoencoder(**options: Any) -> AutoencoderKL:
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    torch.manual_seed(1)
-    return AutoencoderKL(**(blocks | {"block_out_channels": [8, 8], "norm_num_groups": 4} | options))
-
-
-def scheduler(**options: Any) -> DDIMScheduler:
-    trailing = {"timestep_spacing": "trailing", "clip_sample": False}
-    return DDIMScheduler(**(trailing | options))
-
-
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as diffusers writes it, with classes' names, as DiT's own have them."""
     folder = tmp_path_factory.mktemp("dit") / "teacher"
-    DiTPipeline(network(), autoencoder(), scheduler()).save_pretrained(folder)
+    DiTPipeline(dit(), kl_autoencoder(), ddim_scheduler()).save_pretrained(folder)
     change(folder / "model_index.json", id2label=NAMES)
     return folder
 
@@ -82,7 +66,7 @@ def draw(model: DiffusersModel, steps: int, guidance: float) -> Tensor:
 )
 def test_our_ddim_is_the_pipelines(tmp_path: Path, kind: str, steps: int, channels: int, guidance: float) -> None:
     """From the noisiest time to clean data."""
-    made = DiTPipeline(network(out_channels=channels), autoencoder(), scheduler(prediction_type=kind))
+    made = DiTPipeline(dit(out_channels=channels), kl_autoencoder(), ddim_scheduler(prediction_type=kind))
     made.save_pretrained(tmp_path)
     pipe = DiTPipeline.from_pretrained(tmp_path)
     pipe.set_progress_bar_config(disable=True)
@@ -115,7 +99,7 @@ def test_a_folder_from_before_the_transformer_had_a_class_of_its_own(teacher: Pa
 
 def test_other_classes_are_not_guided(tmp_path: Path) -> None:
     """DiTPipeline's null class is 1000 for all networks."""
-    DiTPipeline(network(num_embeds_ada_norm=10), autoencoder(), scheduler()).save_pretrained(tmp_path)
+    DiTPipeline(dit(num_embeds_ada_norm=10), kl_autoencoder(), ddim_scheduler()).save_pretrained(tmp_path)
     model = load(tmp_path)
     assert (model.classes, model.supports_guidance) == (10, False)
     assert model.condition(torch.tensor([9]), 1).null is None
@@ -214,7 +198,7 @@ def test_stock_diffusers_samples_as_we_do(run: Run) -> None:
 
 def test_latents_of_another_shape(teacher: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(teacher, tmp_path / "teacher")
-    autoencoder(latent_channels=3).save_pretrained(folder / "vae")
+    kl_autoencoder(latent_channels=3).save_pretrained(folder / "vae")
     with pytest.raises(DistillkitError) as caught:
         load(folder)
     assert str(caught.value) == (
@@ -224,7 +208,7 @@ def test_latents_of_another_shape(teacher: Path, tmp_path: Path) -> None:
 
 def test_a_network_that_makes_something_else(teacher: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(teacher, tmp_path / "teacher")
-    network(out_channels=6).save_pretrained(folder / "transformer")
+    dit(out_channels=6).save_pretrained(folder / "transformer")
     with pytest.raises(DistillkitError) as caught:
         load(folder)
     assert str(caught.value) == (

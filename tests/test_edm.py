@@ -14,7 +14,8 @@ from diffusers import (
     EDMEulerScheduler,
 )
 from helpers.digits import PLAIN, settings
-from helpers.pipelines import assert_trained_alone, distil, load, own, stock, stock_alone, unet
+from helpers.networks import unet
+from helpers.pipelines import assert_trained_alone, distil, load, own, stock, stock_alone
 
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.sampling import noise_for

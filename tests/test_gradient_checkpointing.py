@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 from distillkit_engines.torch_engine import TorchEngine
-from test_diffusers_model import network as unet
-from test_dit import network as dit
+from helpers.networks import dit, pixel_unet
 from torch import Tensor, nn
 
 from distillkit.errors import DistillkitError
@@ -60,7 +59,7 @@ def gradients(
 
 z, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 700])
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
-    "UNet2DModel": (lambda: unet(in_channels=4, out_channels=4, layers_per_block=2), (z, t)),
+    "UNet2DModel": (lambda: pixel_unet(in_channels=4, out_channels=4, layers_per_block=2), (z, t)),
     "DiTTransformer2DModel": (dit, (z, t, torch.tensor([3, 1000]))),
 }
 
@@ -78,7 +77,7 @@ def test_gradients_are_the_same(name: str) -> None:
 
 
 def test_what_is_exported_says_nothing_of_it() -> None:
-    network: Any = unet()
+    network: Any = pixel_unet()
     before = dict(network.config)
     prepared(network, (z[:, :1], t), recompute=True)
     assert dict(network.config) == before

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from diffusers import DDPMPipeline, DDPMScheduler
 from distillkit_diffusers.model import DiffusersModel
-from helpers.pipelines import unet
+from helpers.networks import unet
 
 from distillkit.errors import DistillkitError
 

@@ -14,9 +14,18 @@ import torch
 from diffusers import DDPMScheduler, DiTPipeline, LDMPipeline, VQModel
 from distillkit_diffusers.model import DiffusersModel
 from helpers.digits import settings
-from test_diffusers_model import ddpm_pipeline, half_precision, network, oblong, pndm_class_conditional, sharded, tables
-from test_dit import autoencoder, scheduler
-from test_dit import network as dit
+from helpers.networks import (
+    ddim_scheduler,
+    ddpm_pipeline,
+    dit,
+    half_precision,
+    kl_autoencoder,
+    oblong,
+    pixel_unet,
+    pndm_class_conditional,
+    sharded,
+    tables,
+)
 from torch import nn
 
 from distillkit.config.fit import estimate
@@ -40,19 +49,19 @@ def found(folder: Path) -> Inventory:
 def test_pixel_networks(tmp_path: Path, save: Any) -> None:
     save(tmp_path)
     size = 128 if save is oblong else 64
-    assert found(tmp_path) == Inventory("DDPMPipeline", count(network()), 0, size, 1.0)
+    assert found(tmp_path) == Inventory("DDPMPipeline", count(pixel_unet()), 0, size, 1.0)
 
 
 def test_whole_weights_before_half_ones(tmp_path: Path) -> None:
     """As they are loaded."""
     half_precision(tmp_path)
-    network(layers_per_block=2).save_pretrained(tmp_path / "unet")
-    assert found(tmp_path).parameters == count(network(layers_per_block=2))
+    pixel_unet(layers_per_block=2).save_pretrained(tmp_path / "unet")
+    assert found(tmp_path).parameters == count(pixel_unet(layers_per_block=2))
 
 
 def test_parts_without_a_pipeline(tmp_path: Path) -> None:
     pndm_class_conditional(tmp_path)
-    assert found(tmp_path) == Inventory("UNet2DModel", count(network(num_class_embeds=10)), 0, 64, 1.0)
+    assert found(tmp_path) == Inventory("UNet2DModel", count(pixel_unet(num_class_embeds=10)), 0, 64, 1.0)
 
 
 def test_a_new_network_has_no_files() -> None:
@@ -62,16 +71,16 @@ def test_a_new_network_has_no_files() -> None:
 
 def test_latent_models(tmp_path: Path) -> None:
     vqvae = VQModel(block_out_channels=(32,), latent_channels=3, num_vq_embeddings=8, scaling_factor=1.0)
-    LDMPipeline(vqvae, network(in_channels=3, out_channels=3), DDPMScheduler()).save_pretrained(tmp_path)
-    unet = count(network(in_channels=3, out_channels=3))
+    LDMPipeline(vqvae, pixel_unet(in_channels=3, out_channels=3), DDPMScheduler()).save_pretrained(tmp_path)
+    unet = count(pixel_unet(in_channels=3, out_channels=3))
     assert found(tmp_path) == Inventory("LDMPipeline", unet, count(vqvae), 64, 1.0)
 
 
 def test_guidance_is_the_pipelines(tmp_path: Path) -> None:
     """DiTPipeline's default, where the network has the null class that it compares with."""
     for classes, scale in ((1000, 4.0), (10, 1.0)):
-        DiTPipeline(dit(num_embeds_ada_norm=classes), autoencoder(), scheduler()).save_pretrained(tmp_path)
-        expected = Inventory("DiTPipeline", count(dit(num_embeds_ada_norm=classes)), count(autoencoder()), 64, scale)
+        DiTPipeline(dit(num_embeds_ada_norm=classes), kl_autoencoder(), ddim_scheduler()).save_pretrained(tmp_path)
+        expected = Inventory("DiTPipeline", count(dit(num_embeds_ada_norm=classes)), count(kl_autoencoder()), 64, scale)
         assert found(tmp_path) == expected
     ddpm_pipeline(tmp_path)
     index = tmp_path / "model_index.json"
@@ -98,7 +107,7 @@ def test_torch_is_not_needed(tmp_path: Path) -> None:
         "'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{count(network())} False\n"
+    assert done.stdout == f"{count(pixel_unet())} False\n"
 
 
 def bytes_of_tensors() -> int:
@@ -118,7 +127,7 @@ def bytes_of_tensors() -> int:
 def test_a_run_holds_what_is_estimated(tmp_path: Path, preset: str) -> None:
     """Counted between a backward pass and the update, when everything is there but activations."""
     vqvae = VQModel(block_out_channels=(32,), latent_channels=3, num_vq_embeddings=8, scaling_factor=1.0)
-    unet = network(in_channels=3, out_channels=3, block_out_channels=(32, 64))
+    unet = pixel_unet(in_channels=3, out_channels=3, block_out_channels=(32, 64))
     LDMPipeline(vqvae, unet, DDPMScheduler()).save_pretrained(tmp_path / "teacher")
     del vqvae, unet
     before = bytes_of_tensors()

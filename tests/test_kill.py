@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers.digits import MODEL, PLAIN, SCORED
-from helpers.faults import KILL, Fault, Place, content, place
+from helpers.faults import KILL, Fault, Place, chain, content, place
 
 
 def kill_and_go_on(whole: Place, top: Path, number: int) -> None:
@@ -120,27 +119,6 @@ def test_killed_where_a_run_goes_back(back: Place, tmp_path: Path, behind: int) 
 
 
 # --- chains ----------------------------------------------------------------------------------------------------------
-
-PHASES = """
-[run]
-name = "two"
-[[phase]]
-preset = "dsdi"
-run = { updates = 2, checkpoint_every = 1 }
-schedule = { start = 4, stop = 4 }
-[[phase]]
-preset = "tsd"
-run = { updates = 2, checkpoint_every = 1 }
-schedule = { start = 4, stop = 4 }
-"""
-SMALL = "[source]\nbatch = 3\n[evaluation]\nsteps = [2]\nsamples = 6\ngrid = 2\nbatch = 6\n"
-
-
-def chain(top: Path) -> Place:
-    top.mkdir(exist_ok=True)
-    plain = PLAIN.replace("[evaluation]\nsteps = [2]\ngrid = 2\n", "")
-    (top / "mine.toml").write_text(SMALL + MODEL + plain + SCORED + PHASES, encoding="utf-8")
-    return Place(top)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, LDMPipeline, VQModel
+from helpers.networks import NOISE, latent_pipeline, unet, vq_autoencoder
 from helpers.pipelines import (
-    LDM,
     assert_same_weights,
     assert_trained_alone,
     distil,
@@ -18,38 +18,9 @@ from helpers.pipelines import (
     own,
     stock,
     stock_alone,
-    unet,
 )
 
 from distillkit.errors import ConfigError, DistillkitError
-from distillkit.sampling import noise_for
-
-NOISE = noise_for(0, range(3), (3, 8, 8))
-
-
-def autoencoder(**options: Any) -> VQModel:
-    """A tiny one, from 16×16 pictures to latents of 3×8×8."""
-    arguments: dict[str, Any] = {
-        "block_out_channels": (8, 8),
-        "norm_num_groups": 4,
-        "down_block_types": ("DownEncoderBlock2D", "DownEncoderBlock2D"),
-        "up_block_types": ("UpDecoderBlock2D", "UpDecoderBlock2D"),
-        "num_vq_embeddings": 64,
-        "scaling_factor": 1.0,
-    }
-    torch.manual_seed(1)
-    made = VQModel(**(arguments | options))
-    # Codes as far apart as latents are; diffusers draws them within ±1/64.
-    torch.nn.init.normal_(made.quantize.embedding.weight)
-    return made
-
-
-def pipeline(folder: Path, vqvae: VQModel | None = None, **scheduler: Any) -> Path:
-    """A teacher's folder, and that of LDMPipeline's own grid."""
-    steps = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True}
-    made = LDMPipeline(vqvae or autoencoder(), unet(), DDIMScheduler(**(LDM | steps | scheduler)))
-    made.save_pretrained(folder)
-    return folder
 
 
 def without_scaling_factor(folder: Path) -> Path:
@@ -64,7 +35,7 @@ def without_scaling_factor(folder: Path) -> Path:
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("factor", [1.0, 0.4])
 def test_samples_as_the_stock_pipeline(tmp_path: Path, kind: str, factor: float) -> None:
-    folder = pipeline(tmp_path, autoencoder(scaling_factor=factor), prediction_type=kind)
+    folder = latent_pipeline(tmp_path, vq_autoencoder(scaling_factor=factor), prediction_type=kind)
     model = load(folder)
     assert (model.sample_shape, model.classes, model.prediction) == ((3, 8, 8), None, kind)
     for steps in (1, 4):
@@ -76,7 +47,7 @@ def test_samples_as_the_stock_pipeline(tmp_path: Path, kind: str, factor: float)
 
 
 def test_encoding_is_before_quantisation(tmp_path: Path) -> None:
-    folder = pipeline(tmp_path, autoencoder(scaling_factor=0.4))
+    folder = latent_pipeline(tmp_path, vq_autoencoder(scaling_factor=0.4))
     model, vqvae = load(folder), VQModel.from_pretrained(folder / "vqvae")
     # More than are encoded at once.
     images = torch.rand(11, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -89,11 +60,13 @@ def test_encoding_is_before_quantisation(tmp_path: Path) -> None:
 
 def test_without_a_scaling_factor_latents_are_as_they_come(tmp_path: Path) -> None:
     """diffusers takes 0.18215 then, which LDMPipeline divides by; an export says what is right."""
-    model = load(without_scaling_factor(pipeline(tmp_path / "teacher")))
+    model = load(without_scaling_factor(latent_pipeline(tmp_path / "teacher")))
     right = own(model, NOISE, 2)
     wrong = stock(LDMPipeline.from_pretrained(tmp_path / "teacher"), NOISE, batch_size=3, num_inference_steps=2)
     assert (right - wrong).abs().max() > 0.1
-    said = stock(LDMPipeline.from_pretrained(pipeline(tmp_path / "said")), NOISE, batch_size=3, num_inference_steps=2)
+    said = stock(
+        LDMPipeline.from_pretrained(latent_pipeline(tmp_path / "said")), NOISE, batch_size=3, num_inference_steps=2
+    )
     torch.testing.assert_close(right, said, rtol=0, atol=1e-4)
     # Saved anew by diffusers, the wrong value is in the file: then one has to say it.
     LDMPipeline.from_pretrained(tmp_path / "teacher").save_pretrained(tmp_path / "anew")
@@ -105,7 +78,7 @@ def test_without_a_scaling_factor_latents_are_as_they_come(tmp_path: Path) -> No
 def distilled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
     """A run, its settings, and its teacher, whose autoencoder says no scaling factor."""
     top = tmp_path_factory.mktemp("latent")
-    teacher = without_scaling_factor(pipeline(top / "teacher"))
+    teacher = without_scaling_factor(latent_pipeline(top / "teacher"))
     run, made = distil(top, teacher, "dsdi")
     return run, made, teacher
 
@@ -141,7 +114,7 @@ def test_data_are_noised_latents(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for i in range(4):
         Image.new("RGB", (16, 16), (60 * i, 10, 200)).save(tmp_path / f"pictures/{i}.png")
-    teacher = pipeline(tmp_path / "teacher", prediction_type="v_prediction")
+    teacher = latent_pipeline(tmp_path / "teacher", prediction_type="v_prediction")
     data = ['data.type="images"', f'data.folder="{tmp_path / "pictures"}"', "data.size=16"]
     run, _ = distil(tmp_path / "top", teacher, "pd", *data)
     assert len(run.losses) == 3
@@ -166,11 +139,11 @@ def mistakes(folder: Path, **options: Any) -> str:
 
 
 def test_parts_that_do_not_fit(tmp_path: Path) -> None:
-    folder = pipeline(tmp_path / "a", autoencoder(latent_channels=4))
+    folder = latent_pipeline(tmp_path / "a", vq_autoencoder(latent_channels=4))
     assert mistakes(folder) == (
         f"model.path: the autoencoder in {folder}/vqvae makes latents of 4 channels, and the U-Net takes 3"
     )
-    folder = pipeline(tmp_path / "b")
+    folder = latent_pipeline(tmp_path / "b")
     unet(num_class_embeds=5).save_pretrained(folder / "unet")
     assert mistakes(folder) == (
         f"model.path: the U-Net in {folder}/unet takes 5 classes, which an LDMPipeline cannot give it"
@@ -178,14 +151,14 @@ def test_parts_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_parts_that_are_missing(tmp_path: Path) -> None:
-    folder = pipeline(tmp_path / "a")
+    folder = latent_pipeline(tmp_path / "a")
     (folder / "vqvae/config.json").unlink()
     assert mistakes(folder) == f"model.path: {folder} has no vqvae/config.json, which LDMPipeline needs"
-    folder = pipeline(tmp_path / "b")
+    folder = latent_pipeline(tmp_path / "b")
     (folder / "vqvae/diffusion_pytorch_model.safetensors").rename(folder / "vqvae/model.ckpt")
     assert mistakes(folder).startswith(f"model.path: {folder}/vqvae has its weights as a pickle (model.ckpt), which")
 
 
 def test_options_of_other_families(tmp_path: Path) -> None:
-    folder = pipeline(tmp_path / "teacher")
+    folder = latent_pipeline(tmp_path / "teacher")
     assert mistakes(folder, model="null_class = 3") == "model.null_class: means nothing to LDMPipeline; leave it out"

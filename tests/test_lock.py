@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.faults import KILL, Fault, place
-from test_kill import chain
+from helpers.faults import KILL, Fault, chain, place
 
 LONG = ("run.updates=1000000", "run.log_every=1", "evaluation.every=100", "run.checkpoint_every=0")
 

@@ -11,14 +11,13 @@ from conftest import SMALL
 from diffusers import UNet2DModel
 from distillkit_cache.origin import teacher_of
 from helpers.digits import MODEL, PLAIN, SCORED, TEACHER, Run, read_checkpoint, settings
+from helpers.networks import NOISE, latent_pipeline
 from helpers.pipelines import alone, assert_same_weights, own
 from helpers.pipelines import distil as distil_folder
 from helpers.pipelines import load as load_folder
 from helpers.snippets import ROOT, blocks
 from safetensors.torch import load_file, save_file
 from test_evaluation import TinyModel
-from test_latent import NOISE
-from test_latent import pipeline as latent_pipeline
 from torch import Tensor, nn
 
 from distillkit.errors import DistillkitError

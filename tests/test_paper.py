@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-import test_class_latent
 from diffusers import DiffusionPipeline
-from helpers.pipelines import LDM
+from helpers.compvis.model import class_conditional_teacher
+from helpers.networks import LDM, latent_pipeline
 from helpers.snippets import ROOT
-from test_latent import pipeline
 
 from distillkit.config import make_plan, read_config
 from distillkit.training import assemble
@@ -23,17 +22,14 @@ TABLE_3 = {
     "imagenet": (5000, 1e-7, 1e-8, (0.99, 0.999), 0.9995),
 }
 """Updates, the learning rate's fall, Adam's β, and the average's decay."""
-teacher = test_class_latent.teacher
-network = test_class_latent.network
 
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A small teacher of the kind that a config's data set has."""
     if request.param == "imagenet":
-        found: Path = request.getfixturevalue("teacher")
-        return found
-    return pipeline(tmp_path / "teacher", timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False)
+        return class_conditional_teacher(tmp_path / "teacher")
+    return latent_pipeline(tmp_path / "teacher", timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -253,3 +253,25 @@ def place(top: Path, *options: str) -> Place:
     top.mkdir(exist_ok=True)
     (top / "mine.toml").write_text('preset = "dsdi"\n' + MODEL + PLAIN + SCORED, encoding="utf-8")
     return Place(top, (*RUN, *options))
+
+
+PHASES = """
+[run]
+name = "two"
+[[phase]]
+preset = "dsdi"
+run = { updates = 2, checkpoint_every = 1 }
+schedule = { start = 4, stop = 4 }
+[[phase]]
+preset = "tsd"
+run = { updates = 2, checkpoint_every = 1 }
+schedule = { start = 4, stop = 4 }
+"""
+SMALL = "[source]\nbatch = 3\n[evaluation]\nsteps = [2]\nsamples = 6\ngrid = 2\nbatch = 6\n"
+
+
+def chain(top: Path) -> Place:
+    top.mkdir(exist_ok=True)
+    plain = PLAIN.replace("[evaluation]\nsteps = [2]\ngrid = 2\n", "")
+    (top / "mine.toml").write_text(SMALL + MODEL + plain + SCORED + PHASES, encoding="utf-8")
+    return Place(top)

@@ -1,4 +1,4 @@
-"""What the tests of every family of pipelines need: tiny networks, stock samples, samples without distillkit."""
+"""What the tests of every family of pipelines need: stock samples, samples without distillkit, short runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
 from distillkit_diffusers.model import DiffusersModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -21,9 +20,6 @@ from distillkit.noise import Predictor
 from distillkit.sampling import sample
 from distillkit.training.run import run
 from helpers.digits import PLAIN, Run, read_checkpoint, settings
-
-LDM = {"beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195}
-"""The noise schedule of latent diffusion."""
 
 ALONE = """
 import sys
@@ -87,22 +83,6 @@ def alone(script: str, folder: Path) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stderr
-
-
-def unet(**options: Any) -> UNet2DModel:
-    """A tiny unconditional U-Net for samples of 3×8×8, always with the same random weights."""
-    arguments: dict[str, Any] = {
-        "sample_size": 8,
-        "in_channels": 3,
-        "out_channels": 3,
-        "block_out_channels": (8, 8),
-        "norm_num_groups": 4,
-        "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "UpBlock2D"),
-    }
-    torch.manual_seed(0)
-    return UNet2DModel(**(arguments | options))
 
 
 def load(folder: Path, **options: Any) -> DiffusersModel:

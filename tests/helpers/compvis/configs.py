@@ -74,3 +74,17 @@ def config(classes: bool, small: bool) -> dict[str, Any]:
         },
         "data": {"target": "main.DataModuleFromConfig", "params": {"batch_size": 48}},
     }
+
+
+def tiny_class_conditional() -> dict[str, Any]:
+    """cin256-v2's config with two levels, for latents of 8×8 and pictures of 16×16."""
+    content = config(classes=True, small=True)
+    params = content["model"]["params"]
+    params["unet_config"]["params"] |= {
+        "image_size": 8,
+        "num_res_blocks": 1,
+        "channel_mult": [1, 2],
+        "attention_resolutions": [2],
+    }
+    params["first_stage_config"]["params"]["ddconfig"] |= {"resolution": 16, "ch_mult": [1, 2], "num_res_blocks": 1}
+    return content

@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 import yaml
+from click.testing import CliRunner
 from torch import Tensor, nn
 
+from distillkit.cli.group import cli
 from helpers.compvis import lightning
 from helpers.compvis.autoencoder import VqAutoencoder
+from helpers.compvis.configs import tiny_class_conditional
 from helpers.compvis.unet import UNet
 
 
@@ -74,3 +77,12 @@ def write(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) 
     folder.mkdir(exist_ok=True)
     lightning.save(folder / "model.ckpt", state)
     (folder / "config.yaml").write_text(yaml.safe_dump({**config}), encoding="utf-8")
+
+
+def class_conditional_teacher(folder: Path) -> Path:
+    """The folder that `distillkit convert` makes of `tiny_class_conditional`'s checkpoint."""
+    config = tiny_class_conditional()
+    write(folder, config, LatentDiffusion(config["model"]["params"]).state())
+    words = ["convert", f"{folder}/model.ckpt", "--config", f"{folder}/config.yaml", "--output", f"{folder}/pipeline"]
+    assert CliRunner().invoke(cli, words, catch_exceptions=False).exit_code == 0
+    return folder / "pipeline"
