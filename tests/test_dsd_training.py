@@ -149,7 +149,7 @@ def test_weights_over_the_updates(weight: object, expected: dict[int, float]) ->
     update, _ = made(path, MergedSteps(MergedSteps.Options()), beta=weight)
     step = jumps(path, 999, 905.3, 700.7, 450.1, 200.9, 60.0, span=62.0)
     for number, beta in expected.items():
-        loss, _, _ = update(replace(step, update=number))
+        loss, _, _ = update(step, number)
         assert loss.item() == pytest.approx(equation_1(Network().double(), path, step, 0.85, beta).item(), rel=1e-5)
 
 

@@ -74,7 +74,7 @@ class Engine(Component):
         return parameters * (20 if average else 16)
 
     @abstractmethod
-    def forward(self, step: Any) -> Any:
+    def forward(self, *inputs: Any) -> Any:
         """Call the module in the configured precision."""
 
     @abstractmethod

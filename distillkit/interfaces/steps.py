@@ -46,7 +46,6 @@ class JumpBatch:
         condition: the samples' conditions.
         data, noise: the clean samples and the noise that z was made from, [B, C, H, W]; None on trajectories.
         landing: where the teacher lands at times[-1], [B, C, H, W]; None where the source does not know it.
-        update: the number of the update, from 0; set by the loop.
         seed: seeds what a target draws; differs from batch to batch, and is the same on all ranks; set by the loop.
     """
 
@@ -56,7 +55,6 @@ class JumpBatch:
     data: torch.Tensor | None = None
     noise: torch.Tensor | None = None
     landing: torch.Tensor | None = None
-    update: int = 0
     seed: int = 0
 
     def to(self, device: torch.device) -> JumpBatch:

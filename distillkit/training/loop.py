@@ -105,8 +105,8 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     while update is None:
         this = (settings.run.seed, position.update, len(losses))
         seed = generator(*this, "target").initial_seed()
-        jumps = replace(source.draw(generator(*this, "source")), update=position.update, seed=seed)
-        loss, target_batch, size = engine.forward(jumps.to(engine.device))
+        jumps = replace(source.draw(generator(*this, "source")), seed=seed)
+        loss, target_batch, size = engine.forward(jumps.to(engine.device), position.update)
         update = engine.update(loss, learning_rate)
         losses.append(loss.detach())
         sizes.append(size)

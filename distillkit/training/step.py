@@ -12,13 +12,13 @@ from distillkit.noise import NoisePath, Predictor
 class DistillStep(nn.Module):
     """Both evaluations of an update: the student's with a gradient, the target's without.
 
-    An engine wraps this one module, so that it sees one forward and one backward per update. A frozen teacher is no
-    part of it.
+    An engine wraps this module, and so sees one forward and one backward pass per batch. A frozen teacher is not a
+    submodule of it.
 
     Args:
         student: the network that is trained.
-        teacher, target, losses, path: the config's.
-        updates: parameter updates of the whole run, over which weights may change.
+        teacher, target, losses, path: of the run.
+        updates: parameter updates of the whole run, over which the weights of the losses may change.
     """
 
     def __init__(
@@ -39,8 +39,16 @@ class DistillStep(nn.Module):
         self._path = path
         self._updates = updates
 
-    def forward(self, jumps: JumpBatch) -> tuple[Tensor, TargetBatch | None, Tensor]:
-        """The loss, a scalar; the target that it was held against (None in plain training); the rms of x̂, a scalar."""
+    def forward(self, jumps: JumpBatch, update: int = 0) -> tuple[Tensor, TargetBatch | None, Tensor]:
+        """Evaluate the student and its target.
+
+        Args:
+            jumps: where the student's jumps begin, and the fine steps that they span.
+            update: the number of the update, from 0, on which the weights of the losses may depend.
+
+        Returns:
+            the loss, a scalar with a graph; the target, None in plain training; the root mean square of x̂, a scalar.
+        """
         # The student's view of z_t.
         student = self._student(jumps.z, jumps.times[0], jumps.condition)
         # What it should have been (Algorithm 2: "target x̂, detached").
@@ -51,7 +59,7 @@ class DistillStep(nn.Module):
         # How far off it is: one prediction, and one graph, for all terms (equation 1).
         viewed = student if target is None else target.view(student)
         terms = [
-            loss.weight_at(jumps.update, self._updates)
+            loss.weight_at(update, self._updates)
             * loss.per_sample(jumps, viewed if loss.options.against == "target" else student, target).mean()
             for loss in self._losses
         ]

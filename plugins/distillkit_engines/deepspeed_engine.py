@@ -159,9 +159,9 @@ class DeepSpeedEngine(Engine):
         self._average = [shard.detach().clone() for shard in self._masters.shards] if ema else None
         self._done = 0
 
-    def forward(self, step: Any) -> Any:
+    def forward(self, *inputs: Any) -> Any:
         """Call the module."""
-        return self._engine(step)
+        return self._engine(*inputs)
 
     def place_copy(self, copy: Predictor) -> None:
         """Move it to the device, unsharded, its own weights in the student's precision."""

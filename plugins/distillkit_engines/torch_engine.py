@@ -102,10 +102,10 @@ class TorchEngine(Engine):
         self._done = torch.zeros((), dtype=torch.float64, device=self.device)
         self._accumulated = 0
 
-    def forward(self, step: Any) -> Any:
+    def forward(self, *inputs: Any) -> Any:
         """Call the module under autocast."""
         with self.autocast(), self._synchronised():
-            return self._module(step)
+            return self._module(*inputs)
 
     def _synchronised(self) -> AbstractContextManager[Any]:
         """Gradients travel with the last of the accumulated batches only."""
