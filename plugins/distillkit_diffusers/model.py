@@ -20,6 +20,8 @@ from distillkit_diffusers.options import PROMPT_OPTIONS, DiffusersOptions, Famil
 class FamilyModel(Model):
     """A model that a family makes; a subclass says which."""
 
+    Options = FamilyOptions
+
     options: FamilyOptions
     family: Family
 
