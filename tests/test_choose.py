@@ -140,7 +140,7 @@ def test_what_is_set_goes_over_what_is_chosen() -> None:
 def test_every_data_free_method_can_be_chosen() -> None:
     """But for stage 1 of guided distillation, which makes no few-step student."""
     sources = {name: REGISTRY.find("source", REGISTRY.preset(name)["source"]["type"]) for name in REGISTRY.presets}
-    free = {name for name, source in sources.items() if not source.needs_data}  # type: ignore[attr-defined]
+    free = {name for name, source in sources.items() if "data" not in source.gives}  # type: ignore[attr-defined]
     assert free - REGISTRY.scales.keys() == {"guided"}
 
 

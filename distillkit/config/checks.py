@@ -8,46 +8,71 @@ from distillkit.config.plan import stride
 from distillkit.config.settings import Scoring, Settings
 from distillkit.config.watch import find_score, scores_taken, watched
 from distillkit.errors import Mistake
-from distillkit.interfaces import Stage
+from distillkit.interfaces import Source, Stage
+from distillkit.registry import Registry
 
 
-def check_together(settings: Settings, wrong: Collection[str]) -> Iterator[Mistake]:
+def check_together(settings: Settings, wrong: Collection[str], registry: Registry) -> Iterator[Mistake]:
     """Every mistake that takes two tables to see.
 
     Args:
         settings: what the tables made.
         wrong: the tables that have mistakes of their own; what needs one of them is not checked.
+        registry: knows which parts would do.
     """
     for check, needs in CHECKS.items():
         if not needs.intersection(wrong):
             yield from check(settings)
+    if not {"source", "target", "loss"}.intersection(wrong):
+        yield from _needs(settings, registry)
 
 
 def _targets(settings: Settings) -> Iterator[Mistake]:
-    against_target = [i for i, loss in enumerate(settings.losses) if loss.options.against == "target"]
+    against_target = any(loss.options.against == "target" for loss in settings.losses)
     if settings.target is not None and settings.teacher is None:
         yield Mistake("teacher", f"is required: the target '{settings.target.name}' asks it for predictions")
     if settings.target is None and settings.teacher is not None:
         yield Mistake("teacher", f"'{settings.teacher.name}' has nobody to teach: add a [target], or drop [teacher]")
-    if settings.target is None:
-        for i in against_target:
-            yield Mistake(f"loss[{i}].against", 'is "target", but there is no [target]; set it to "data"')
-        if not settings.source.needs_data:
-            yield Mistake("target", f"is required: the source '{settings.source.name}' goes where it leads")
-    elif not against_target:
+    if settings.target is not None and not against_target:
         yield Mistake("loss", 'no loss is against the target; give one `against = "target"`, or drop [target]')
-    if settings.target is not None and settings.target.needs_walk and not settings.source.walks:
-        yield Mistake(
-            "source.type",
-            f"'{settings.source.name}' hands out jumps that do not follow one another, and the target "
-            f"'{settings.target.name}' goes on from one to the next; use a source that walks, as 'trajectory' does",
-        )
-    if settings.target is not None and settings.target.needs_landing and not settings.source.knows_landing:
-        yield Mistake(
-            "source.type",
-            f"'{settings.source.name}' does not know where the teacher lands, which the target "
-            f"'{settings.target.name}' is made of; use a source that does, as 'cached-trajectories', or another target",
-        )
+    if settings.target is None:
+        for i, loss in enumerate(settings.losses):
+            if loss.options.against == "target":
+                yield Mistake(f"loss[{i}].against", 'is "target", but there is no [target]; set it to "data"')
+        if "data" not in settings.source.gives:
+            yield Mistake("target", f"is required: the source '{settings.source.name}' goes where it leads")
+
+
+NOT_GIVEN = {
+    "data": "{part} needs a source with data; '{source}' has none: use {others}",
+    "landing": "'{source}' does not know where the teacher lands, which the target {part} is made of; use a source "
+    "that does, as {others}, or another target",
+    "walk": "'{source}' hands out jumps that do not follow one another, and the target {part} goes on from one to the "
+    "next; use a source that walks, as {others} does",
+}
+"""What to say of a source that does not give what a target or a loss needs."""
+
+
+def _needs(settings: Settings, registry: Registry) -> Iterator[Mistake]:
+    """What a target and the losses need of a batch of jumps, its source must give."""
+    source, target = settings.source, settings.target
+    against_data = [i for i, loss in enumerate(settings.losses) if loss.options.against == "data"]
+    needs = [(f"loss[{i}].against", '"data"', "data") for i in against_data]
+    if target is not None:
+        needs += [("target", f"'{target.name}'", need) for need in sorted(target.needs)]
+    for key, part, need in needs:
+        if need not in source.gives:
+            message = NOT_GIVEN.get(need, "'{source}' does not give '{need}', which {part} needs; use {others}")
+            others = " or ".join(f"'{name}'" for name in _sources_with(need, registry)) or "another one"
+            yield Mistake(
+                key if need == "data" else "source.type",
+                message.format(part=part, need=need, source=source.name, others=others),
+            )
+
+
+def _sources_with(need: str, registry: Registry) -> list[str]:
+    sources = {claim.name: claim.component for claims in registry.components["source"].values() for claim in claims}
+    return sorted(name for name, one in sources.items() if issubclass(one, Source) and need in one.gives)
 
 
 def _stages(settings: Settings) -> Iterator[Mistake]:
@@ -69,7 +94,7 @@ def _stages(settings: Settings) -> Iterator[Mistake]:
         if (
             target is not None
             and teacher is not None
-            and not target.needs_landing
+            and "landing" not in target.needs
             and not target.teacher_evaluations(stage, teacher)
         ):
             yield Mistake(
@@ -89,18 +114,8 @@ def _stages(settings: Settings) -> Iterator[Mistake]:
 
 def _data(settings: Settings) -> Iterator[Mistake]:
     source = settings.source
-    if source.needs_data and settings.data is None:
+    if "data" in source.gives and settings.data is None:
         yield Mistake("data", f"is required: the source '{source.name}' draws from a data set; add a [data] table")
-    target = settings.target
-    if target is not None and target.needs_data and not source.needs_data:
-        yield Mistake(
-            "target", f"'{target.name}' needs a source with data; '{source.name}' has none: use 'noised-data'"
-        )
-    for i, loss in enumerate(settings.losses):
-        if loss.options.against == "data" and not source.needs_data:
-            yield Mistake(
-                f"loss[{i}].against", f"\"data\" needs a source with data; '{source.name}' has none: use 'noised-data'"
-            )
 
 
 def _sampler(settings: Settings) -> Iterator[Mistake]:
@@ -174,7 +189,7 @@ CHECKS: dict[Callable[[Settings], Iterator[Mistake]], set[str]] = {
     _stages: {"schedule", "target", "teacher"},
     _watched: {"schedule", "target", "evaluation", "features", "metric"},
     _best: {"evaluation", "features", "metric"},
-    _data: {"source", "data", "loss", "target"},
+    _data: {"source", "data"},
     _sampler: {"grid", "evaluation"},
     check_scores: {"metric", "features", "evaluation", "data"},
 }

@@ -108,7 +108,7 @@ def _asked(wish: Wish, registry: Registry) -> dict[str, Any]:
     """Tables that follow from the wish alone."""
     try:
         preset = registry.preset(wish.method)
-        if "source" in preset and registry.find("source", preset["source"]["type"]).needs_data:  # type: ignore[attr-defined]
+        if "source" in preset and "data" in registry.find("source", preset["source"]["type"]).gives:  # type: ignore[attr-defined]
             raise DistillkitError(
                 f"--method: '{wish.method}' needs data, and distill is for methods that need none; "
                 "write a config with a [data] table, and use distillkit run"

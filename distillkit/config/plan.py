@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import gcd
 
 from distillkit.config.settings import Settings
-from distillkit.interfaces import Stage
+from distillkit.interfaces import PrecomputingSource, Stage
 
 
 def make_plan(settings: Settings) -> list[Stage]:
@@ -28,7 +28,8 @@ def make_plan(settings: Settings) -> list[Stage]:
 
 def evaluations_before(settings: Settings, plan: list[Stage]) -> int:
     """Evaluations before the first update, if no run has done any of the source's work before."""
-    return settings.source.evaluations_before(plan)
+    source = settings.source
+    return source.evaluations_before(plan) if isinstance(source, PrecomputingSource) else 0
 
 
 def stride(settings: Settings, stage: Stage) -> int:

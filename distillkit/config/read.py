@@ -64,7 +64,7 @@ def settle(written: dict[str, Any], name: str, overrides: Iterable[str], registr
     settings = _settings(reader, tables, origin)
     mistakes = reader.mistakes
     if not reader.lacks_preset:
-        mistakes = [*mistakes, *check_together(settings, wrong={_table(mistake) for mistake in mistakes})]
+        mistakes = [*mistakes, *check_together(settings, {_table(mistake) for mistake in mistakes}, registry)]
     if mistakes:
         place = {table: i for i, table in enumerate(dict.fromkeys([*in_file, *tables, *known]))}
         raise ConfigError(sorted(mistakes, key=lambda mistake: place.get(_table(mistake), -1)), origin)

@@ -1,19 +1,15 @@
-"""What plugins implement, one abstract class a file, and the values that travel between them."""
+"""The abstract classes that plugins implement, and the values that travel between their objects."""
 
 from distillkit.interfaces.converter import Converter
-from distillkit.interfaces.data import Data
 from distillkit.interfaces.engine import Engine, Update
-from distillkit.interfaces.features import Features, FeatureStatistics
 from distillkit.interfaces.loss import Loss, Ramp
-from distillkit.interfaces.metric import Metric
+from distillkit.interfaces.metric import Features, FeatureStatistics, Metric
 from distillkit.interfaces.model import Export, GuidanceInput, Inventory, Model, Sampler
 from distillkit.interfaces.optimization import EmaTable, OptimizerTable
-from distillkit.interfaces.schedule import Schedule
-from distillkit.interfaces.source import Source
-from distillkit.interfaces.steps import JumpBatch, Stage, TargetBatch
+from distillkit.interfaces.schedule import Schedule, Stage
+from distillkit.interfaces.source import Data, PrecomputingSource, Source
 from distillkit.interfaces.student import StudentTable
-from distillkit.interfaces.target import Target
-from distillkit.interfaces.teacher import Teacher
+from distillkit.interfaces.target import JumpBatch, RunHooks, Target, TargetBatch, Teacher
 from distillkit.interfaces.tracker import RunInfo, Tracker
 
 __all__ = [
@@ -31,7 +27,9 @@ __all__ = [
     "Metric",
     "Model",
     "OptimizerTable",
+    "PrecomputingSource",
     "Ramp",
+    "RunHooks",
     "RunInfo",
     "Sampler",
     "Schedule",

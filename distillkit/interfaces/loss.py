@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from distillkit.component import Component, StrictModel
-from distillkit.interfaces.steps import JumpBatch, TargetBatch
+from distillkit.interfaces.target import JumpBatch, TargetBatch
 from distillkit.noise import NoisePath, Prediction
 
 

@@ -1,12 +1,85 @@
-"""How good the samples are."""
+"""How samples are scored: the features that they are compared in, and the metrics."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from distillkit.component import Component
-from distillkit.interfaces.features import Features, FeatureStatistics
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """What metrics know of a set of images, real or generated.
+
+    Attributes:
+        mean: the features' mean, [D] (float64).
+        covariance: their unbiased covariance, [D, D] (float64).
+        count: the number of images.
+        features: the features themselves, [n, D] with n ≤ count (a sample of them, for KID); None if not kept.
+        logits: class logits, [count, K]; None if the network has none, or for a reference.
+        hash: what the images were, as eight hexadecimal digits: scores with different ones don't compare.
+    """
+
+    mean: torch.Tensor
+    covariance: torch.Tensor
+    count: int
+    features: torch.Tensor | None
+    logits: torch.Tensor | None
+    hash: str
+
+    @classmethod
+    def of(cls, features: torch.Tensor, logits: torch.Tensor | None, hash: str) -> FeatureStatistics:
+        """The statistics of images with features [n, D] and logits [n, K] (or None), n at least 2; all is kept."""
+
+        mean = features.mean(0, dtype=torch.float64)
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=features.device)
+        # In parts, as float64 copies of all features of a large reference would take gigabytes.
+        for part in torch.split(features, 4096):
+            centred = part.double() - mean
+            covariance += centred.T @ centred
+        return cls(mean, covariance / (len(features) - 1), len(features), features, logits, hash)
+
+
+class Features(Component):
+    """Turns pictures into feature vectors. One pass serves every metric."""
+
+    metric_suffix: str
+    """What a metric in these features is called: "" for the Inception network of FID, "-fashion" and the like else."""
+
+    @abstractmethod
+    def setup(self, device: torch.device) -> None:
+        """Load the network. Called once.
+
+        Raises:
+            DistillkitError: its weights are not there.
+        """
+
+    @abstractmethod
+    def extract(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """uint8 images [B, C, H, W] -> features [B, D] and class logits [B, K] (None if it has none)."""
+
+    @property
+    @abstractmethod
+    def hash(self) -> str:
+        """Eight hexadecimal digits that identify the network's weights and its preprocessing."""
+
+    def bundled_reference(self) -> FeatureStatistics | None:
+        """The reference statistics that come with the network, if any."""
+        return None
+
+    @property
+    def has_bundled_reference(self) -> bool:
+        """Whether `bundled_reference` has something; known before anything is loaded."""
+        return False
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether `extract` gives class logits; known before anything is loaded."""
+        return True
 
 
 class Metric(Component):

@@ -4,10 +4,33 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from distillkit.component import Component
-from distillkit.interfaces.steps import Stage
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run: the sampler's fine grid, and how long the student is taught on it.
+
+    Attributes:
+        steps: N_i, the number of fine steps of the grid, `path.grid(steps)`.
+        updates: parameter updates (not samples).
+        stride: fine steps per jump; the target's.
+        evaluations: network evaluations per update, as the journal counts them: all of its batches, the student's and
+            the target's. Guidance doubles a batch, not the count.
+    """
+
+    steps: int
+    updates: int
+    stride: int = 1
+    evaluations: int = 1
+
+    @property
+    def jumps(self) -> int:
+        """Jumps from noise to data: the sampling steps for which the student is taught."""
+        return self.steps // self.stride
 
 
 class Schedule(Component):

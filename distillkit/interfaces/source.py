@@ -1,22 +1,22 @@
-"""Where z_t comes from."""
+"""Where z_t comes from: sources, and the data sets that some of them draw from."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import AfterValidator, Field
 
 from distillkit import distributed
 from distillkit.component import Component
-from distillkit.interfaces.data import Data
+from distillkit.errors import DistillkitError
 from distillkit.interfaces.model import Model
-from distillkit.interfaces.steps import JumpBatch, Stage
-from distillkit.interfaces.teacher import Teacher
-from distillkit.noise import NoisePath, Predictor
+from distillkit.interfaces.schedule import Stage
+from distillkit.interfaces.target import JumpBatch, RunHooks, Teacher
+from distillkit.noise import Predictor
 
 Scale = Annotated[float, Field(ge=0)]
 
@@ -27,7 +27,46 @@ def _rises(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
-class Source(Component):
+class Data(Component):
+    """A set of images."""
+
+    @abstractmethod
+    def setup(self) -> None:
+        """Open or read the images. Called once.
+
+        Raises:
+            DistillkitError: there are none, or they cannot be read.
+        """
+
+    @property
+    @abstractmethod
+    def classes(self) -> int | None:
+        """How many classes the labels are of, counted from 0; None without labels. Known once it is set up."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    @abstractmethod
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Images [B, C, H, W] in [−1, 1] (float32) and labels [B] (int64; None if there are none) at indices [B]."""
+
+    def check_shape(self, model: Model) -> None:
+        """Once both are set up: the images must be as large as what the model makes.
+
+        Raises:
+            DistillkitError: they are not.
+        """
+
+        images, _ = self.batch(torch.tensor([0]))
+        if (found := tuple(model.encode(images).shape[1:])) != tuple(model.sample_shape):
+            raise DistillkitError(
+                f"data: the images of '{self.name}' make samples of {found} (channels, height, width), and the model "
+                f"takes {tuple(model.sample_shape)}; give it images of its own size"
+            )
+
+
+class Source(RunHooks):
     """Hands out the jumps that the student is taught on."""
 
     class Options(Component.Options):
@@ -41,13 +80,10 @@ class Source(Component):
         guidance: Scale | Annotated[tuple[Scale, Scale], AfterValidator(_rises)] = 1.0
 
     options: Options
-    needs_data: bool
-    """Whether it draws from a data set; if so, every batch has `data` and `noise`."""
-    walks: bool = False
-    """Whether a sample's jumps follow one another from noise to data, each beginning where `advance` said."""
-
-    knows_landing: bool = False
-    """Whether every batch says where the teacher lands (`JumpBatch.landing`)."""
+    gives: ClassVar[frozenset[str]] = frozenset()
+    """Optional. What its batches have, for targets and losses that need it: "data" (it draws from the config's [data];
+    every batch has `data` and `noise`), "walk" (a sample's jumps follow one another from noise to data, each beginning
+    where `advance` said), "landing" (every batch has `landing`)."""
 
     @property
     def global_batch(self) -> int:
@@ -56,37 +92,46 @@ class Source(Component):
 
     @property
     def sequential(self) -> bool:
-        """Whether all samples of a batch walk one trajectory in step, so that stages should be whole trajectories."""
+        """Optional. Whether all samples of a batch walk one trajectory in step: stages are then whole trajectories."""
         return False
-
-    def draw_guidance(self, count: int, generator: torch.Generator) -> torch.Tensor | None:
-        """Guidance scales for `count` samples, [count]; None where all are 1, so that nothing is computed twice."""
-
-        low, high = (
-            self.options.guidance
-            if isinstance(self.options.guidance, tuple)
-            else (self.options.guidance, self.options.guidance)
-        )
-        if low == high == 1:
-            return None
-        return low + (high - low) * torch.rand(count, generator=generator)
 
     @abstractmethod
     def setup(self, model: Model, data: Data | None) -> None:
         """Called once, before the first stage, with the loaded model and the data (None if the config has none)."""
 
-    def evaluations_before(self, stages: Sequence[Stage]) -> int:
-        """Evaluations that the work of `prepare` takes, if no run has done any of it before.
+    def draw_guidance(self, count: int, generator: torch.Generator) -> torch.Tensor | None:
+        """Guidance scales for `count` samples, [count]; None where all are 1, so that nothing is computed twice."""
+        guidance = self.options.guidance
+        low, high = guidance if isinstance(guidance, tuple) else (guidance, guidance)
+        if low == high == 1:
+            return None
+        return low + (high - low) * torch.rand(count, generator=generator)
 
-        Args:
-            stages: the plan's.
+    @abstractmethod
+    def draw(self, generator: torch.Generator) -> JumpBatch:
+        """The next batch of jumps.
+
+        All randomness must come from `generator` (on the CPU), which is the same in all processes: draw for
+        `global_batch` samples, and keep this process's `distributed.shard`. So k processes with a batch of b do what
+        one with k·b does.
         """
-        return 0
 
+    def advance(self, z_next: torch.Tensor) -> None:
+        """Optional. Takes the target's `z_next`, [B, C, H, W]: trajectories go on from there."""
+
+
+class PrecomputingSource(Source):
+    """A source that asks the undistilled teacher for something before the first update."""
+
+    @abstractmethod
+    def evaluations_before(self, stages: Sequence[Stage]) -> int:
+        """Evaluations that the work of `prepare` takes, if no run has done any of it before."""
+
+    @abstractmethod
     def prepare(
         self, stages: Sequence[Stage], student: Predictor, teacher: Teacher | None
     ) -> Sequence[Callable[[], None]]:
-        """The work that is to be done before the first update, in parts that are done one after the other.
+        """The work that is left to do before the first update, in parts that are done one after the other.
 
         Called once, after `setup` and before anything of the run is written; like the parts, without gradient and in
         the engine's precision. The networks are as they are when the run begins, also when it is resumed.
@@ -99,35 +144,7 @@ class Source(Component):
         Raises:
             DistillkitError: the work cannot be done.
         """
-        return ()
-
-    def trial(self, folder: Path) -> Source:
-        """One like it, not set up, to be timed: its work before the first update is little, and what it writes goes to
-        `folder`."""
-        return self
 
     @abstractmethod
-    def start_stage(self, stage: Stage, path: NoisePath) -> None:
-        """Begin a stage: its grid is `path.grid(stage.steps)`, and every jump spans `stage.stride` of its steps."""
-
-    @abstractmethod
-    def draw(self, generator: torch.Generator) -> JumpBatch:
-        """The next batch of jumps.
-
-        All randomness must come from `generator` (on the CPU), which is the same in all processes: draw for
-        `global_batch` samples, and keep this process's `distributed.shard`. So k processes with a batch of b do what
-        one with k·b does.
-        """
-
-    def advance(self, z_next: torch.Tensor) -> None:
-        """Told the target's `z_next`, [B, C, H, W]: trajectories go on from there."""
-
-    def state_dict(self) -> Mapping[str, torch.Tensor]:
-        """What a checkpoint must hold to go on in the middle of a stage; empty if nothing.
-
-        Each tensor has this process's samples as its first dimension, [B, ...]; a checkpoint has those of all.
-        """
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from `state_dict`; called after `start_stage`."""
+    def trial(self, folder: Path) -> PrecomputingSource:
+        """A source with the same options that precomputes little and writes into `folder`, for `plan --measure`."""

@@ -10,7 +10,7 @@ import torch
 
 from distillkit.config import Settings, make_plan
 from distillkit.errors import ConfigError, DistillkitError, GridError, Mistake
-from distillkit.interfaces import Data, Model, Stage
+from distillkit.interfaces import Data, Model, PrecomputingSource, Stage
 from distillkit.noise import Predictor
 from distillkit.noise.seeds import generator
 
@@ -81,7 +81,7 @@ def prepare(parts: Parts) -> Sequence[Callable[[], None]]:
     settings = parts.settings
     if settings.data is not None:
         settings.data.setup()
-    if settings.source.needs_data and settings.data is not None:
+    if settings.data is not None and "data" in settings.source.gives:
         settings.data.check_shape(settings.model)
         _check_labels(settings.data, settings.model)
     if settings.teacher is not None:
@@ -105,6 +105,8 @@ def prepare_source(parts: Parts) -> Sequence[Callable[[], None]]:
     """Give the source what it needs; what it has to do before the first update."""
     settings = parts.settings
     settings.source.setup(settings.model, settings.data)
+    if not isinstance(settings.source, PrecomputingSource):
+        return ()
     with torch.no_grad(), settings.engine.autocast():
         return settings.source.prepare(parts.plan, parts.student, settings.teacher)
 
@@ -167,7 +169,7 @@ def _mistakes(settings: Settings, plan: list[Stage], earlier: Sequence[Settings]
             f'is "{evaluation.sampler}", which the exported pipeline of {settings.model.label} could not do; expected '
             f"{' or '.join(settings.model.samplers)}",
         )
-    taught = any(phase.teacher is not None and phase.teacher.mixes_guidance for phase in earlier)
+    taught = any(phase.teacher is not None and "guidance" in phase.teacher.gives for phase in earlier)
     # What an earlier phase leaves is no new network.
     for mistake in [*_check_guidance(settings, taught), *([] if earlier else _check_adapter(settings))]:
         mistakes[mistake.key] = mistake
@@ -196,7 +198,7 @@ def _check_guidance(settings: Settings, taught: bool) -> Iterator[Mistake]:
                 key,
                 f"must be 1 (none) or more, as diffusers' pipelines guide above 1 only (got {_written(scales)})",
             )
-    mixes = teacher is not None and teacher.mixes_guidance
+    mixes = teacher is not None and "guidance" in teacher.gives
     if told is not None and told.new and not mixes:
         yield Mistake(
             "model.guidance_input",

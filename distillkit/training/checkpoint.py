@@ -13,6 +13,7 @@ import torch
 
 from distillkit import distributed
 from distillkit.errors import DistillkitError
+from distillkit.interfaces import RunHooks
 from distillkit.training import files, manifest
 from distillkit.training.assemble import Parts
 from distillkit.training.journal import Diverged
@@ -116,17 +117,10 @@ def restore(path: Path, parts: Parts) -> Position:
     rank = 0 if settings.engine.layout == "replicated" else distributed.rank()
     try:
         settings.engine.load_state_dict(safetensors.torch.load_file(path / manifest.rank_file(rank)))
-        if settings.teacher is not None:
-            settings.teacher.load_state_dict(_of("teacher", shared))
-        if position.done:
-            stage = parts.plan[position.stage]
-            settings.source.start_stage(stage, settings.model.path)
-            mine = {key: distributed.shard(value) for key, value in _of("source", shared).items()}
-            settings.source.load_state_dict(mine)
-            if settings.target is not None:
-                settings.target.start_stage(stage, settings.model.path)
-        if settings.target is not None:
-            settings.target.load_state_dict(_of("target", shared))
+        for owner, part in _stateful(parts, position).items():
+            if position.done:
+                part.start_stage(parts.plan[position.stage], settings.model.path)
+            part.load_state_dict(_of(owner, shared))
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise DistillkitError(
             f"{path}: does not fit the config: {error}; go on with the config that the run began with"
@@ -135,17 +129,16 @@ def restore(path: Path, parts: Parts) -> Position:
 
 
 def _state(parts: Parts, position: Position) -> dict[str, Mapping[str, torch.Tensor]]:
-    """All but the engine's: of all processes' samples where it is of samples."""
+    """All but the engine's."""
+    return {owner: part.state_dict() for owner, part in _stateful(parts, position).items()}
+
+
+def _stateful(parts: Parts, position: Position) -> dict[str, RunHooks]:
     settings = parts.settings
-    teacher = {} if settings.teacher is None else settings.teacher.state_dict()
-    target = {} if settings.target is None else settings.target.state_dict()
     # Between stages a source has nothing to go on with; before the first one, it has no state.
-    source = settings.source.state_dict() if position.done else {}
-    return {
-        "teacher": teacher,
-        "target": target,
-        "source": {key: distributed.all_gather(value) for key, value in source.items()},
-    }
+    source = settings.source if position.done else None
+    owners = {"teacher": settings.teacher, "target": settings.target, "source": source}
+    return {owner: part for owner, part in owners.items() if part is not None}
 
 
 def _of(owner: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -60,9 +60,9 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
     while True:
         stage = plan[position.stage]
         if position.done == 0:
-            source.start_stage(stage, settings.model.path)
-            if target is not None:
-                target.start_stage(stage, settings.model.path)
+            for part in (source, teacher, target):
+                if part is not None:
+                    part.start_stage(stage, settings.model.path)
         while position.done < stage.updates and not settings.schedule.is_over(
             stage, position.done, series(settings, stage, position.scores)
         ):
@@ -75,9 +75,10 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
         # The position stays in the last stage: with more updates, the run would go on there.
         if position.stage + 1 == len(plan):
             return
-        if teacher is not None:
-            with engine.unsharded():
-                teacher.end_stage(parts.student)
+        with engine.unsharded():
+            for part in (source, teacher, target):
+                if part is not None:
+                    part.end_stage(parts.student)
         position.stage += 1
         position.done = 0
         position.scores = []
@@ -114,10 +115,9 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
             source.advance(_next_z(target_batch))
 
     # Averages follow the student.
-    if teacher is not None:
-        teacher.after_update(student, update)
-    if target is not None:
-        target.after_update(student, update)
+    for part in (source, teacher, target):
+        if part is not None:
+            part.after_update(student, update)
 
     position.update += 1
     position.done += 1

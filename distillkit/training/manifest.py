@@ -138,7 +138,7 @@ def check_fits(path: Path, plan: list[list[int]], position: Position, parts: Par
         DistillkitError: it cannot.
     """
     then, now = read(path), about(parts, position)
-    if then["batch"] != now["batch"] and position.done and parts.settings.source.walks:
+    if then["batch"] != now["batch"] and position.done and "walk" in parts.settings.source.gives:
         raise DistillkitError(
             f"{path}: its {then['batch']} samples (source.batch times processes) are on their way, and this run has "
             f"{now['batch']}: resume with as many"

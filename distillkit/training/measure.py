@@ -20,7 +20,7 @@ from rich.console import Console
 from distillkit import distributed
 from distillkit.config import Settings
 from distillkit.evaluation import Pictures
-from distillkit.interfaces import Engine
+from distillkit.interfaces import Engine, PrecomputingSource
 from distillkit.training.assemble import Parts, load, prepare, prepare_source
 from distillkit.training.chain import from_result
 from distillkit.training.export import export
@@ -70,8 +70,9 @@ def measure(phases: Sequence[Settings]) -> tuple[list[Measured], int, str]:
 def _phase(settings: Settings, place: RunFolder, number: int, reporter: Reporter) -> Measured:
     parts = load(settings)
     before = 0.0
-    if missing := prepare(parts):
-        parts, part = _try_source(parts, place.path / "source")
+    missing, source = prepare(parts), parts.settings.source
+    if missing and isinstance(source, PrecomputingSource):
+        parts, part = _try_source(parts, source.trial(place.path / "source"))
         before = len(missing) * part
     # Stages whose updates cost as many evaluations take as long.
     kinds: dict[int, float] = {}
@@ -87,10 +88,10 @@ def _phase(settings: Settings, place: RunFolder, number: int, reporter: Reporter
     return Measured(before, stages, scoring)
 
 
-def _try_source(parts: Parts, folder: Path) -> tuple[Parts, float]:
-    """The parts with a source that has done a little of its work, and the seconds that a part of the work took."""
+def _try_source(parts: Parts, source: PrecomputingSource) -> tuple[Parts, float]:
+    """The parts with this source, its work before the first update done, and the seconds that a part of that took."""
     settings = parts.settings
-    parts = replace(parts, settings=replace(settings, source=settings.source.trial(folder)))
+    parts = replace(parts, settings=replace(settings, source=source))
     work = prepare_source(parts)
     began = time.perf_counter()
     with torch.no_grad(), settings.engine.averaged(), settings.engine.autocast():

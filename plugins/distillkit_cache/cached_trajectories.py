@@ -13,14 +13,14 @@ from pydantic import Field
 
 from distillkit import distributed
 from distillkit.errors import DistillkitError, Mistake
-from distillkit.interfaces import Data, JumpBatch, Model, Source, Stage, Teacher
+from distillkit.interfaces import Data, JumpBatch, Model, PrecomputingSource, Stage, Teacher
 from distillkit.noise import NoisePath, Predictor
 from distillkit_cache import making
 from distillkit_cache.origin import grid_of, teacher_of
 from distillkit_cache.store import Store
 
 
-class CachedTrajectories(Source):
+class CachedTrajectories(PrecomputingSource):
     """Random jumps of trajectories that the undistilled teacher walked from noise to data once (Luhman & Luhman 2021).
 
     They are made before the first update, as many steps long as each stage's grid, and later runs of the same teacher
@@ -29,10 +29,9 @@ class CachedTrajectories(Source):
     """
 
     name = "cached-trajectories"
-    needs_data = False
-    knows_landing = True
+    gives = frozenset({"landing"})
 
-    class Options(Source.Options):
+    class Options(PrecomputingSource.Options):
         """
         Attributes:
             trajectories: how many, for each number of steps N of the schedule.

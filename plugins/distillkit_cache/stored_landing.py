@@ -18,7 +18,7 @@ class StoredLanding(Target):
     """
 
     name = "stored-landing"
-    needs_landing = True
+    needs = frozenset({"landing"})
 
     class Options(Target.Options):
         """

@@ -16,7 +16,7 @@ class NoisedData(Source):
     """Random images at random jumps of the grid: z_t = α_t x + σ_t ε (Algorithm 1)."""
 
     name = "noised-data"
-    needs_data = True
+    gives = frozenset({"data"})
 
     class Options(Source.Options):
         """

@@ -17,7 +17,7 @@ class NoisierStep(Target):
     """
 
     name = "noisier-step"
-    needs_data = True
+    needs = frozenset({"data"})
 
     def stride(self, stage: Stage) -> int:
         """One fine step."""
@@ -30,7 +30,7 @@ class NoisierStep(Target):
     def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The teacher's x̂ there; the student's own step lands where it lands."""
 
-        assert jumps.data is not None  # needs_data: the config's checks see to it
+        assert jumps.data is not None  # needs "data": the config's checks see to it
         start, end = jumps.times
         noisier = (2 * start - end).clamp(max=path.start)
         # For the samples of all processes, of which each keeps its own.

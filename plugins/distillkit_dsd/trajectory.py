@@ -22,8 +22,7 @@ class Trajectory(Source):
     """
 
     name = "trajectory"
-    needs_data = False
-    walks = True
+    gives = frozenset({"walk"})
 
     class Options(Source.Options):
         """
@@ -116,21 +115,20 @@ class Trajectory(Source):
         """Where every sample stands."""
         if self._jumps is None:
             return {}
-        places = {"position": self._position, "left": self._left, "length": self._length}
-        mine = {key: distributed.shard(value) for key, value in places.items()}
-        mine |= {"z": self._jumps.z, "start": self._start, "behind": self._behind}
-        return mine | self._jumps.condition.tensors()
+        mine = {"z": self._jumps.z, "start": self._start, "behind": self._behind} | self._jumps.condition.tensors()
+        return {"position": self._position, "left": self._left, "length": self._length} | {
+            key: distributed.all_gather(value) for key, value in mine.items()
+        }
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from there."""
         if not state:
             return
 
-        self._position, self._left, self._length = (
-            distributed.all_gather(state[key].cpu()) for key in ("position", "left", "length")
-        )
-        self._start, self._behind = state["start"], state["behind"]
-        self._jumps = JumpBatch(state["z"], state["position"], Condition.from_tensors(state))
+        self._position, self._left, self._length = (state[key] for key in ("position", "left", "length"))
+        mine = {key: distributed.shard(value) for key, value in state.items()}
+        self._start, self._behind = mine["start"], mine["behind"]
+        self._jumps = JumpBatch(mine["z"], mine["position"], Condition.from_tensors(mine))
 
 
 def _mix(mask: torch.Tensor, new: JumpBatch, old: JumpBatch) -> JumpBatch:

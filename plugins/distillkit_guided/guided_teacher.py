@@ -17,7 +17,7 @@ class GuidedTeacher(Teacher):
 
     name = "guided"
     copies = 1
-    mixes_guidance = True
+    gives = frozenset({"guidance"})
 
     @property
     def reuses_student(self) -> bool:

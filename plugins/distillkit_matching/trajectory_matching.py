@@ -29,7 +29,7 @@ class TrajectoryMatching(Target):
     """
 
     name = "trajectory-matching"
-    needs_walk = True
+    needs = frozenset({"walk"})
 
     class Options(Target.Options):
         """
