@@ -164,15 +164,15 @@ def test_code_runs(page: Path, folders: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_every_promise_has_its_test() -> None:
+def test_every_guarantee_has_its_test() -> None:
     """docs/reliability.md names tests that are there."""
     text = (DOCS / "reliability.md").read_text(encoding="utf-8")
     named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
-    promises = [
-        row for row in re.findall(r"^\| (?!-|promise)(.*) \|$", text, re.MULTILINE) if not row.startswith("---")
+    guarantees = [
+        row for row in re.findall(r"^\| (?!-|guarantee)(.*) \|$", text, re.MULTILINE) if not row.startswith("---")
     ]
-    assert len(promises) > 20
-    assert [row for row in promises if "::test_" not in row] == []
+    assert len(guarantees) > 20
+    assert [row for row in guarantees if "::test_" not in row] == []
     for file, name in named:
         assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{name}"
 
