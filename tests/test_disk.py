@@ -28,8 +28,8 @@ MOMENTS: dict[str, tuple[str, int, str]] = {
     "a checkpoint's flushing": ("fsync checkpoints/.update-000002.partial/state", 1, "/checkpoints/update-000002"),
     "a checkpoint's renaming": ("rename checkpoints/.update-000002.partial", 1, "/checkpoints/update-000002"),
     "the samples": ("open samples/steps-002.png", 1, "/samples/steps-002.png"),
-    "the export": ("save ..pipeline.new.partial/", 1, "/pipeline"),
-    "the export's card": ("open ..pipeline.new.partial/", 5, "/pipeline"),
+    "the export": ("save .pipeline.partial/", 1, "/pipeline"),
+    "the export's card": ("open .pipeline.partial/", 5, "/pipeline"),
 }
 
 

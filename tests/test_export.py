@@ -17,6 +17,7 @@ from helpers.pipelines import alone
 from safetensors.torch import load_file, save_file
 
 from distillkit.errors import DistillkitError
+from distillkit.files import replacing
 from distillkit.interfaces import Export, Sampler
 from distillkit.noise import Predictor
 from distillkit.sampling import noise_for, sample, sample_consistency
@@ -294,7 +295,8 @@ def test_export_replaces_an_export_whole(tmp_path: Path) -> None:
     made.set_grid("trailing", None)
     write(made, tmp_path / "pipeline", 2)
     (tmp_path / "pipeline/old.txt").touch()
-    write(made, tmp_path / "pipeline", 4)
+    with replacing(tmp_path / "pipeline") as temporary:
+        write(made, temporary, 4)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["pipeline"]
     assert not (tmp_path / "pipeline/old.txt").exists()
     assert json.loads((tmp_path / "pipeline/model_index.json").read_text())["num_inference_steps"] == 4

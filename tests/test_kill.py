@@ -27,7 +27,7 @@ def test_killed_at_a_few_writes(whole: Place, tmp_path: Path) -> None:
         next(i for i, event in enumerate(events) if event.startswith("fsync checkpoints/.update-000004.partial/man")),
         next(i for i, event in enumerate(events) if event.startswith("rmdir checkpoints/update-000002")),
         next(i for i, event in enumerate(events) if event.startswith("rename .best.safetensors.partial")),
-        next(i for i, event in enumerate(events) if event.startswith("rename .pipeline.new pipeline")),
+        next(i for i, event in enumerate(events) if event.startswith("rename .pipeline.partial pipeline")),
     ]
     for i in delicate:
         kill_and_go_on(whole, tmp_path / str(i), i + 1)
@@ -142,7 +142,7 @@ def test_a_chain_killed_at_a_few_writes(whole_chain: Place, tmp_path: Path) -> N
     for part in (
         "rename phases/2/checkpoints/.update-000002.partial",
         "rename .journal.jsonl.partial",
-        "rename .pipeline.new",
+        "rename .pipeline.partial",
     ):
         number = next(i for i, event in enumerate(whole_chain.events, 1) if event.startswith(part))
         kill_chain(whole_chain, tmp_path / str(number), number)

@@ -21,7 +21,7 @@ PHASES: dict[str, tuple[str, int, int | None]] = {
     "a checkpoint": ("save checkpoints/.update-000002.partial/rank", 1, 2),
     "the last checkpoint": ("fsync checkpoints/.update-000006.partial/state", 1, 6),
     "the student's scores": ("open .scores.json.partial", 2, None),
-    "the export": ("save ..pipeline.new.partial/", 1, None),
+    "the export": ("save .pipeline.partial/", 1, None),
 }
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import click
 
 from distillkit.config import read_component
 from distillkit.errors import DistillkitError
+from distillkit.files import replacing
 
 
 @click.command()
@@ -30,15 +30,11 @@ def command(checkpoint: Path, config: Path, output: Path, no_ema: bool, kind: st
     if output.exists():
         raise DistillkitError(f"{output}: exists already; nothing was overwritten. Give a new folder with --output")
     converter = read_component("converter", {"type": kind}, "--format")
-    # Aside first, on the same disk: a folder is whole or not there.
-    there = next(folder for folder in output.absolute().parents if folder.exists())
     try:
-        with TemporaryDirectory(prefix=f".{output.name}.", dir=there) as aside:
-            folder = Path(aside) / output.name
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(output) as folder:
             folder.mkdir()
             made = converter.convert(checkpoint, config, not no_ema, folder)
-            output.parent.mkdir(parents=True, exist_ok=True)
-            folder.rename(output)
     except OSError as error:
         raise DistillkitError(f"{output}: cannot be written ({error.strerror})") from None
     click.echo(f"{output}: {made}")

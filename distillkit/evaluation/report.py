@@ -14,6 +14,7 @@ import torch.nn.functional as functional
 from rich.table import Table
 
 from distillkit.errors import DistillkitError
+from distillkit.files import replacing
 
 GAP = 2
 """Pixels between pictures, before tiny ones are enlarged."""
@@ -61,9 +62,8 @@ def write_png(path: Path, image: torch.Tensor) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.partial")
-        PIL.Image.fromarray(image.cpu().numpy()).save(aside, format="PNG")
-        aside.replace(path)
+        with replacing(path) as temporary:
+            PIL.Image.fromarray(image.cpu().numpy()).save(temporary, format="PNG")
     except OSError as error:
         raise DistillkitError(f"{path}: cannot be written ({error.strerror})") from None
 

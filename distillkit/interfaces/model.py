@@ -198,6 +198,7 @@ class Model(Component):
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write `network` (float32, on the CPU) as a pipeline that diffusers loads without distillkit.
 
+        The folder does not exist yet. It is renamed to its final path once it is complete.
         If it has an adapter, that is fused: added to the weights beside it, in place, as nobody else has `network`.
         """
 

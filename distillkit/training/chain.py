@@ -17,9 +17,9 @@ from distillkit import distributed, interfaces
 from distillkit.config import Chain, Settings, make_plan, read_component, table_of_result
 from distillkit.errors import DistillkitError
 from distillkit.evaluation import tables
+from distillkit.files import replacing, write_text, writing
 from distillkit.interfaces import RunInfo
 from distillkit.training.assemble import check_phases
-from distillkit.training.files import replace_folder, write_text, writing
 from distillkit.training.folder import RunFolder
 from distillkit.training.record import own_tracker, recorded
 from distillkit.training.run import run
@@ -129,11 +129,9 @@ def _gather(chain: Chain, place: RunFolder) -> list[dict[str, Any]]:
     place.write_scores(rows)
     # The pipeline last: where it is, the chain is done.
     for name in ("samples", "pipeline"):
-        path, aside = place.path / name, place.path / f".{name}.new"
-        with writing(path):
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.copytree(phases[-1].path / name, aside)
-            replace_folder(aside, path)
+        path = place.path / name
+        with writing(path), replacing(path) as temporary:
+            shutil.copytree(phases[-1].path / name, temporary)
     return rows
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from distillkit import distributed
+from distillkit import distributed, files
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import RunHooks
-from distillkit.training import files, manifest
+from distillkit.training import manifest
 from distillkit.training.assemble import Parts
 from distillkit.training.journal import Diverged
 from distillkit.training.loop import Position
@@ -60,7 +60,7 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
 
     def finish() -> None:
         manifest.write(aside, hashes, about(parts, position))
-        files.replace_folder(aside, final)
+        files.replace(aside, final)
         _remove_others(folder, final, keep)
 
     try:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from distillkit import distributed
+from distillkit.files import replacing, writing
 from distillkit.interfaces import Export
 from distillkit.training.assemble import Parts
-from distillkit.training.files import replace_folder, writing
 from distillkit.training.together import on_first
 
 
@@ -47,18 +45,12 @@ def _write(network: torch.nn.Module, parts: Parts, folder: Path, rows: list[dict
         sampler=evaluation.sampler,
     )
     if settings.student is not None:
-        _place(folder.with_name("lora"), lambda aside: settings.model.export_adapter(network, aside))
+        adapter = folder.with_name("lora")
+        with writing(adapter), replacing(adapter) as temporary:
+            settings.model.export_adapter(network, temporary)
     # Last: where it is, the run is over.
-    _place(folder, lambda aside: settings.model.export(network, aside, about))
-
-
-def _place(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder aside and put it in its place at once."""
-    aside = folder.with_name(f".{folder.name}.new")
-    with writing(folder):
-        shutil.rmtree(aside, ignore_errors=True)
-        write(aside)
-        replace_folder(aside, folder)
+    with writing(folder), replacing(folder) as temporary:
+        settings.model.export(network, temporary, about)
 
 
 def _taught_steps(parts: Parts) -> int:

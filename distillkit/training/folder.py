@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from distillkit import distributed
 from distillkit.errors import DistillkitError
-from distillkit.training.files import partial, write_text, writing
+from distillkit.files import partial, write_text, writing
 from distillkit.training.together import on_first
 
 FREE = ("run.log_every", "run.keep", "run.checkpoint_every", "run.checkpoint_minutes")

@@ -16,7 +16,7 @@ import torch
 from distillkit import distributed
 from distillkit.config import RunTable
 from distillkit.errors import DistillkitError
-from distillkit.training.files import flush, keep_lines, writing
+from distillkit.files import flush, writing
 from distillkit.training.together import on_first
 
 FIRST = 20
@@ -154,6 +154,13 @@ class Journal:
     def sync(self) -> None:
         """Flush what is written to the disk."""
         on_first(lambda: flush(self._path), self._path)
+
+
+def keep_lines(path: Path, lines: int) -> None:
+    """Truncate a file after its first lines, in place. One without a line end is not counted."""
+    with path.open("rb+") as file:
+        kept = [line for _, line in zip(range(lines), file, strict=False) if line.endswith(b"\n")]
+        file.truncate(sum(map(len, kept)))
 
 
 class Curves:

@@ -16,8 +16,8 @@ from distillkit import distributed
 from distillkit.config import find_score, score_name, scores_taken
 from distillkit.errors import RunInterrupted
 from distillkit.evaluation import Evaluator, Which, sheet, write_png
+from distillkit.files import replacing, writing
 from distillkit.training.assemble import Parts
-from distillkit.training.files import partial, replace_file, writing
 from distillkit.training.folder import RunFolder
 from distillkit.training.terminal import Reporter, StopRequest
 
@@ -174,9 +174,8 @@ class BestWeights:
 
     def _write(self, metadata: dict[str, str]) -> None:
         weights = {key: weight.cpu().contiguous() for key, weight in self._parts.student.state_dict().items()}
-        with writing(self._path):
-            safetensors.torch.save_file(weights, partial(self._path), metadata=metadata)
-            replace_file(partial(self._path), self._path)
+        with writing(self._path), replacing(self._path) as temporary:
+            safetensors.torch.save_file(weights, temporary, metadata=metadata)
 
     def forget_after(self, update: int) -> None:
         """Drop the weights if they are of a later update, which the run is about to repeat."""

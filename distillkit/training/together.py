@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from distillkit import distributed
 from distillkit.errors import DistillkitError
-from distillkit.training.files import writing
+from distillkit.files import writing
 
 T = TypeVar("T")
 

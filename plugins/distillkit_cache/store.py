@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from distillkit.errors import DistillkitError
+from distillkit.files import replacing
 from distillkit_cache.origin import differences
 
 MANIFEST = "manifest.json"
@@ -103,9 +103,11 @@ class Store:
         manifest = Manifest(origin={**self._origin}, shards=dict(sorted(self._shards.items())))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _replace(file, content)
+            with replacing(file, shared=True) as temporary:
+                temporary.write_bytes(content)
             # After the shard: one that the manifest does not know is made again.
-            _replace(self.folder / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
+            with replacing(self.folder / MANIFEST, shared=True) as temporary:
+                temporary.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise DistillkitError(f"{self.folder}: cannot be written ({error.strerror})") from None
 
@@ -117,13 +119,3 @@ class Store:
 
     def _file(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:05d}.safetensors"
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all. The name aside is this process's own: two runs may make the same shard."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, file)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -19,21 +19,19 @@ TRAINED = "_distillkit"
 
 
 def save(pipeline: Any, folder: Path, card: str, shipped: Mapping[str, ModuleType] | None = None) -> None:
-    """Write the pipeline aside, then rename it into place: diffusers' own saving is not atomic.
+    """Write a pipeline.
 
     Args:
         pipeline: what to save.
-        folder: where; what is there is replaced whole.
+        folder: where; it is made if it does not exist.
         card: README.md.
         shipped: the modules of the classes that diffusers has not, by the part that is of that class; "" is the
             pipeline itself. They need only torch and diffusers, and each goes where its part is.
     """
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    pipeline.save_pretrained(aside)
+    pipeline.save_pretrained(folder)
     if shipped:
-        _ship(pipeline, shipped, aside)
-    _move(aside, folder, card)
+        _ship(pipeline, shipped, folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def save_over(source: PipelineFolder, parts: Mapping[str, Any], folder: Path, card: str) -> None:
@@ -45,17 +43,15 @@ def save_over(source: PipelineFolder, parts: Mapping[str, Any], folder: Path, ca
         folder: where.
         card: README.md.
     """
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    folder.mkdir(parents=True)
     for name in source.components.keys() - parts.keys():
-        _copy(source.path / name, aside / name)
+        _copy(source.path / name, folder / name)
     index = source.index
     for name, part in parts.items():
-        part.save_pretrained(aside / name)
+        part.save_pretrained(folder / name)
         index[name] = ["diffusers", type(part).__name__]
-    (aside / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    _move(aside, folder, card)
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -67,12 +63,6 @@ def _copy(source: Path, target: Path) -> None:
             if file.suffix == ".json":  # the index of shards, which names them
                 file.write_text(file.read_text(encoding="utf-8").replace(".fp16", ""), encoding="utf-8")
             file.rename(target / file.name.replace(".fp16", ""))
-
-
-def _move(aside: Path, folder: Path, card: str) -> None:
-    (aside / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
 
 
 def _ship(pipeline: Any, shipped: Mapping[str, ModuleType], folder: Path) -> None:

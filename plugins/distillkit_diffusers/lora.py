@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import cast
@@ -72,6 +71,4 @@ def write(network: torch.nn.Module, part: str, folder: Path) -> None:
         for key, weight in peft.get_peft_model_state_dict(network, adapter_name=ADAPTER).items()
     }
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{FILE}.partial"
-    safetensors.torch.save_file(weights, aside, metadata={"format": "pt"})
-    os.replace(aside, folder / FILE)
+    safetensors.torch.save_file(weights, folder / FILE, metadata={"format": "pt"})
