@@ -1,8 +1,8 @@
-"""The processes of a run. With a single one, everything here returns what it is given.
+"""Communication between the processes of a run. With a single process, every function returns its argument.
 
-The launcher sets RANK, LOCAL_RANK and WORLD_SIZE in the environment, as torchrun, deepspeed, accelerate and
-`distillkit launch` do. Collectives (`barrier`, `any_rank`, `broadcast`, `all_mean`, `all_gather`) must be called by all
-processes, in the same order.
+Launchers (torchrun, deepspeed, accelerate, `distillkit launch`) set RANK, LOCAL_RANK and WORLD_SIZE in the environment.
+`barrier`, `any_rank`, `broadcast`, `all_mean` and `all_gather` are collectives: every process must call them, in the
+same order.
 """
 
 from __future__ import annotations
@@ -20,62 +20,60 @@ from distillkit.errors import DistillkitError
 
 T = TypeVar("T")
 
-PATIENCE = 10.0
+EXIT_TIMEOUT = 10.0
 """Seconds that a process which is about to exit waits for the others."""
 
 active = False
-"""Whether there are several processes, and they have met. To read it costs nothing in an update of a single process."""
+"""Whether there are several processes and their process group is initialised. Read before each call in an update."""
 
 _host: Any = None
-"""The group for tensors on the CPU; None: the default one does."""
+"""The process group for tensors on the CPU; None for the default one."""
 _store: Any = None
-"""Where the processes leave each other notes."""
+"""The key-value store that all processes share."""
 
 
 def rank() -> int:
-    """Which process this is, from 0."""
+    """This process's rank, from 0."""
     if active:
         return torch.distributed.get_rank()
     return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     if active:
         return torch.distributed.get_world_size()
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_rank() -> int:
-    """Which of the processes on this machine this is, from 0: the number of its GPU."""
+    """This process's rank among those on this machine, from 0: the index of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0")) if world_size() > 1 else 0
 
 
 def local_world_size() -> int:
-    """How many of the processes run on this machine."""
-    # deepspeed's launcher has a name of its own for it.
-    told = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1"))
-    return int(told) if world_size() > 1 else 1
+    """The number of processes on this machine."""
+    # deepspeed's launcher sets LOCAL_SIZE.
+    size = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1"))
+    return int(size) if world_size() > 1 else 1
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that prints, records and writes for all."""
+    """Whether this is rank 0, which prints and writes the run folder."""
     return rank() == 0
 
 
 def init(device: torch.device, timeout: float) -> None:
-    """Meet the other processes. Nothing happens if there are none, or if they have met already.
+    """Initialise the default process group. Does nothing in a single process, or if it is initialised already.
 
     Args:
-        device: this process's.
-        timeout: seconds that a process waits for the others, here and later, before it fails.
+        device: this process's; the backend is NCCL for CUDA and Gloo for the CPU.
+        timeout: of this call and of later collectives, in seconds.
 
     Raises:
-        DistillkitError: the environment has not all that it takes.
+        DistillkitError: WORLD_SIZE is set in the environment, but not all of the other variables.
     """
     global active, _host, _store
-    from torch.distributed.rendezvous import rendezvous
-
     if world_size() == 1 or active:
         return
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
@@ -84,19 +82,19 @@ def init(device: torch.device, timeout: float) -> None:
             "processes with distillkit launch, torchrun, deepspeed or accelerate, or unset WORLD_SIZE"
         )
     limit = timedelta(seconds=timeout)
-    _store, number, size = next(rendezvous("env://", timeout=limit))
+    _store, number, size = next(torch.distributed.rendezvous("env://", timeout=limit))  # type: ignore[attr-defined]
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, store=_store, rank=number, world_size=size, timeout=limit)
     if backend != "gloo":
-        # What is agreed upon on the CPU must not wait for a GPU.
+        # Collectives on CPU tensors must not wait for a GPU.
         _host = torch.distributed.new_group(backend="gloo", timeout=limit)
     active = True
 
 
 def destroy() -> None:
-    """Part from the others, at the end."""
+    """Destroy the process group."""
     global active, _host, _store
     if active:
         torch.distributed.destroy_process_group()
@@ -104,60 +102,63 @@ def destroy() -> None:
 
 
 def first_to_fail() -> bool:
-    """Whether this process failed before all others, so that it is the one to say why.
+    """Whether this process failed before all others, so that it is the one that prints the error.
 
-    If not, this waits, as a launcher takes the exit code of the first to end, and ends the others.
+    If not, wait first: a launcher takes the exit code of the first process that ends, and then terminates the others.
     """
     if _store is None:
-        # The first most likely fails alike. If it does not, this is the only one that knows.
-        return is_main_process() or _outlived()
+        # Rank 0 most likely fails with the same error. If it does not, nobody terminates this process.
+        return is_main_process() or _survives()
     try:
         first = bool(_store.add("distillkit/failed", 1) == 1)
-    except RuntimeError:  # the process that held the store is gone: it failed first
+    except RuntimeError:  # the process that hosts the store has exited: it failed first
         first = False
     if not first:
-        _outlived()
+        _survives()
     return first
 
 
-def _outlived() -> bool:
-    """Whether nobody ends this process while it waits, as a launcher does when another one has failed."""
+def _survives() -> bool:
+    """Wait; whether no signal arrives meanwhile, as a launcher sends one when another process has failed."""
     try:
-        time.sleep(PATIENCE)
+        time.sleep(EXIT_TIMEOUT)
     except KeyboardInterrupt:
         return False
     return True
 
 
-def leave_together() -> None:
-    """Wait a while until all processes are about to exit: when one is gone, a launcher ends the others."""
+def exit_barrier() -> None:
+    """Wait, at most for EXIT_TIMEOUT, until all processes are about to exit.
+
+    When one process has exited, a launcher may terminate the others.
+    """
     if _store is None:
         return
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + EXIT_TIMEOUT
     try:
         _store.add("distillkit/leaving", 1)
         while _store.add("distillkit/leaving", 0) < world_size() and time.monotonic() < until:
             time.sleep(0.05)
-    except RuntimeError:  # the process that held the store is gone
+    except RuntimeError:  # the process that hosts the store has exited
         return
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Block until all processes have called this."""
     any_rank(False)
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether the flag is set in any process; all get the same answer. No GPU is waited for."""
+    """Whether the flag is set in any process; the same in all of them. Does not synchronise with the GPU."""
     if not active:
         return flag
-    told = torch.tensor(int(flag))
-    torch.distributed.all_reduce(told, op=torch.distributed.ReduceOp.MAX, group=_host)
-    return bool(told)
+    result = torch.tensor(int(flag))
+    torch.distributed.all_reduce(result, op=torch.distributed.ReduceOp.MAX, group=_host)
+    return bool(result)
 
 
 def broadcast(value: T) -> T:
-    """The first process's value, which all get (anything that can be pickled)."""
+    """Rank 0's value, which may be any object that can be pickled."""
     if not active:
         return value
     values = [value]
@@ -166,7 +167,7 @@ def broadcast(value: T) -> T:
 
 
 def all_mean(tensor: torch.Tensor) -> torch.Tensor:
-    """The mean over the processes, elementwise."""
+    """The elementwise mean over the processes."""
     if not active:
         return tensor
     total = tensor.detach().clone()
@@ -175,7 +176,7 @@ def all_mean(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def all_gather(tensor: torch.Tensor) -> torch.Tensor:
-    """All processes' tensors, one behind the other: [n, ...] of each, with n its own -> [sum of n, ...]."""
+    """The processes' tensors, concatenated in rank order: [n_rank, ...] -> [sum of n_rank, ...]."""
     if not active:
         return tensor
     lengths = [torch.zeros(1, dtype=torch.long) for _ in range(world_size())]
@@ -189,14 +190,15 @@ def all_gather(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def shard(tensor: torch.Tensor) -> torch.Tensor:
-    """This process's part of a tensor that is equal in all of them: [count · b, ...] -> [b, ...]."""
+    """This process's shard of a tensor that all of them have: [world_size · b, ...] -> [b, ...]."""
     return tensor.chunk(world_size())[rank()] if world_size() > 1 else tensor
 
 
 def split_between_processes(items: Sequence[T]) -> Iterator[T]:
-    """This process's items: each round gives every process the next one, and `gather` puts them in their order again.
+    """Iterate over this process's items: rank r has items r, r + world_size, r + 2 · world_size, …
 
-    All processes get equally many. In the last round the last item may be given again and again: drop what is too much.
+    Every process gets the same number of items, so that each can take part in the collectives of every round. If the
+    items run out in the last round, the last item is repeated: cut the gathered results to the number of items.
     """
     for begin in range(0, len(items), world_size()):
         yield items[min(begin + rank(), len(items) - 1)]

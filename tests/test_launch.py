@@ -16,7 +16,7 @@ import pytest
 from conftest import SMALL
 from helpers.digits import Run
 
-from distillkit.cli.hostfile import find_self, read_hosts
+from distillkit.cli.launch import find_self, read_hosts
 from distillkit.errors import DistillkitError
 
 SCRIPTS = Path(sys.executable).parent

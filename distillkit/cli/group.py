@@ -69,7 +69,7 @@ class LazyGroup(click.Group):
             # A process without more to say may have been ended because another one failed.
             if distributed.is_main_process() and (distributed.world_size() == 1 or str(stop)):
                 click.echo(f"stopped: {stop}" if str(stop) else "stopped", err=True)
-            distributed.leave_together()
+            distributed.exit_barrier()
             ctx.exit(STOPPED + getattr(stop, "number", signal.SIGINT))
         except DistillkitError as error:
             if distributed.first_to_fail():

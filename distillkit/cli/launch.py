@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -16,13 +18,14 @@ import torch
 import torch.distributed.elastic.multiprocessing.errors
 import torch.distributed.launcher.api
 
-from distillkit.cli.hostfile import find_self, read_hosts
 from distillkit.errors import DistillkitError, Terminated
 
 GRACE = 5.0
-"""Seconds that processes have to end after a second signal."""
+"""Seconds after a second signal before the processes are killed."""
 PORT = 29500
-"""Where the first machine is met, as with torchrun."""
+"""The port of the rendezvous on the first machine, torchrun's default."""
+HOST = re.compile(r"(\S+)\s+slots=(\d+)")
+"""A line of a hostfile, the format of MPI's and DeepSpeed's launchers."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -45,10 +48,9 @@ def command(
 ) -> None:
     """Carry out a command of distillkit in several processes, as in: launch --processes 2 run my.toml
 
-    torch's agent starts them and ends them all when one fails. Ctrl-C and SIGTERM are passed on to them. The exit code
-    is theirs. What torchrun, deepspeed and accelerate start runs as well.
+    torchrun's agent starts the processes, and terminates them all when one fails. Ctrl-C and SIGTERM are forwarded to
+    them, and the exit code is theirs. torchrun, deepspeed and accelerate can start distillkit as well.
     """
-
     endpoint, nodes = "localhost:0", 1
     if hostfile is not None:
         if processes is not None:
@@ -63,7 +65,7 @@ def command(
 
     processes = processes or torch.cuda.device_count() or 1
     code = _launch(arguments, processes, nodes, node_rank or 0, endpoint)
-    # Not by way of the interpreter's end, at which threads of torch's store may be running, and abort it.
+    # The interpreter's own exit may be aborted by threads of torch's store that still run.
     os._exit(code)
 
 
@@ -73,10 +75,9 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
     Returns:
         the exit code.
     """
-
     # On CPUs, processes must share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    # The processes say what went wrong.
+    # The processes print their own errors.
     for module in ("multiprocessing", "agent.server"):
         logging.getLogger(f"torch.distributed.elastic.{module}.api").setLevel(logging.CRITICAL)
     config = torch.distributed.launcher.api.LaunchConfig(
@@ -88,20 +89,20 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
         rdzv_endpoint=endpoint,
         rdzv_configs={} if nodes == 1 else {"rank": node_rank},
         max_restarts=0,
-        # Not those that are passed on below: the agent would give the processes 30 seconds.
+        # Not those that are forwarded below: the agent would kill the processes after 30 seconds.
         signals_to_handle="SIGHUP,SIGQUIT",
     )
-    told: list[int] = []
+    received: list[int] = []
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        """The processes are in sessions of their own, so that no terminal tells them."""
-        told.append(number)
+    def forward(number: int, frame: FrameType | None) -> None:
+        """The processes have sessions of their own, so the terminal does not signal them."""
+        received.append(number)
         children = psutil.Process().children()
-        if not children:  # other machines are waited for
+        if not children:  # still waiting for other machines
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated
         for child in children:
             child.send_signal(number)
-        if len(told) == 2:  # one that waits for another that hangs hears nothing
+        if len(received) == 2:  # a process that waits for one that hangs does not react to signals
             threading.Thread(target=end, args=(children,), daemon=True).start()
 
     def end(children: list[psutil.Process]) -> None:
@@ -110,7 +111,7 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
             child.kill()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, pass_on)
+        signal.signal(number, forward)
     try:
         torch.distributed.launcher.api.elastic_launch(config, sys.executable)("-u", "-m", "distillkit", *arguments)
     except torch.distributed.DistNetworkError as error:
@@ -119,19 +120,58 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
             "first in the hostfile, a machine that all can reach"
         ) from None
     except torch.distributed.elastic.multiprocessing.errors.ChildFailedError as error:
-        return _code([failure.exitcode for failure in error.failures.values()], told)
+        return _code([failure.exitcode for failure in error.failures.values()], received)
     return 0
 
 
-def _code(codes: list[int], told: list[int]) -> int:
-    """One exit code for all: the one that means something, if a process has it.
+def _code(codes: list[int], received: list[int]) -> int:
+    """The exit code that says most about the cause: a user's error, a forwarded signal, then whatever failed.
 
     Args:
-        codes: of those that failed; a process that a signal ended has the signal's number below 0.
-        told: signals that were passed on. Without one, a process that SIGTERM ended is not what failed.
+        codes: of the processes that failed; −n for one that signal n terminated.
+        received: signals that were forwarded. Without one, SIGTERM came from the agent and is not the cause.
     """
-    said = [128 - code if code < 0 else code for code in codes]
-    if len(told) > 1 and 128 + signal.SIGKILL in said:  # they did not end by themselves
-        return 128 + told[0]
-    known = [code for code in (2, *(128 + number for number in told)) if code in said]
-    return (known or [code for code in said if code != 128 + signal.SIGTERM] or said)[0]
+    found = [128 - code if code < 0 else code for code in codes]
+    if len(received) > 1 and 128 + signal.SIGKILL in found:  # killed after the second signal
+        return 128 + received[0]
+    known = [code for code in (2, *(128 + number for number in received)) if code in found]
+    return (known or [code for code in found if code != 128 + signal.SIGTERM] or found)[0]
+
+
+def read_hosts(file: Path) -> dict[str, int]:
+    """Read a hostfile: name -> number of processes, in the file's order. Empty lines and comments (#) are skipped.
+
+    Raises:
+        DistillkitError: it cannot be read, or a line has another form.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DistillkitError(f"{file}: cannot be read ({getattr(error, 'strerror', 'it is no text')})") from None
+    hosts: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not (text := line.split("#")[0].strip()):
+            continue
+        found = HOST.fullmatch(text)
+        if found is None or found[1] in hosts or found[2] == "0":
+            raise DistillkitError(
+                f"{file}: line {number}: expected a machine that is not named above, and its number of processes, as "
+                f"in 'worker-1 slots=8' (got '{text}')"
+            )
+        hosts[found[1]] = int(found[2])
+    if not hosts:
+        raise DistillkitError(f"{file}: names no machine; expected lines as in 'worker-1 slots=8'")
+    return hosts
+
+
+def find_self(hosts: dict[str, int], file: Path) -> int:
+    """This machine's index in a hostfile, by its name.
+
+    Raises:
+        DistillkitError: the hostfile does not name it.
+    """
+    name = socket.gethostname()
+    for i, host in enumerate(hosts):
+        if host in (name, name.split(".")[0], socket.getfqdn()):
+            return i
+    raise DistillkitError(f"{file}: does not name this machine, {name}; give its place in the file with --node-rank")

@@ -1,8 +1,8 @@
-"""Device, precision, backward pass, optimiser, EMA."""
+"""Where and how the network is trained: device, precision, processes, optimiser, average of the weights."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -29,10 +29,16 @@ class Update:
     made: torch.Tensor
 
 
-class Engine(Component):
-    """Owns where and how the network is trained."""
+class ShardedState(ABC):
+    """The state that training keeps: weights, optimiser state and average. Several processes may each have a shard."""
 
-    device: torch.device
+    @abstractmethod
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
+        """The state for a checkpoint: trained weights, optimiser state and average, or this process's shard of them."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Restore what `state_dict` returned in this process."""
 
     @property
     def layout(self) -> str:
@@ -43,39 +49,69 @@ class Engine(Component):
         """
         return "replicated"
 
+    def state_bytes(self, parameters: int, average: bool) -> int:
+        """Device memory that the state takes in this process, in bytes, with gradients and without activations.
+
+        Optional: AdamW in float32 by default, that is weights, gradients, two moments and the average.
+
+        Args:
+            parameters: number of trained weights.
+            average: whether the config has `[ema]`.
+        """
+        return parameters * (20 if average else 16)
+
+
+class Engine(Component, ShardedState):
+    """Trains one network: it calls the module, computes gradients, updates the weights and averages them.
+
+    Attributes:
+        device: this process's; set by `setup`.
+    """
+
+    device: torch.device
+
     @abstractmethod
     def setup(self) -> None:
-        """Claim the device, and meet the other processes (`distributed.init`). Called first; again, it changes nothing.
+        """Claim the device and join the process group (`distributed.init`). Called first; a second call does nothing.
 
         Raises:
-            DistillkitError: the device is not there.
+            DistillkitError: the device does not exist.
         """
 
     @abstractmethod
     def prepare(
         self, module: torch.nn.Module, network: torch.nn.Module, optimizer: OptimizerTable, ema: EmaTable | None
     ) -> None:
-        """Take the module that is called once per update.
+        """Take the module to train, and make the optimiser and the average. Called once.
 
         Args:
-            module: `DistillStep`: (step) -> (loss, target batch or None, rms of x̂).
-            network: the network inside it that is trained: those of its weights that need a gradient, all of them
-                unless the student has an adapter.
+            module: `DistillStep`: (jumps, number of the update) -> (loss, target batch or None, rms of x̂).
+            network: the network in it. Its weights that require a gradient are trained: all of them, or an adapter's.
             optimizer: the config's `[optimizer]` table.
-            ema: the config's `[ema]` table; None for no EMA.
+            ema: the config's `[ema]` table; None for no average.
         """
-
-    def state_bytes(self, parameters: int, average: bool) -> int:
-        """What training a network takes of the device's memory, in bytes, but for activations.
-
-        Of this process, where several share it. By default AdamW's in float32: weights, gradients and two moments, and
-        the average of the weights.
-        """
-        return parameters * (20 if average else 16)
 
     @abstractmethod
     def forward(self, *inputs: Any) -> Any:
-        """Call the module in the configured precision."""
+        """Call the module in the configured precision. Returns its outputs."""
+
+    @abstractmethod
+    def update(self, loss: torch.Tensor, learning_rate: float) -> Update | None:
+        """Run the backward pass. With the last of the accumulated batches also clip, step, zero gradients and average.
+
+        If the loss or the gradient is not finite, the update is skipped. That must not synchronise host and device.
+
+        Args:
+            loss: a scalar with a graph, from `forward`.
+            learning_rate: of the update, the same for all of its batches.
+
+        Returns:
+            the update; None while batches accumulate.
+        """
+
+    @abstractmethod
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision in which networks are evaluated."""
 
     @abstractmethod
     def place_copy(self, copy: Predictor) -> None:
@@ -85,41 +121,15 @@ class Engine(Component):
         """
 
     @abstractmethod
-    def update(self, loss: torch.Tensor, learning_rate: float) -> Update | None:
-        """Backward; with the last of the accumulated batches also clip, step, zero the gradient and average.
-
-        What is not finite must not reach a weight, and to see to that must not make the host wait for the device.
-
-        Args:
-            loss: a scalar with a graph.
-            learning_rate: the update's, the same for all of its batches.
-
-        Returns:
-            the update; None while batches accumulate.
-        """
-
-    @abstractmethod
     def averaged(self) -> AbstractContextManager[None]:
-        """Inside, the trained network carries the EMA weights (its own, where there is no EMA of them), whole.
+        """Inside, the network has the averaged weights, unsharded; without `[ema]`, its own weights.
 
-        Weights that are loaded into it there take their place. All processes enter it together.
+        Weights that are loaded into the network inside are kept in their place. Collective.
         """
 
     def unsharded(self) -> AbstractContextManager[Any]:
-        """Inside, all of the trained network's weights can be read in every process. Optional.
+        """Inside, all of the network's own weights can be read in every process. Collective.
 
-        An engine that shards them gathers them here. All processes enter it together.
+        Optional: does nothing by default. An engine that shards the weights gathers them here.
         """
         return nullcontext()
-
-    @abstractmethod
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The precision in which the engine evaluates networks."""
-
-    @abstractmethod
-    def state_dict(self) -> Mapping[str, torch.Tensor]:
-        """Trained weights, EMA and optimiser state, for a checkpoint."""
-
-    @abstractmethod
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from `state_dict`."""

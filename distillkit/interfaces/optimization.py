@@ -67,12 +67,8 @@ class EmaTable(StrictModel):
     decay: float = Field(0.999, ge=0, lt=1)
     warmup: bool = False
 
-    def decay_at(self, update: int) -> float:
-        """The decay of update number `update` (from 0)."""
-        return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
-
     def decay_after(self, updates: torch.Tensor) -> torch.Tensor:
-        """The same after a number of updates that only the device knows, a scalar in float64."""
+        """The decay of the update that follows `updates` others, a scalar in float64 on the device."""
         if self.warmup:
             return ((1 + updates) / (10 + updates)).clamp(max=self.decay)
         return updates.new_full((), self.decay)

@@ -1,10 +1,10 @@
-"""DeepSpeed: weights, gradients and optimiser state spread over the processes, as ZeRO does it."""
+"""The engine `deepspeed`: ZeRO shards weights, gradients and optimiser state over the processes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -17,21 +17,26 @@ from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import EmaTable, Engine, OptimizerTable, Update
 from distillkit.noise import Predictor
 from distillkit_engines import deepspeed_json as settings
-from distillkit_engines.average import swap
-from distillkit_engines.device import checkpoint_gradients, claim, has_bf16
-from distillkit_engines.finite import marked
-from distillkit_engines.replica import Replica
+from distillkit_engines.common import (
+    TrainedWeights,
+    claim_device,
+    enable_gradient_checkpointing,
+    has_bf16,
+    make_adamw,
+    nan_unless_finite,
+)
+from distillkit_engines.sharding import Replica
 
 SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-"""What changes in DeepSpeed's loss scalers."""
+"""The attributes of DeepSpeed's loss scalers that change."""
 
 
 class DeepSpeedEngine(Engine):
-    """ZeRO 0 to 3, with offload of the optimiser; bf16, fp16 or fp32; AdamW and EMA on float32 parts.
+    """ZeRO stages 0 to 3, with offload of the optimiser; bf16, fp16 or fp32; AdamW and EMA on float32 shards.
 
-    16-bit weights begin as the model's, rounded; the float32 ones that the optimiser steps are the model's own.
-    Evaluations and exports are of whole float32 weights. Frozen teachers are whole in each process, in 16 bits where
-    the student is. An average that a teacher or a target keeps follows the weights that the student computes with.
+    16-bit weights start as the model's, rounded; their float32 master weights are the model's own. Evaluations and
+    exports use unsharded float32 weights. Frozen teachers are unsharded in each process, and in 16 bits if the student
+    is. Averages that a teacher or a target keeps follow the weights that the student computes with.
     """
 
     name = "deepspeed"
@@ -105,8 +110,7 @@ class DeepSpeedEngine(Engine):
 
     def setup(self) -> None:
         """Claim the device."""
-
-        self.device = claim(self.options.device, self.options.timeout_minutes)
+        self.device = claim_device(self.options.device, self.options.timeout_minutes)
         if self.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         precision = self.options.precision
@@ -121,31 +125,23 @@ class DeepSpeedEngine(Engine):
         self, module: torch.nn.Module, network: torch.nn.Module, optimizer: OptimizerTable, ema: EmaTable | None
     ) -> None:
         """Hand the module to DeepSpeed."""
-
-        from distillkit_engines.deepspeed_start import start
-        from distillkit_engines.masters import Masters
+        # It imports DeepSpeed, which may not be installed.
+        from distillkit_engines.zero import MasterWeights, initialize
 
         if self.options.gradient_checkpointing:
-            checkpoint_gradients(network)
-        self._network, self._ema_table = network, ema
+            enable_gradient_checkpointing(network)
+        self._network = network
         self._replica = Replica(module, network)
         # Before they are rounded.
         trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
         precise = {name: weight.detach() for name, weight in trained.items()}
-        self._adamw = torch.optim.AdamW(
-            trained.values(),
-            lr=optimizer.learning_rate,
-            betas=optimizer.betas,
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            fused=True,
-        )
+        self._adamw = make_adamw(trained.values(), optimizer)
         theirs = {} if self.options.config is None else settings.read(self.options.config)
         precision = settings.of_engine(0, self._precision, False)
         ours = self._own_settings() | {key: precision[key] for key in ("bf16", "fp16")}
         ours |= settings.of_optimizer(optimizer.accumulate, optimizer.clip)
         try:
-            self._engine = start(module, self._adamw, settings.merge(theirs, ours), self.device)
+            self._engine = initialize(module, self._adamw, settings.merge(theirs, ours), self.device)
         # Of all kinds, if it does not like a key.
         except Exception as error:
             if self.options.config is None:
@@ -153,11 +149,11 @@ class DeepSpeedEngine(Engine):
             raise DistillkitError(
                 f"engine.config: DeepSpeed does not take {self.options.config}: {' '.join(str(error).split())}"
             ) from error
-        self._masters = Masters(self._engine, network, self.options.zero_stage)
+        self._masters = MasterWeights(self._engine, network, self.options.zero_stage)
         if self._precision != "fp32":
             self._masters.fill(precise)
-        self._average = [shard.detach().clone() for shard in self._masters.shards] if ema else None
-        self._done = 0
+        shards = {str(i): shard for i, shard in enumerate(self._masters.shards)}
+        self._trained = TrainedWeights(shards, self._adamw, ema)
 
     def forward(self, *inputs: Any) -> Any:
         """Call the module."""
@@ -178,15 +174,14 @@ class DeepSpeedEngine(Engine):
 
     def update(self, loss: torch.Tensor, learning_rate: float) -> Update | None:
         """Backward, and with the last of the accumulated batches one step of AdamW."""
-
         engine = self._engine
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
-        engine.backward(marked(loss))
+        engine.backward(nan_unless_finite(loss))
         last = engine.is_gradient_accumulation_boundary()
         plain = last and self.options.zero_stage == 0 and self._precision == "fp32"
         if plain:
-            # Nobody in DeepSpeed looks at it then, and AdamW leaves weights and moments as they are if it is told.
+            # DeepSpeed does not check it then. With `found_inf`, AdamW leaves weights and moments as they are.
             norm = torch.nn.utils.get_total_norm(self._gradients())
             self._adamw.found_inf = 1 - norm.isfinite().float()  # type: ignore[attr-defined]
         engine.step()
@@ -199,73 +194,49 @@ class DeepSpeedEngine(Engine):
             # A number, or a tensor; below 0 where it is not finite. In fp16 that is how the loss scale is found.
             norm = torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=self.device)
             norm = norm if applied else torch.full_like(norm, 0.0 if self._precision == "fp16" else torch.nan)
-        if applied:
-            if self._average is not None and self._ema_table is not None:
-                with torch.no_grad():
-                    torch._foreach_lerp_(self._average, self._masters.shards, 1 - self._ema_table.decay_at(self._done))
-            self._done += 1
-        return Update(norm, torch.full_like(norm, float(applied)))
+        made = torch.full_like(norm, float(applied))
+        self._trained.count_update(made)
+        return Update(norm, made)
 
     def _gradients(self) -> list[torch.Tensor]:
         return [weight.grad for weight in self._network.parameters() if weight.grad is not None]
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, a whole float32 network with the EMA weights is in the place of the trained one."""
-
-        swap(self._masters.shards, self._average)
+        """Inside, an unsharded float32 network with the EMA weights replaces the trained one."""
+        self._trained.swap_average()
         try:
-            with self._replica.filled(self._masters.whole(), self.device) as twin:
+            with self._replica.filled(self._masters.unsharded(), self.device) as replica:
                 yield
-            self._masters.fill({name: weight.detach() for name, weight in twin.named_parameters()})
+            self._masters.fill({name: weight.detach() for name, weight in replica.named_parameters()})
         finally:
-            swap(self._masters.shards, self._average)
+            self._trained.swap_average()
 
     def unsharded(self) -> AbstractContextManager[Any]:
         """Inside, ZeRO-3's weights are gathered."""
-        if self.options.zero_stage < 3:
-            return nullcontext()
-        import deepspeed
-
-        gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([*self._network.parameters()])
-        return gathered
+        return self._masters.gathered()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision, for float32 networks. The student has it in its weights."""
-
         return torch.autocast(self.device.type, self._dtype, enabled=self._precision != "fp32")
 
     def state_dict(self) -> Mapping[str, torch.Tensor]:
         """This process's float32 weights, their average, AdamW's moments, and the loss scale."""
-
-        state: dict[str, torch.Tensor] = {"updates": torch.tensor(self._done)}
-        for i, shard in enumerate(self._masters.shards):
-            state[f"network.{i}"] = shard.detach()
-            if self._average is not None:
-                state[f"average.{i}"] = self._average[i]
-            for key, value in self._adamw.state.get(shard, {}).items():
-                state[f"optimizer.{key}.{i}"] = value
         scaler = self._scaler()
-        return state | {
+        return self._trained.state_dict() | {
             f"scaler.{key}": torch.tensor(value, dtype=torch.float64)
             for key in SCALER
             if isinstance(value := getattr(scaler, key, None), int | float)
         }
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put all of it back."""
-        self._done = int(state["updates"])
-        for i, shard in enumerate(self._masters.shards):
-            shard.detach().copy_(state[f"network.{i}"])
-            if self._average is not None:
-                self._average[i].copy_(state[f"average.{i}"])
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{key}.{i}" in state]
-            self._adamw.state[shard] = {key: state[f"optimizer.{key}.{i}"].clone().to(shard.device) for key in keys}
+        """Restore what `state_dict` returned."""
+        self._trained.load_state_dict(state)
         scaler = self._scaler()
         for key in SCALER:
             if (value := state.get(f"scaler.{key}")) is not None:
                 setattr(scaler, key, type(getattr(scaler, key))(value.item()))
-        self._masters.show()
+        self._masters.copy_to_network()
 
     def _scaler(self) -> Any:
         optimizer = self._engine.optimizer
