@@ -347,8 +347,8 @@ def grids(study: Study, steps: int, file: Path) -> None:
     for title, (folder, number) in shown.items():
         model = load_model(folder)
         if folder == TEACHER:
-            model.set_grid("trailing", None)
-        predictor, scoring = make_predictor(model, read_scoring({}, title))
+            model.spec = model.spec.with_grid("trailing", None)
+        predictor, scoring = make_predictor(model, model.spec.path, read_scoring({}, title))
         drawn = Pictures(scoring.evaluation, model, scoring.engine.device, scoring.engine.autocast)
         rows[title] = drawn.first(predictor, number)
     write_png(file, sheet([*rows.values()], [*rows]))

@@ -55,7 +55,7 @@ class Begun:
 
     def draw(self, seed: int = 0, stride: int = STEPS) -> JumpBatch:
         """A batch of the first stage."""
-        source, path = self.parts.settings.source, self.parts.settings.model.path
+        source, path = self.parts.settings.source, self.parts.student.path
         source.start_stage(Stage(STEPS, 1, stride), path)
         return source.draw(torch.Generator().manual_seed(seed))
 
@@ -89,7 +89,7 @@ def test_targets_are_those_made_on_the_fly(stride: int, guidance: str) -> None:
     """From the same noise, classes and scales: Luhman & Luhman's, and those of jumps in the middle of the walk."""
     begun = begin(f"source.guidance={guidance}", f"target.stride={stride}", "evaluation.steps=[1]")
     parts = begun.do()
-    jumps, student, path = begun.draw(0, stride), parts.student, parts.settings.model.path
+    jumps, student, path = begun.draw(0, stride), parts.student, parts.student.path
     assert {tuple(times) for times in jumps.times.T.tolist()} == (
         {(999, 749, 499, 249, -1)} if stride == 4 else {(999, 749, 499), (499, 249, -1)}
     )

@@ -48,7 +48,7 @@ def load(path: Path, **options: Any) -> DiffusersModel:
 
 def draw(model: DiffusersModel, noise: Tensor, steps: int, guidance: float) -> Tensor:
     """Our latents of the classes 0, 1, … [B, C, H, W]."""
-    predictor = Predictor(model.network, model.path, model.prediction, model.forward)
+    predictor = Predictor(model.network, model.spec.path, model.spec.prediction, model.forward)
     scales = None if guidance == 1 else torch.full((len(noise),), guidance)
     return sample(predictor, noise, model.condition(torch.arange(len(noise)), len(noise), scales), steps)
 
@@ -59,8 +59,8 @@ def noises(count: int = 4) -> Tensor:
 
 def test_what_it_is(teacher: Path) -> None:
     model = load(teacher)
-    assert (model.sample_shape, model.classes, model.supports_guidance) == ((3, 8, 8), 10, True)
-    assert (model.prediction, model.path.grid(4).tolist()[0]) == ("epsilon", 751)
+    assert (model.spec.sample_shape, model.spec.classes, model.spec.supports_guidance) == ((3, 8, 8), 10, True)
+    assert (model.spec.prediction, model.spec.path.grid(4).tolist()[0]) == ("epsilon", 751)
     assert model.encode(torch.zeros(2, 3, 16, 16)).shape == (2, 3, 8, 8)
     assert model.decode(torch.zeros(2, 3, 8, 8)).shape == (2, 3, 16, 16)
 
@@ -172,7 +172,7 @@ def test_state_is_that_of_the_unet_alone(run: Run) -> None:
 
 def test_stock_diffusers_samples_as_we_do(teacher: Path, network: LatentDiffusion, run: Run) -> None:
     model = load(run.folder / "pipeline")
-    model.set_grid("trailing", None)
+    model.spec = model.spec.with_grid("trailing", None)
     index = json.loads((run.folder / "pipeline/model_index.json").read_text(encoding="utf-8"))
     assert (index["num_inference_steps"], index["guidance_scale"], index["null_class"]) == (2, 2.0, NULL)
     assert index["_class_name"] == ["class_latent", "ClassLatentPipeline"]
@@ -249,7 +249,7 @@ def test_a_null_class_that_is_not_the_last(folder: Path) -> None:
 def test_guidance_without_a_null_class(folder: Path) -> None:
     change(folder / "model_index.json", null_class=None)
     model = load(folder)
-    assert (model.classes, model.supports_guidance) == (11, False)
+    assert (model.spec.classes, model.spec.supports_guidance) == (11, False)
     with pytest.raises(DistillkitError, match=r"^guidance: the model has no null class, which guidance compares with"):
         model.condition(torch.tensor([1]), 1, torch.ones(1))
     pipe = ClassLatentPipeline(None, None, None, None)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from conftest import ConfigFile
 from diffusers import DiffusionPipeline
-from distillkit_diffusers.families import table
 from distillkit_diffusers.model import DiffusersModel
 from helpers.digits import MODEL, PLAIN, distil, settings
 
@@ -111,11 +110,11 @@ def test_grids_that_do_not_exist() -> None:
 
 def test_auto_start_of_an_eps_network() -> None:
     """The noisiest time at which tan(a·u + b) = σ/α is at most 20, and so that 32 divides the times up to it."""
-    made = table.with_grid(CosinePath(1000, (LOW, HIGH)), "epsilon", "trailing", "auto")
+    made = CosinePath(1000, (LOW, HIGH)).with_grid("trailing", "auto", "epsilon")
     assert isinstance(made, CosinePath)
     u = (np.arctan(20) - np.arctan(np.exp(-10))) / (np.arctan(np.exp(10)) - np.arctan(np.exp(-10)))
     assert made.start == int(u * 1000) // 32 * 32 - 1
-    assert table.with_grid(made, "v_prediction", "trailing", "auto").start == 999
+    assert made.with_grid("trailing", "auto", "v_prediction").start == 999
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------
@@ -126,7 +125,7 @@ def draw(folder: Path, tables: str, *options: str, steps: int, stride: int = 2) 
     made = settings(folder, "pd", "run.updates=100", "source.batch=1000", *options, tables=tables + PLAIN)
     parts = assemble.load(made)
     assemble.prepare(parts)
-    made.source.start_stage(Stage(steps, 100, stride), made.model.path)
+    made.source.start_stage(Stage(steps, 100, stride), parts.student.path)
     return made.source.draw(torch.Generator().manual_seed(0))
 
 
@@ -208,13 +207,14 @@ def model(times: int, spacing: Spacing = "trailing", start: int | None = None) -
     torch.manual_seed(1)
     made.load()
     made.network.eval()
-    made.set_grid(spacing, start)
+    made.spec = made.spec.with_grid(spacing, start)
     return made
 
 
 def exported(made: DiffusersModel, folder: Path, steps: int) -> torch.Tensor:
     """What stock diffusers samples from the exported pipeline, in [0, 1]."""
-    report = Export(steps, [steps], 1.0, "training", "a new network", [], {"run": {"name": "tiny", "updates": 3}})
+    settings = {"run": {"name": "tiny", "updates": 3}}
+    report = Export(made.spec.path, steps, [steps], 1.0, "training", "a new network", [], settings)
     made.export(made.network, folder, report)
     pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
     pipe.set_progress_bar_config(disable=True)
@@ -224,7 +224,7 @@ def exported(made: DiffusersModel, folder: Path, steps: int) -> torch.Tensor:
 
 def own(made: DiffusersModel, steps: int) -> torch.Tensor:
     """What distillkit samples."""
-    predictor = Predictor(made.network, made.path, made.prediction, made.forward)
+    predictor = Predictor(made.network, made.spec.path, made.spec.prediction, made.forward)
     images = sample(predictor, noise_for(0, range(4), (1, 8, 8)), made.condition(torch.arange(4), 4), steps)
     return (images / 2 + 0.5).clamp(0, 1)
 
@@ -265,12 +265,12 @@ def test_an_exported_pipeline_goes_on_where_it_was(tmp_path: Path) -> None:
     again = DiffusersModel(DiffusersModel.Options(path=tmp_path / "pipeline", cosine=(LOW, HIGH)))
     for loaded in (table, again):
         loaded.load()
-        loaded.set_grid("trailing", "auto")
+        loaded.spec = loaded.spec.with_grid("trailing", "auto")
         loaded.network.eval()
-        assert loaded.prediction == "v_prediction"
+        assert loaded.spec.prediction == "v_prediction"
         torch.testing.assert_close(own(loaded, 4), own(first, 4), rtol=0, atol=2e-4)
-    assert table.path.grid(7).dtype == torch.int64
-    assert torch.equal(again.path.grid(7), first.path.grid(7))
+    assert table.spec.path.grid(7).dtype == torch.int64
+    assert torch.equal(again.spec.path.grid(7), first.spec.path.grid(7))
 
 
 def test_time_embeddings_tell_real_times_apart() -> None:

@@ -65,14 +65,14 @@ def test_bare_network_with_a_schedule_of_the_config(tmp_path: Path) -> None:
     betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64).square()
     model = load(run.folder / "pipeline")
     # The export is cut at the start time that "auto" chose for an ε-network.
-    assert len(model.path.alphas_cumprod) == 832
-    torch.testing.assert_close(model.path.alphas_cumprod, (1 - betas).cumprod(0)[:832], rtol=1e-4, atol=1e-6)
+    assert len(model.spec.path.alphas_cumprod) == 832
+    torch.testing.assert_close(model.spec.path.alphas_cumprod, (1 - betas).cumprod(0)[:832], rtol=1e-4, atol=1e-6)
 
 
 def test_schedule_of_the_config_lies_over_the_folders(tmp_path: Path) -> None:
     ddpm_pipeline(tmp_path / "teacher")
-    assert load(tmp_path / "teacher").prediction == "epsilon"
-    assert load(tmp_path / "teacher", scheduler={"prediction_type": "sample"}).prediction == "sample"
+    assert load(tmp_path / "teacher").spec.prediction == "epsilon"
+    assert load(tmp_path / "teacher", scheduler={"prediction_type": "sample"}).spec.prediction == "sample"
 
 
 def test_full_weights_before_half_ones(tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_full_weights_before_half_ones(tmp_path: Path) -> None:
 def test_the_last_class_may_be_the_null_class(tmp_path: Path) -> None:
     pndm_class_conditional(tmp_path)
     plain, guided = load(tmp_path), load(tmp_path, null_class=9)
-    assert (plain.classes, plain.supports_guidance) == (10, False)
-    assert (guided.classes, guided.supports_guidance) == (9, True)
+    assert (plain.spec.classes, plain.spec.supports_guidance) == (10, False)
+    assert (guided.spec.classes, guided.spec.supports_guidance) == (9, True)
     condition = guided.condition(torch.tensor([3, -1]), 2, torch.tensor([2.0, 2.0]))
     assert condition.inputs["class_labels"].tolist() == [3, 9]
     assert condition.null is not None
@@ -95,7 +95,7 @@ def test_the_last_class_may_be_the_null_class(tmp_path: Path) -> None:
 
 def test_an_exported_pipeline_knows_its_null_class() -> None:
     model = load(TEACHER)
-    assert (model.classes, model.supports_guidance) == (10, True)
+    assert (model.spec.classes, model.spec.supports_guidance) == (10, True)
 
 
 # --- what does not ---------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def noises() -> Tensor:
 
 def draw(model: DiffusersModel, steps: int, guidance: float) -> Tensor:
     """Our pictures of the classes 0 to 3, in [0, 1]."""
-    predictor = Predictor(model.network, model.path, model.prediction, model.forward)
+    predictor = Predictor(model.network, model.spec.path, model.spec.prediction, model.forward)
     scales = None if guidance == 1 else torch.full((4,), guidance)
     latents = sample(predictor, noises(), model.condition(torch.arange(4), 4, scales), steps)
     return (model.decode(latents) / 2 + 0.5).clamp(0, 1)
@@ -74,14 +74,14 @@ def test_our_ddim_is_the_pipelines(tmp_path: Path, kind: str, steps: int, channe
     asked = {"num_inference_steps": steps, "guidance_scale": guidance, "output_type": "pt", "generator": generator}
     expected = pipe([0, 1, 2, 3], **asked).images
     model = load(tmp_path)
-    model.set_grid("trailing", None)
+    model.spec = model.spec.with_grid("trailing", None)
     assert ((expected > 0) & (expected < 1)).float().mean() > 0.3  # it is no comparison of clamped pixels
     torch.testing.assert_close(draw(model, steps, guidance), expected, rtol=0, atol=1e-4)
 
 
 def test_what_it_is(teacher: Path) -> None:
     model = load(teacher)
-    assert (model.sample_shape, model.classes, model.supports_guidance) == ((4, 8, 8), 1000, True)
+    assert (model.spec.sample_shape, model.spec.classes, model.spec.supports_guidance) == ((4, 8, 8), 1000, True)
     condition = model.condition(torch.tensor([3, -1]), 2, torch.tensor([2.0, 2.0]))
     assert condition.inputs["class_labels"].tolist() == [3, 1000]
     assert condition.null is not None
@@ -101,7 +101,7 @@ def test_other_classes_are_not_guided(tmp_path: Path) -> None:
     """DiTPipeline's null class is 1000 for all networks."""
     DiTPipeline(dit(num_embeds_ada_norm=10), kl_autoencoder(), ddim_scheduler()).save_pretrained(tmp_path)
     model = load(tmp_path)
-    assert (model.classes, model.supports_guidance) == (10, False)
+    assert (model.spec.classes, model.spec.supports_guidance) == (10, False)
     assert model.condition(torch.tensor([9]), 1).null is None
     with pytest.raises(DistillkitError, match=r"^class 10: the model has classes 0 to 9$"):
         model.condition(torch.tensor([10]), 1)
@@ -187,7 +187,7 @@ def test_stock_diffusers_samples_as_we_do(run: Run) -> None:
     complaints = [line for line in found.splitlines() if line and "%|" not in line]
     assert all(line.startswith("Expected types for id2label: ") for line in complaints), complaints
     model = load(run.folder / "pipeline")
-    model.set_grid("trailing", None)
+    model.spec = model.spec.with_grid("trailing", None)
     expected = draw(model, 2, 4.0)
     assert expected.std() > 0.05
     torch.testing.assert_close(load_file(top / "drawn.safetensors")["images"], expected, rtol=0, atol=1e-5)

@@ -35,7 +35,7 @@ def pipeline(folder: Path, scheduler: Any = None, **network: Any) -> Path:
 def test_samples_as_the_stock_pipeline(tmp_path: Path, schedule: Any, kind: Any) -> None:
     scheduler = EDMEulerScheduler(sigma_schedule=schedule, prediction_type=kind, sigma_max=20.0, sigma_data=0.7)
     model = load(pipeline(tmp_path, scheduler))
-    assert (model.sample_shape, model.classes, model.prediction, model.path.spacing) == (
+    assert (model.spec.sample_shape, model.spec.classes, model.spec.prediction, model.spec.path.spacing) == (
         (3, 8, 8),
         None,
         "sample",
@@ -64,9 +64,9 @@ def test_an_export_samples_the_same_where_there_is_no_distillkit(tmp_path: Path,
     before, after = unet().state_dict(), found.weights()
     assert any(not torch.equal(after[name], weight) for name, weight in before.items())
     model = load(folder)
-    assert model.path.spacing == spacing
+    assert model.spec.path.spacing == spacing
     # Whoever distils it further has the path that it was trained on.
-    assert model.path.sigma_min == (0.002 if spacing == "trailing" else pytest.approx(0.002))
+    assert model.spec.path.sigma_min == (0.002 if spacing == "trailing" else pytest.approx(0.002))
     theirs = stock_alone(folder, NOISE, tmp_path / "alone", batch_size=3, num_inference_steps=2)
     # Rounding of states that begin at 80 times the noise.
     torch.testing.assert_close(theirs, own(model, NOISE, 2), rtol=0, atol=2e-5)
@@ -81,7 +81,7 @@ def test_class_conditional_with_guidance(tmp_path: Path) -> None:
     found, _ = distil(tmp_path / "top", tmp_path / "teacher", "dsdi", *options, model="null_class = 4")
     folder = found.folder / "pipeline"
     model = load(folder)
-    assert (model.classes, model.supports_guidance) == (4, True)
+    assert (model.spec.classes, model.spec.supports_guidance) == (4, True)
     theirs = stock_alone(folder, NOISE, tmp_path / "alone", trusted=True, class_labels=[0, 3, 2])
     torch.testing.assert_close(theirs, own(model, NOISE, 2, [0, 3, 2], 2.0), rtol=0, atol=1e-5)
     assert (own(model, NOISE, 2, [0, 3, 2]) - theirs).abs().max() > 1e-3
@@ -96,7 +96,7 @@ def test_a_new_network_is_trained_on_data(tmp_path: Path) -> None:
     loss = ['loss[0].type="x-mse"', 'loss[0].against="data"', 'grid.start="auto"', 'loss[0].weighting="snr-plus-one"']
     made = settings(tmp_path, "training", "run.updates=3", "source.batch=4", *loss, tables=tables)
     run(made, tmp_path / "run")
-    assert load(tmp_path / "run/pipeline").prediction == "sample"
+    assert load(tmp_path / "run/pipeline").spec.prediction == "sample"
 
 
 # --- what does not ---------------------------------------------------------------------------------------------------

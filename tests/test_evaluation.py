@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from distillkit.config import EvaluationTable, GridTable, OptimizerTable, RunTable, Settings
 from distillkit.evaluation import Evaluator, Pictures, sheet, tables, to_uint8, write_png
-from distillkit.interfaces import Data, Export, Features, Metric, Model
+from distillkit.interfaces import Data, Export, Features, Metric, Model, ModelSpec
 from distillkit.noise import Condition, Predictor, TablePath
 from distillkit.sampling import noise_for, sample, sample_consistency
 
@@ -48,18 +49,13 @@ class TinyModel(Model):
     """Three classes and a null class, pictures of 4×4."""
 
     name = "tiny"
-    classes = 3
-    sample_shape = (1, 4, 4)
-    prediction = "v_prediction"
 
     def load(self) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.network = TinyNetwork()
-        self.path = TablePath((1 - BETAS).cumprod(0))
-
-    def set_grid(self, spacing: str, start: int | str | None) -> None:
-        raise NotImplementedError
+        path = TablePath((1 - BETAS).cumprod(0))
+        self.spec = ModelSpec("tiny", path, "v_prediction", (1, 4, 4), classes=3, supports_guidance=True)
 
     def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         return cast(Tensor, network(z, inputs["labels"]))
@@ -68,19 +64,11 @@ class TinyModel(Model):
         assert labels is not None
         return Condition({"labels": labels}, {"labels": torch.full_like(labels, 3)}, guidance)
 
-    @property
-    def supports_guidance(self) -> bool:
-        return True
-
-    @property
-    def label(self) -> str:
-        return "tiny"
-
     def export(self, network: nn.Module, folder: Path, export: Export) -> None:
         raise NotImplementedError
 
     def predictor(self) -> Predictor:
-        return Predictor(self.network, self.path, self.prediction, self.forward)
+        return Predictor(self.network, self.spec.path, self.spec.prediction, self.forward)
 
 
 class Checks(Data):
@@ -268,9 +256,8 @@ def test_rows_say_the_protocol() -> None:
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"guidance": 2.0}, {"samples": 9}, {"start": 49}, {"data": 1}])
 def test_scores_taken_otherwise_have_another_protocol(change: dict[str, Any]) -> None:
-    def protocol(samples: int = 12, start: int | None = None, data: int = 0, **evaluation: Any) -> str:
-        tiny, given = model(), settings(**evaluation)
-        tiny.path = tiny.path.with_grid("trailing", start)
+    def protocol(samples: int = 12, start: int | Literal["auto"] = "auto", data: int = 0, **evaluation: Any) -> str:
+        tiny, given = model(), replace(settings(**evaluation), grid=GridTable(start=start))
         cast(Checks, given.data).images[data, 0, 0, 0] = 1
         return Evaluator(given, tiny, CPU, nullcontext).protocol("fd-pixels", samples)
 

@@ -55,14 +55,15 @@ def model(kind: str, conditional: bool, **scheduler: Any) -> DiffusersModel:
 
 def write(made: DiffusersModel, folder: Path, steps: int, guidance: float = 1.0, sampler: Sampler = "ddim") -> None:
     settings = {"run": {"name": "tiny", "updates": 3}}
-    made.export(made.network, folder, Export(steps, [steps], guidance, "dsdi", "a teacher", [], settings, sampler))
+    export = Export(made.spec.path, steps, [steps], guidance, "dsdi", "a teacher", [], settings, sampler)
+    made.export(made.network, folder, export)
 
 
 def draw(
     made: DiffusersModel, noises: torch.Tensor, conditional: bool, guidance: float, sampler: Sampler
 ) -> torch.Tensor:
     """Our pictures, from the noises [steps, 4, C, H, W] that the sampler uses one after another (DDIM: the first)."""
-    predictor = Predictor(made.network, made.path, made.prediction, made.forward)
+    predictor = Predictor(made.network, made.spec.path, made.spec.prediction, made.forward)
     condition = made.condition(
         torch.arange(4) if conditional else None, 4, None if guidance == 1 else torch.full((4,), guidance)
     )
@@ -159,7 +160,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path],
         folders[name] = folder = top / f"case-{i:02d}"
         folder.mkdir()
         made = model(**options)
-        made.set_grid(spacing, start)
+        made.spec = made.spec.with_grid(spacing, start)
         write(made, folder / "pipeline", steps, guidance, SAMPLERS[name])
         noises = torch.stack([noise_for(5, range(4), (1, 8, 8), step) for step in range(steps)])
         images = draw(made, noises, options["conditional"], guidance, SAMPLERS[name])
@@ -199,10 +200,10 @@ def test_an_export_is_a_model(exported: tuple[dict[str, Path], str], name: str) 
     folder = exported[0][name]
     made = DiffusersModel(DiffusersModel.Options(path=folder / "pipeline"))
     made.load()
-    made.set_grid(spacing, None)
-    assert made.sampler == SAMPLERS[name]
+    made.spec = made.spec.with_grid(spacing, None)
+    assert made.spec.sampler == SAMPLERS[name]
     saved = load_file(folder / "noise.safetensors")
-    images = draw(made, saved["noises"], options["conditional"], guidance, made.sampler)
+    images = draw(made, saved["noises"], options["conditional"], guidance, made.spec.sampler)
     torch.testing.assert_close(images, saved["images"], rtol=0, atol=1e-5)
 
 
@@ -251,7 +252,7 @@ def test_model_card(run_folder: Path) -> None:
 
 def test_snippets_of_model_cards_run(run_folder: Path, tmp_path: Path) -> None:
     made = model("v_prediction", conditional=False)
-    made.set_grid("trailing", None)
+    made.spec = made.spec.with_grid("trailing", None)
     write(made, tmp_path / "pipeline", 32)
     script = ""
     for folder in (run_folder / "pipeline", tmp_path / "pipeline"):
@@ -263,7 +264,7 @@ def test_snippets_of_model_cards_run(run_folder: Path, tmp_path: Path) -> None:
 
 def test_card_and_scheduler_of_a_consistency_student(tmp_path: Path) -> None:
     made = model("v_prediction", conditional=True)
-    made.set_grid("trailing", None)
+    made.spec = made.spec.with_grid("trailing", None)
     write(made, tmp_path, 2, sampler="consistency")
     scheduler = LCMScheduler.from_pretrained(tmp_path / "scheduler")
     for steps, times in ((1, [999]), (2, [999, 499]), (3, [999, 666, 333])):
@@ -292,7 +293,7 @@ def test_an_lcm_scheduler_with_other_scalings_is_refused() -> None:
 
 def test_export_replaces_an_export_whole(tmp_path: Path) -> None:
     made = model("v_prediction", conditional=True)
-    made.set_grid("trailing", None)
+    made.spec = made.spec.with_grid("trailing", None)
     write(made, tmp_path / "pipeline", 2)
     (tmp_path / "pipeline/old.txt").touch()
     with replacing(tmp_path / "pipeline") as temporary:

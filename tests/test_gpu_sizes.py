@@ -40,7 +40,7 @@ def test_memory_of_the_allocator(tmp_path: Path, name: str, more: str) -> None:
     parts = assemble.load(settings)
     assemble.prepare(parts)
     stage = parts.plan[0]
-    settings.source.start_stage(stage, settings.model.path)
+    settings.source.start_stage(stage, parts.student.path)
     losses = []
     for update in range(3):
         jumps = settings.source.draw(generator(0, update)).to(settings.engine.device)

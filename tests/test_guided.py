@@ -23,7 +23,7 @@ from torch import Tensor
 from distillkit.cli.group import cli
 from distillkit.config import Chain, read_chain
 from distillkit.errors import ConfigError, DistillkitError
-from distillkit.interfaces import JumpBatch, Stage
+from distillkit.interfaces import GuidanceInput, JumpBatch, Stage
 from distillkit.noise import Predictor
 from distillkit.sampling import noise_for, sample
 from distillkit.training import assemble
@@ -45,8 +45,8 @@ STAGE_1 = (
 def load(folder: Path, scales: tuple[float, float] | None = None) -> tuple[DiffusersModel, Predictor]:
     model = DiffusersModel(DiffusersModel.Options(path=folder, guidance_input=scales))
     model.load()
-    model.set_grid("trailing", "auto")
-    return model, Predictor(model.network.eval(), model.path, model.prediction, model.forward)
+    model.spec = model.spec.with_grid("trailing", "auto")
+    return model, Predictor(model.network.eval(), model.spec.path, model.spec.prediction, model.forward)
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -119,8 +119,7 @@ def test_the_scale_is_embedded_as_in_diffusers() -> None:
 def test_the_input_stays(stage_1: Run, tmp_path: Path, kind: str) -> None:
     """In the exported folder, in a copy, and if asked for again; and the scale matters."""
     model, predictor = load(stage_1.folder / "pipeline", (1.0, 3.0) if kind == "saved" else None)
-    assert model.guidance_input is not None
-    assert (model.guidance_input.low, model.guidance_input.high, model.guidance_input.new) == (1, 3, False)
+    assert model.spec.guidance_input == GuidanceInput(1, 3, new=False)
     z, times, labels, scales = inputs()
     condition = model.condition(labels, COUNT, scales)
     assert condition.guidance is None
@@ -146,12 +145,12 @@ def test_the_target_is_the_guided_prediction() -> None:
     with torch.no_grad():
         seen = student(z, times, step.condition)
         before = student.evaluations.count
-        aim = target.compute(step, seen, teacher, model.path)
+        aim = target.compute(step, seen, teacher, model.spec.path)
     assert student.evaluations.count - before == 1 == target.teacher_evaluations(Stage(64, 1), teacher)
-    alpha, sigma = model.path.alpha(times).double(), model.path.sigma(times).double()
+    alpha, sigma = model.spec.path.alpha(times).double(), model.spec.path.sigma(times).double()
     expected = alpha * z.double() - sigma * mixed(z, times, labels, scales)
     torch.testing.assert_close(aim.x0.double(), expected, rtol=0, atol=1e-5)
-    alpha_s, sigma_s = model.path.alpha(times - 10).double(), model.path.sigma(times - 10).double()
+    alpha_s, sigma_s = model.spec.path.alpha(times - 10).double(), model.spec.path.sigma(times - 10).double()
     landing = alpha_s * expected + sigma_s / sigma * (z.double() - alpha * expected)
     torch.testing.assert_close(aim.z_next.double(), landing, rtol=0, atol=1e-5)
     # It is not what the student says, but for s = 1.

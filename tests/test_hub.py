@@ -39,7 +39,7 @@ def test_a_copy_in_the_cache_needs_no_network(cache: Path, monkeypatch: pytest.M
     made = model()
     assert list(made.check()) == []
     made.load()
-    assert (made.sample_shape, made.label) == ((3, 8, 8), "someone/tiny-model")
+    assert (made.spec.sample_shape, made.spec.label) == ((3, 8, 8), "someone/tiny-model")
     (copy / "unet/config.json").write_text('{"_class_name": "UNet1DModel"}', encoding="utf-8")
     supported = "the network is a UNet1DModel; supported: UNet2DModel, GuidedUNet2DModel"
     assert [str(mistake) for mistake in model().check()] == [f"path: {copy}/unet/config.json: {supported}"]

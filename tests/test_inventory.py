@@ -136,9 +136,9 @@ def test_a_run_holds_what_is_estimated(tmp_path: Path, preset: str) -> None:
     parts = assemble.load(chosen)
     assemble.prepare(parts)
     stage = parts.plan[0]
-    chosen.source.start_stage(stage, chosen.model.path)
+    chosen.source.start_stage(stage, parts.student.path)
     assert chosen.target is not None
-    chosen.target.start_stage(stage, chosen.model.path)
+    chosen.target.start_stage(stage, parts.student.path)
     for update in range(2):  # with the first, the optimiser's moments come
         loss, _, _ = chosen.engine.forward(chosen.source.draw(generator(0, update)))
         if update == 0:

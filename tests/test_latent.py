@@ -37,7 +37,7 @@ def without_scaling_factor(folder: Path) -> Path:
 def test_samples_as_the_stock_pipeline(tmp_path: Path, kind: str, factor: float) -> None:
     folder = latent_pipeline(tmp_path, vq_autoencoder(scaling_factor=factor), prediction_type=kind)
     model = load(folder)
-    assert (model.sample_shape, model.classes, model.prediction) == ((3, 8, 8), None, kind)
+    assert (model.spec.sample_shape, model.spec.classes, model.spec.prediction) == ((3, 8, 8), None, kind)
     for steps in (1, 4):
         theirs = stock(LDMPipeline.from_pretrained(folder), NOISE, batch_size=3, num_inference_steps=steps)
         ours = own(model, NOISE, steps)
@@ -102,7 +102,7 @@ def test_an_export_samples_the_same_where_there_is_no_distillkit(
     model = load(folder)
     scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
     scheduler.set_timesteps(2)
-    assert scheduler.timesteps.tolist() == model.path.grid(2)[:-1].tolist()
+    assert scheduler.timesteps.tolist() == model.spec.path.grid(2)[:-1].tolist()
     theirs = stock_alone(folder, NOISE, tmp_path / "alone", batch_size=3, num_inference_steps=2)
     torch.testing.assert_close(theirs, own(model, NOISE, 2), rtol=0, atol=1e-5)
 

@@ -130,15 +130,15 @@ def test_one_jump_gets_closer_to_two_steps_of_the_teacher(runs: dict[str, Run], 
 def load(folder: Path) -> tuple[DiffusersModel, Predictor]:
     model = DiffusersModel(DiffusersModel.Options(path=folder))
     model.load()
-    model.set_grid("trailing", "auto")
-    return model, Predictor(model.network.eval(), model.path, model.prediction, model.forward)
+    model.spec = model.spec.with_grid("trailing", "auto")
+    return model, Predictor(model.network.eval(), model.spec.path, model.spec.prediction, model.forward)
 
 
 @torch.no_grad()
 def error(student: tuple[DiffusersModel, Predictor], teacher: tuple[DiffusersModel, Predictor]) -> float:
     """x-mse with truncated SNR between jumps of two of four steps and what the teacher's steps would have needed."""
     (_, predict), (model, walk) = student, teacher
-    path, count = model.path, 100
+    path, count = model.spec.path, 100
     z, condition = noise_for(7, range(count), (1, 8, 8)), model.condition(torch.arange(count) % 10, count)
     grid = path.grid(4).unsqueeze(1).expand(-1, count)
     total = torch.tensor(0.0)
@@ -177,9 +177,9 @@ def test_networks_in_memory(tmp_path: Path, name: str, networks: int) -> None:
     for part in assemble.prepare(parts):
         part()
     planned = parts.plan[0]
-    wanted.source.start_stage(planned, wanted.model.path)
+    wanted.source.start_stage(planned, parts.student.path)
     assert wanted.target is not None
-    wanted.target.start_stage(planned, wanted.model.path)
+    wanted.target.start_stage(planned, parts.student.path)
     wanted.engine.forward(wanted.source.draw(torch.Generator()))
     gc.collect()
     assert living_networks() - before == networks

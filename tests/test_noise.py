@@ -122,6 +122,9 @@ class Flow(NoisePath):
     def grid(self, steps: int) -> Tensor:
         return torch.linspace(1, 0, steps + 1)
 
+    def with_grid(self, spacing: str, start: object = None, prediction: object = None) -> Flow:
+        return self
+
 
 class Edm(Flow):
     """EDM: α = 1, σ = t."""

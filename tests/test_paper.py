@@ -55,7 +55,7 @@ def test_settings_and_times(data: str, folder: Path, variant: str) -> None:
             "dsdgexp": [*range(64, 0, -2)],
         }[variant]
     )
-    path = assemble.load(settings).settings.model.path
+    path = assemble.load(settings).student.path
     for count in (2, 4, 8):
         assert path.grid(count).tolist() == [*reversed([t + 1 for t in range(0, 1000, 1000 // count)]), -1]
 

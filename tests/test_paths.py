@@ -13,7 +13,6 @@ from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from distillkit_consistency.target import Consistency
 from distillkit_diffusers.families import edm, flow
-from distillkit_diffusers.families.family import from_the_noise
 from distillkit_dsd.merged_steps import MergedSteps
 from distillkit_dsd.trajectory import Trajectory
 from distillkit_losses.squared import EpsMse, FlowMse, VMse, XMse
@@ -21,7 +20,7 @@ from distillkit_losses.weighting import Weighting, landing, weight
 from torch import Tensor, nn
 
 from distillkit.errors import DistillkitError, GridError
-from distillkit.interfaces import JumpBatch, Stage
+from distillkit.interfaces import JumpBatch, ModelSpec, Stage
 from distillkit.noise import Condition, EdmPath, FlowPath, NoisePath, Prediction, Predictor, TablePath
 from distillkit.sampling import sample, sample_consistency
 
@@ -111,7 +110,7 @@ def test_ddim_on_the_flow_path_is_the_schedulers_step(shift: float) -> None:
 def test_an_exported_scheduler_has_the_trained_flow_grid(shift: float, steps: int) -> None:
     """Its config alone, for a pipeline that leaves grids to its scheduler."""
     config = flow_config(shift=shift)
-    path = flow.read_path(config, "linspace").with_spacing("trailing")
+    path = flow.read_path(config, "linspace").with_grid("trailing")
     written = flow.make_scheduler(path, config, steps, "linspace")
     again = FlowMatchEulerDiscreteScheduler.from_config(dict(written.config))
     again.set_timesteps(steps)
@@ -127,9 +126,10 @@ def test_what_a_flow_scheduler_cannot_say() -> None:
     with pytest.raises(DistillkitError, match=r"^scheduler: diffusers' config cannot say a trailing grid of 50 steps"):
         flow.make_scheduler(path, flow_config(shift=40.0), 50, "linspace")
     with pytest.raises(
-        DistillkitError, match=r'^grid\.spacing: is "linspace", and the exported pipeline has "trailing"'
+        DistillkitError,
+        match=r'^grid\.spacing: is "linspace", and the model\'s pipeline passes its scheduler "trailing"',
     ):
-        flow.make_scheduler(FlowPath(spacing="linspace"), flow_config(), 4, "trailing")
+        flow.read_path(flow_config(), "trailing").with_grid("linspace")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_ddim_on_the_edm_path_is_the_schedulers_step(kind: Any, schedule: Any) -
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
 def test_an_exported_scheduler_has_the_trained_edm_grid(rho: float | None, steps: int) -> None:
     config = dict(EDMEulerScheduler(sigma_schedule="karras" if rho else "exponential").config)
-    path = edm.read_path(config).with_spacing("trailing")
+    path = edm.read_path(config).with_grid("trailing")
     written = edm.make_scheduler(path, config, steps)
     again = EDMEulerScheduler.from_config(dict(written.config))
     again.set_timesteps(steps)
@@ -229,15 +229,15 @@ def test_grids_need_a_step(path: NoisePath) -> None:
 
 
 def test_grids_that_mean_nothing_on_these_paths() -> None:
-    assert from_the_noise("linspace", "auto") == "linspace"
+    assert FLOW.with_grid("linspace", "auto").spacing == EDM.with_grid("linspace", "auto").spacing == "linspace"
     with pytest.raises(
         DistillkitError, match=r'^grid\.spacing: is "leading", and the model\'s noise path has grids that'
     ):
-        from_the_noise("leading", None)
+        FLOW.with_grid("leading", None)
     with pytest.raises(
         DistillkitError, match=r"^grid\.start: is 800, and the grids of the model's noise path begin at"
     ):
-        from_the_noise("trailing", 800)
+        EDM.with_grid("trailing", 800)
 
 
 # --- what follows from α and σ ---------------------------------------------------------------------------------------
@@ -340,9 +340,9 @@ def test_noise_is_scaled_to_what_the_path_begins_with() -> None:
 @pytest.mark.parametrize(("path", "scale"), [(FLOW, 1.0), (EDM, EDMEulerScheduler().init_noise_sigma)])
 def test_trajectories_begin_there_too(path: NoisePath, scale: float) -> None:
     class Unconditional:
-        sample_shape = SHAPE[1:]
+        spec = ModelSpec("a model", path, "sample", SHAPE[1:])
 
-        def draw_condition(self, *_: Any) -> Condition:
+        def condition(self, *_: Any) -> Condition:
             return Condition()
 
     source = Trajectory(Trajectory.Options(batch=2))

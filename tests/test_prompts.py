@@ -38,7 +38,7 @@ def test_a_file_of_prompts(teacher: Path, tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("# of animals\n\na cat\n  the sea \n   # no more\nzebra", encoding="utf-8")
     listed, filed = load(teacher, prompts=PROMPTS), load(teacher, prompts_file=file)
-    assert listed.classes == filed.classes == 3
+    assert listed.spec.classes == filed.spec.classes == 3
     for key, value in listed.condition(torch.arange(3), 3).inputs.items():
         assert torch.equal(filed.condition(torch.arange(3), 3).inputs[key], value)
 
@@ -66,7 +66,7 @@ def test_half_precision_alone(teacher: Path, tmp_path: Path) -> None:
     )
     model = load(tmp_path / "half", prompts=PROMPTS)
     assert model.condition(None, 3).inputs["encoder_hidden_states"].dtype == torch.float32
-    export = Export(2, [2], 1.0, "dsdi", "a teacher", [], {"run": {"name": "tiny", "updates": 1}})
+    export = Export(model.spec.path, 2, [2], 1.0, "dsdi", "a teacher", [], {"run": {"name": "tiny", "updates": 1}})
     model.export(model.network, tmp_path / "out", export)
     for part in ("text_encoder/model", "vae/diffusion_pytorch_model"):
         before, after = (tmp_path / f"half/{part}.fp16.safetensors", tmp_path / f"out/{part}.safetensors")
@@ -174,7 +174,7 @@ def test_sizes_that_do_not_exist(tmp_path: Path, save: Any, size: str, message: 
 def test_a_grid_that_flux_does_not_have(tmp_path: Path) -> None:
     flux(tmp_path / "teacher")
     assert mistakes(tmp_path / "teacher", f"{TOLD}\nsize = 16", 'grid.spacing="linspace"') == (
-        'grid.spacing: is "linspace", and FluxPipeline tells its scheduler "trailing" grids; set it to that'
+        'grid.spacing: is "linspace", and the model\'s pipeline passes its scheduler "trailing" grids; set it to that'
     )
 
 

@@ -97,7 +97,7 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_samples_as_the_stock_pipeline(teachers: dict[str, Path], name: str, scale: float) -> None:
     kind, folder = KINDS[name], teachers[name]
     model = load(folder, **kind.options)
-    noise = noise_for(0, range(3), model.sample_shape)
+    noise = noise_for(0, range(3), model.spec.sample_shape)
     pipe = getattr(diffusers, kind.stock).from_pretrained(folder)
     for steps in (1, 4):
         theirs = stock(pipe, noise, **kind.arguments(scale, steps))
@@ -110,7 +110,7 @@ def test_what_it_is_told_matters(teachers: dict[str, Path], name: str) -> None:
     """Prompts, guidance, the negative prompt: none of them is without effect, or what is compared above says little."""
     kind = KINDS[name]
     model = load(teachers[name], **kind.options)
-    noise = noise_for(0, range(3), model.sample_shape)
+    noise = noise_for(0, range(3), model.spec.sample_shape)
     base = own(model, noise, 2, [0, 1, 2], SCALE)
     for pictures in (own(model, noise, 2, [1, 1, 2], SCALE), own(model, noise, 2, [0, 1, 2], 1.0)):
         assert (pictures - base).abs().amax((1, 2, 3))[0] > 1e-3
@@ -172,7 +172,7 @@ def images(runs: dict[str, tuple[Run, Settings]], tmp_path_factory: pytest.TempP
         run, made = runs[name]
         arguments = kind.arguments(SCALE, 2)
         cases[name] = {"folder": str(run.folder / "pipeline"), "loading": {}, "arguments": arguments}
-        noises[name] = noise_for(0, range(3), made.model.sample_shape)
+        noises[name] = noise_for(0, range(3), made.model.spec.sample_shape)
     return stock_alone_all(cases, noises, tmp_path_factory.mktemp("alone") / "here")
 
 
@@ -181,7 +181,7 @@ def test_an_export_samples_the_same_where_there_is_no_distillkit(
 ) -> None:
     folder = runs[name][0].folder / "pipeline"
     model = load(folder, **KINDS[name].options)
-    ours = own(model, noise_for(0, range(3), model.sample_shape), 2, [0, 1, 2], SCALE)
+    ours = own(model, noise_for(0, range(3), model.spec.sample_shape), 2, [0, 1, 2], SCALE)
     torch.testing.assert_close(images[name], ours, rtol=0, atol=1e-5)
 
 
@@ -196,9 +196,10 @@ def test_an_export_says_how_it_was_trained(runs: dict[str, tuple[Run, Settings]]
     [snippet] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     scope: dict[str, Any] = {}
     exec(snippet.replace("path/to/this/folder", str(folder)), scope)
-    _, height, width = made.model.sample_shape
+    _, height, width = made.model.spec.sample_shape
     assert [image.size for image in scope["images"]] == [(2 * width, 2 * height)]
     assert f"    {KINDS[name].scale}={SCALE},\n" in snippet
     pipe = scope["pipe"]
     assert pipe.num_timesteps == 2
-    torch.testing.assert_close(pipe.scheduler.timesteps.double(), made.model.path.grid(2)[:-1].double())
+    path = made.model.spec.with_grid(made.grid.spacing, made.grid.start).path
+    torch.testing.assert_close(pipe.scheduler.timesteps.double(), path.grid(2)[:-1].double())

@@ -108,7 +108,7 @@ def started(folder: Path, preset: str, steps: int, *options: str, stride: int = 
     """Parts whose source has begun a stage of `steps` steps."""
     parts = assemble.load(settings(folder, preset, "run.updates=100", *options))
     assemble.prepare(parts)
-    parts.settings.source.start_stage(Stage(steps, 100, stride), parts.settings.model.path)
+    parts.settings.source.start_stage(Stage(steps, 100, stride), parts.student.path)
     return parts
 
 

@@ -68,8 +68,8 @@ def command(
         tables["evaluation"]["reference"] = "data"
     scoring = read_scoring(tables, str(folder), assignments)
 
-    model.set_grid(scoring.grid.spacing, scoring.grid.start)
-    predictor, scoring = make_predictor(model, scoring)
+    path = model.spec.with_grid(scoring.grid.spacing, scoring.grid.start).path
+    predictor, scoring = make_predictor(model, path, scoring)
     wanted = scoring.evaluation
     bundled = scoring.features is not None and scoring.features.has_bundled_reference
     if scoring.data is not None and (wanted.reference == "data" or not bundled):

@@ -11,7 +11,7 @@ import torch
 from distillkit.config import Scoring, read_component, table_of_result
 from distillkit.config.read import tables_in
 from distillkit.interfaces import Model
-from distillkit.noise import Predictor, TablePath
+from distillkit.noise import NoisePath, Predictor, TablePath
 
 
 def pipeline_folder(path: Path) -> Path:
@@ -46,24 +46,25 @@ def grid_of(model: Model) -> dict[str, Any]:
     """The grid that a pipeline has, as the config's table."""
 
     # Only tables let a grid begin elsewhere.
-    start = {"start": model.path.start} if isinstance(model.path, TablePath) else {}
-    return {"spacing": model.path.spacing} | start
+    path = model.spec.path
+    start = {"start": path.start} if isinstance(path, TablePath) else {}
+    return {"spacing": path.spacing} | start
 
 
 def picture_shape(model: Model) -> tuple[int, int]:
     """Channels and height of a model's pictures: a latent model's samples are none yet."""
 
-    _, channels, height, _ = model.decode(torch.zeros(1, *model.sample_shape)).shape
+    _, channels, height, _ = model.decode(torch.zeros(1, *model.spec.sample_shape)).shape
     return channels, height
 
 
-def make_predictor(model: Model, scoring: Scoring) -> tuple[Predictor, Scoring]:
+def make_predictor(model: Model, path: NoisePath, scoring: Scoring) -> tuple[Predictor, Scoring]:
     """The network on the engine's device; and the settings with the pipeline's sampler, if none is set."""
 
     scoring.engine.setup()
     if "sampler" not in scoring.evaluation.model_fields_set:
-        evaluation = scoring.evaluation.model_copy(update={"sampler": model.sampler})
+        evaluation = scoring.evaluation.model_copy(update={"sampler": model.spec.sampler})
         scoring = replace(scoring, evaluation=evaluation)
     model.network.eval()
-    predictor = Predictor(model.network, model.path, model.prediction, model.forward)
+    predictor = Predictor(model.network, path, model.spec.prediction, model.forward)
     return predictor.to(scoring.engine.device), scoring

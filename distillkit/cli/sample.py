@@ -46,11 +46,13 @@ def command(
     scoring = read_scoring(tables, str(folder))
     labels = _labels(class_labels, count)
     model = load_model(folder, prompts)
-    if labels is not None and (model.classes is None or max(labels) >= model.classes):
-        has = f"has the classes 0 to {model.classes - 1}" if model.classes else "is not conditioned on classes"
+    if labels is not None and (model.spec.classes is None or max(labels) >= model.spec.classes):
+        has = (
+            f"has the classes 0 to {model.spec.classes - 1}" if model.spec.classes else "is not conditioned on classes"
+        )
         raise click.BadParameter(f"the model {has} (got {class_labels})", param_hint="--class-labels")
 
-    predictor, scoring = make_predictor(model, scoring)
+    predictor, scoring = make_predictor(model, model.spec.path, scoring)
     pictures = Pictures(scoring.evaluation, model, scoring.engine.device, scoring.engine.autocast)
     size = ceil(sqrt(count))
     drawn = [

@@ -61,7 +61,7 @@ def table_of_result(tables: Mapping[str, Any], pipeline: Path) -> dict[str, Any]
         pipeline: the folder.
     """
     result = cast(type[interfaces.Model], load_registry().find("model", "diffusers"))
-    told = {key: value for key, value in tables.get("model", {}).items() if key in result.kept}
+    told = {key: value for key, value in tables.get("model", {}).items() if key in result.kept_options}
     return {"type": "diffusers", "path": str(pipeline)} | told
 
 

@@ -21,7 +21,7 @@ class Evaluator:
 
     Args:
         settings: the run's, or what else says how to score; its data, if the reference is made of it, has been set up.
-        model: loaded, with its grid set.
+        model: loaded.
         device: where predictors and the feature network are.
         autocast: the precision in which predictors are evaluated (features are float32).
     """
@@ -35,6 +35,7 @@ class Evaluator:
     ) -> None:
         self._settings = settings
         self._model = model
+        self._path = model.spec.with_grid(settings.grid.spacing, settings.grid.start).path
         self._device = device
         self._autocast = autocast
         self.pictures = Pictures(settings.evaluation, model, device, autocast)
@@ -116,7 +117,7 @@ class Evaluator:
         """
         evaluation, features, how = self._settings.evaluation, self._features, self.metrics[metric]
         assert features is not None
-        path = self._model.path
+        path = self._path
         with self._autocast():
             kind = self._device.type
             precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32

@@ -29,7 +29,7 @@ class Pictures:
 
     Args:
         evaluation: seed, guidance, sampler and batch.
-        model: whose samples they are; loaded, with its grid set.
+        model: whose samples they are; loaded.
         device: where its predictors are.
         autocast: the precision in which networks are evaluated.
     """
@@ -67,7 +67,7 @@ class Pictures:
             GridError: the path has no grid of so many steps.
         """
         count, guidance = len(indices), self._evaluation.guidance
-        classes = self._model.classes
+        classes = self._model.spec.classes
         if labels is None and classes is not None:
             labels = [i % classes for i in indices]
         condition = self._model.condition(
@@ -75,7 +75,7 @@ class Pictures:
             count,
             None if guidance == 1 else torch.full((count,), guidance),
         ).map(lambda tensor: tensor.to(self._device))
-        told = self._model.guidance_input
+        told = self._model.spec.guidance_input
         if which == "teacher" and told is not None and told.new:
             condition = condition.mixed()
         with torch.no_grad(), _aside(predictor), self._autocast():
@@ -87,7 +87,7 @@ class Pictures:
         return to_uint8(images.float())
 
     def _noise(self, indices: Sequence[int], step: int) -> torch.Tensor:
-        return noise_for(self._evaluation.seed, indices, self._model.sample_shape, step).to(self._device)
+        return noise_for(self._evaluation.seed, indices, self._model.spec.sample_shape, step).to(self._device)
 
     def batches(self, predictor: Predictor, steps: int, count: int, which: Which = "student") -> Iterator[torch.Tensor]:
         """This process's part of the first `count` pictures, `evaluation.batch` at a time."""

@@ -4,11 +4,19 @@ from distillkit.interfaces.converter import Converter
 from distillkit.interfaces.engine import Engine, Update
 from distillkit.interfaces.loss import Loss, Ramp
 from distillkit.interfaces.metric import Features, FeatureStatistics, Metric
-from distillkit.interfaces.model import Export, GuidanceInput, Inventory, Model, Sampler
+from distillkit.interfaces.model import (
+    Export,
+    GuidanceInput,
+    Inventory,
+    Model,
+    ModelSpec,
+    Sampler,
+    StudentTable,
+    draw_condition,
+)
 from distillkit.interfaces.optimization import EmaTable, OptimizerTable
 from distillkit.interfaces.schedule import Schedule, Stage
 from distillkit.interfaces.source import Data, PrecomputingSource, Source
-from distillkit.interfaces.student import StudentTable
 from distillkit.interfaces.target import JumpBatch, RunHooks, Target, TargetBatch, Teacher
 from distillkit.interfaces.tracker import RunInfo, Tracker
 
@@ -26,6 +34,7 @@ __all__ = [
     "Loss",
     "Metric",
     "Model",
+    "ModelSpec",
     "OptimizerTable",
     "PrecomputingSource",
     "Ramp",
@@ -41,4 +50,5 @@ __all__ = [
     "Teacher",
     "Tracker",
     "Update",
+    "draw_condition",
 ]

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 
-from distillkit.component import Component
+from distillkit.component import Component, StrictModel
 from distillkit.errors import DistillkitError
-from distillkit.interfaces.student import StudentTable
 from distillkit.noise import Condition, NoisePath, PredictionType
 
 Sampler = Literal["ddim", "consistency"]
 """How a network is sampled: "ddim", or "consistency" (jump to clean data, add noise of the next time, jump again)."""
+
+
+class StudentTable(StrictModel):
+    """`[student]`: an adapter that is trained in the place of the network's own weights, which stay as they are.
+
+    Left out: all of the network's weights are trained.
+
+    Attributes:
+        adapter: "lora": a layer with the weight W computes with W + (alpha/rank)·B·A (Hu et al. 2022); A and B are
+            trained, and B begins as zero, so that the student begins as the network itself.
+        rank: r, the rows of A and the columns of B.
+        alpha: the scale of B·A; left out: the rank, so that its factor is 1.
+        target_modules: which linear and convolution layers have an adapter: names, or the ends of names, as in peft
+            ("to_q", "mid_block.attentions.0.to_q"). Left out: all of them.
+    """
+
+    adapter: Literal["lora"]
+    rank: int = Field(16, ge=1)
+    alpha: float | None = Field(None, gt=0)
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True)
@@ -24,8 +44,8 @@ class GuidanceInput:
     """A network's input for the guidance scale s (1 is none; Meng et al. write w = s − 1).
 
     Attributes:
-        low, high: the scales that it is made for.
-        new: whether it is still zero, so that the network does not know yet what it means.
+        low, high: the range of scales that the network takes.
+        new: whether the input's weights are still zero, so that the network does not know yet what it means.
     """
 
     low: float
@@ -34,16 +54,54 @@ class GuidanceInput:
 
 
 @dataclass(frozen=True)
+class ModelSpec:
+    """What is known of a model once it is loaded. None of it changes afterwards.
+
+    Attributes:
+        label: the model's name in model cards and tables (its folder, say).
+        path: the noise path, with the grids that the model's own scheduler has.
+        prediction: what the network's output means.
+        sample_shape: (C, H, W) of the samples that the network takes.
+        classes: the number of classes that the network is conditioned on; None if it is unconditional.
+        supports_guidance: whether there is a null condition, so that classifier-free guidance is possible.
+        guidance_input: the network's input for the guidance scale; None if it has none. `Model.condition` then puts
+            the scale among the network's inputs.
+        sampler: how the model was made to be sampled, according to its scheduler.
+        samplers: how a student made from it can be sampled: what the schedulers that `Model.export` writes can do.
+        untrained: whether the weights are random: then there is no teacher to compare a student with.
+    """
+
+    label: str
+    path: NoisePath
+    prediction: PredictionType
+    sample_shape: tuple[int, int, int]
+    classes: int | None = None
+    supports_guidance: bool = False
+    guidance_input: GuidanceInput | None = None
+    sampler: Sampler = "ddim"
+    samplers: tuple[Sampler, ...] = ("ddim", "consistency")
+    untrained: bool = False
+
+    def with_grid(self, spacing: str, start: int | str | None) -> ModelSpec:
+        """The same with the grids of a config's `[grid]` on its path.
+
+        Raises:
+            DistillkitError: the path has no such grids.
+        """
+        return replace(self, path=self.path.with_grid(spacing, start, self.prediction))
+
+
+@dataclass(frozen=True)
 class Inventory:
     """What a model's files say of it before it is loaded, for estimates and choices.
 
     Attributes:
-        what: what kind of thing it is, in a word ("DiTPipeline").
-        parameters: of the network that is distilled.
-        frozen: parameters of the parts that stay beside it in memory (an autoencoder).
-        size: height times width of the samples that the network sees; None if the files do not say.
-        guidance: the scale s at which its own pipeline samples where it is not told another (1: none).
-        adapter: parameters of the student's adapter; 0 without one.
+        what: what kind of model it is, in a word ("DiTPipeline").
+        parameters: the number of parameters of the network that is distilled.
+        frozen: the number of parameters of the parts that stay in memory beside it (an autoencoder).
+        size: height times width of the samples that the network takes; None if the files do not say.
+        guidance: the guidance scale s that its own pipeline uses by default (1: none).
+        adapter: the number of parameters of the student's adapter; 0 without one.
     """
 
     what: str
@@ -56,19 +114,21 @@ class Inventory:
 
 @dataclass(frozen=True)
 class Export:
-    """What an exported pipeline must say about itself, besides its weights.
+    """What an exported pipeline must state about itself, besides its weights.
 
     Attributes:
-        steps: the number of sampling steps it was made for.
-        served: every number of steps it was evaluated at.
-        guidance: the guidance scale s it was made for (1 is none).
+        path: the noise path, with the grids that the network was trained on.
+        steps: the number of sampling steps that it was made for.
+        served: every number of steps that it was evaluated at.
+        guidance: the guidance scale s that it was made for (1 is none).
         method: the method that made it (a preset's name).
-        teacher: what it was made from.
+        teacher: the label of the model that it was made from.
         scores: rows of scores.json.
         settings: the resolved config.
         sampler: how it is sampled, which the pipeline's scheduler must do.
     """
 
+    path: NoisePath
     steps: int
     served: Sequence[int]
     guidance: float
@@ -80,128 +140,95 @@ class Export:
 
 
 class Model(Component):
-    """One network that a run starts from, and what it needs around it.
+    """The network that a run starts from, and the frozen parts that it needs (an autoencoder, say).
 
-    After `load` the attributes below are set.
+    Images are [B, C, H, W] with values in [−1, 1]; samples are what the network takes, [B, *spec.sample_shape].
     """
 
-    kept: ClassVar[frozenset[str]] = frozenset()
-    """Options that an exported pipeline needs again, as it does not hold them: what the network is told (prompts)."""
+    kept_options: ClassVar[frozenset[str]] = frozenset()
+    """Optional. The options that a config must repeat to load an exported pipeline, whose folder does not hold them."""
 
     network: torch.nn.Module
-    """The network, float32, on the CPU."""
-    path: NoisePath
-    """Its noise path, with the config's grids (see `set_grid`)."""
-    prediction: PredictionType
-    """What its output means."""
-    sample_shape: tuple[int, int, int]
-    """(C, H, W) of the samples that the network sees."""
-    classes: int | None
-    """How many classes it is conditioned on; None if unconditional."""
-
-    def inventory(self, student: StudentTable | None = None) -> Inventory | None:
-        """What its files say of it, without loading it; None if that is not known. Must not import torch.
-
-        Args:
-            student: the config's `[student]`.
-        """
-        return None
+    """The network, float32, on the CPU. Set by `load`."""
+    spec: ModelSpec
+    """What is known of the model. Set by `load`."""
 
     @abstractmethod
     def load(self) -> None:
-        """Load or build the network. Called once, before anything below.
+        """Load or build the network, and set `network` and `spec`. Called once, before every method below.
 
         Raises:
-            DistillkitError: it is not there, or not what this class can load.
+            DistillkitError: the model is not there, or not what this class can load.
         """
-
-    def adapt(self, student: StudentTable) -> None:
-        """Give the network an adapter, whose weights are from now on the only ones that need a gradient.
-
-        Called after `load`, if the config has a `[student]`. Until the adapter is trained, the network's outputs are
-        what they were, to the bit. A model that has this also has `export_adapter`, and fuses in `export`.
-
-        Raises:
-            DistillkitError: the model takes no adapter, or not this one.
-        """
-        raise DistillkitError(f"student: the model '{self.name}' takes no adapter; leave out [student]")
-
-    @abstractmethod
-    def set_grid(self, spacing: str, start: int | str | None) -> None:
-        """Set the grids that `path` gives: spacing, and the noisiest time ("auto", a time, or None for the last)."""
 
     @abstractmethod
     def forward(
         self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
-        """Call `network` (this model's, or one of the same make): z [B, C, H, W], t [B] -> output [B, C, H, W]."""
+        """Call a network: z [B, C, H, W], t [B] -> output [B, C, H, W].
+
+        Args:
+            network: this model's, or a copy of it.
+            z: noisy samples.
+            t: their times on the noise path.
+            inputs: the further inputs that `condition` made, each [B, …].
+        """
 
     @abstractmethod
     def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
         """The condition for `count` samples.
 
         Args:
-            labels: classes, [count] (int64), −1 for "no class"; None if there are none.
+            labels: classes, [count] (int64), −1 for "no class"; None for a network without classes.
             guidance: guidance scales s, [count]; None for no guidance.
 
         Raises:
-            DistillkitError: the network cannot do that.
+            DistillkitError: the network does not know a label, or cannot be guided.
         """
-
-    def draw_condition(self, count: int, guidance: torch.Tensor | None, generator: torch.Generator) -> Condition:
-        """Conditions for samples of the model's own: classes drawn evenly."""
-
-        labels = None
-        if self.classes is not None:
-            labels = torch.randint(self.classes, (count,), generator=generator)
-        return self.condition(labels, count, guidance)
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images in [−1, 1] -> samples [B, C, H, W]. Pixel-space models: the images themselves."""
-        return images
-
-    def decode(self, samples: torch.Tensor) -> torch.Tensor:
-        """Samples [B, C, H, W] -> images in about [−1, 1]. Pixel-space models: the samples themselves."""
-        return samples
-
-    @property
-    @abstractmethod
-    def supports_guidance(self) -> bool:
-        """Whether the model has a null condition, so that classifier-free guidance is possible."""
-
-    @property
-    def guidance_input(self) -> GuidanceInput | None:
-        """The network's input for the guidance scale; None if it has none. `condition` makes one of a scale then."""
-        return None
-
-    @property
-    def sampler(self) -> Sampler:
-        """How the model was made to be sampled, as an exported pipeline's scheduler says."""
-        return "ddim"
-
-    @property
-    def samplers(self) -> Sequence[Sampler]:
-        """How a student of it can be sampled by what `export` writes."""
-        return ("ddim", "consistency")
-
-    @property
-    def untrained(self) -> bool:
-        """Whether the network is a new one, which is no teacher to compare a student with."""
-        return False
-
-    @property
-    @abstractmethod
-    def label(self) -> str:
-        """What the model is called in a model card and a table (its path, say)."""
 
     @abstractmethod
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
-        """Write `network` (float32, on the CPU) as a pipeline that diffusers loads without distillkit.
+        """Write a trained network (float32, on the CPU) as a pipeline that diffusers loads without distillkit.
 
         The folder does not exist yet. It is renamed to its final path once it is complete.
-        If it has an adapter, that is fused: added to the weights beside it, in place, as nobody else has `network`.
+        An adapter is fused: its product is added to the weights, in place, as nothing else uses `network`.
         """
 
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Optional. Images -> samples, without a gradient; by default the images themselves (pixel space)."""
+        return images
+
+    def decode(self, samples: torch.Tensor) -> torch.Tensor:
+        """Optional. Samples -> images, on the samples' device; by default the samples themselves (pixel space)."""
+        return samples
+
+    def inventory(self, student: StudentTable | None = None) -> Inventory | None:
+        """Optional. What the model's files say of it before `load`; None if that is not known. Must not import torch.
+
+        Args:
+            student: the config's `[student]`.
+        """
+        return None
+
+    def adapt(self, student: StudentTable) -> None:
+        """Optional. Give the network an adapter; from then on only the adapter's weights need a gradient.
+
+        Called after `load`, if the config has a `[student]`. Until the adapter is trained, the network's outputs must
+        stay the same to the bit.
+
+        Raises:
+            DistillkitError: the model takes no adapter, or not this one.
+        """
+        raise DistillkitError(f"student: the model '{self.name}' takes no adapter; leave out [student]")
+
     def export_adapter(self, network: torch.nn.Module, folder: Path) -> None:
-        """Write the adapter of `network` (float32, on the CPU) alone, for whoever has the weights it was made for."""
+        """Optional, with `adapt`. Write the adapter of `network` (float32, on the CPU) alone, before `export`."""
         raise NotImplementedError
+
+
+def draw_condition(model: Model, count: int, guidance: torch.Tensor | None, generator: torch.Generator) -> Condition:
+    """The condition for `count` samples whose classes are drawn uniformly; `guidance` as in `Model.condition`."""
+    labels = None
+    if model.spec.classes is not None:
+        labels = torch.randint(model.spec.classes, (count,), generator=generator)
+    return model.condition(labels, count, guidance)

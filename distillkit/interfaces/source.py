@@ -59,10 +59,10 @@ class Data(Component):
         """
 
         images, _ = self.batch(torch.tensor([0]))
-        if (found := tuple(model.encode(images).shape[1:])) != tuple(model.sample_shape):
+        if (found := tuple(model.encode(images).shape[1:])) != tuple(model.spec.sample_shape):
             raise DistillkitError(
                 f"data: the images of '{self.name}' make samples of {found} (channels, height, width), and the model "
-                f"takes {tuple(model.sample_shape)}; give it images of its own size"
+                f"takes {tuple(model.spec.sample_shape)}; give it images of its own size"
             )
 
 

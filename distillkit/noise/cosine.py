@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import atan, exp
+from typing import Self
 
 import torch
 
@@ -63,6 +64,5 @@ class CosinePath(TablePath):
             grid = left * (times - 1) / steps
         return torch.cat([grid, torch.tensor([self.clean], dtype=torch.float64)])
 
-    def with_grid(self, spacing: Spacing, start: int | None) -> CosinePath:
-        """The same path with other grids."""
-        return CosinePath(self._times, self.logsnr, spacing, start)
+    def _with_grid(self, spacing: Spacing, start: int | None) -> Self:
+        return type(self)(self._times, self.logsnr, spacing, start)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from math import log
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 
 from distillkit.errors import GridError
-from distillkit.noise.path import NoisePath
+from distillkit.noise.path import NoisePath, check_real_time_grid
+from distillkit.noise.prediction import PredictionType
 
 EdmSpacing = Literal["trailing", "linspace"]
 
@@ -73,6 +74,9 @@ class EdmPath(NoisePath):
         places = torch.linspace(1, last, steps, dtype=torch.float64)
         return torch.cat([places * self.times, torch.tensor([self.clean], dtype=torch.float64)])
 
-    def with_spacing(self, spacing: EdmSpacing) -> EdmPath:
-        """The same path with other grids."""
-        return EdmPath(self.sigma_min, self.sigma_max, self.rho, self.times, spacing)
+    def with_grid(
+        self, spacing: str, start: float | str | None = None, prediction: PredictionType | None = None
+    ) -> Self:
+        """The same path with other grids, trailing or linspace, from σ_max on."""
+        spacing = check_real_time_grid(spacing, start)
+        return type(self)(self.sigma_min, self.sigma_max, self.rho, self.times, spacing)

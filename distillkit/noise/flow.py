@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 
-from distillkit.errors import GridError
-from distillkit.noise.path import NoisePath
+from distillkit.errors import DistillkitError, GridError
+from distillkit.noise.path import NoisePath, check_real_time_grid
+from distillkit.noise.prediction import PredictionType
 
 FlowSpacing = Literal["trailing", "linspace"]
 
@@ -26,6 +27,7 @@ class FlowPath(NoisePath):
             FlowMatchEulerDiscreteScheduler.set_timesteps(S) does.
         cleanest: the last place of a "linspace" grid: that scheduler's `sigma_min`.
         terminal: the σ to which a "linspace" grid is stretched, its `shift_terminal`; None: it is not.
+        only_trailing: whether the model's own pipeline cannot be sampled with other grids.
 
     Source: Liu et al. 2023, "Flow Straight and Fast"; Esser et al. 2024.
     """
@@ -39,6 +41,7 @@ class FlowPath(NoisePath):
         spacing: FlowSpacing = "trailing",
         cleanest: float = 0.001,
         terminal: float | None = None,
+        only_trailing: bool = False,
     ) -> None:
         self.times = times
         self.start = float(times)
@@ -46,6 +49,7 @@ class FlowPath(NoisePath):
         self.spacing = spacing
         self.cleanest = cleanest
         self.terminal = terminal
+        self.only_trailing = only_trailing
 
     def alpha(self, t: torch.Tensor) -> torch.Tensor:
         """1 − σ at times t: [B] -> [B, 1, 1, 1]."""
@@ -71,6 +75,14 @@ class FlowPath(NoisePath):
         """σ at places in (0, 1], of any shape."""
         return self.shift * place / (1 + (self.shift - 1) * place)
 
-    def with_spacing(self, spacing: FlowSpacing) -> FlowPath:
-        """The same path with other grids."""
-        return FlowPath(self.times, self.shift, spacing, self.cleanest, self.terminal)
+    def with_grid(
+        self, spacing: str, start: float | str | None = None, prediction: PredictionType | None = None
+    ) -> Self:
+        """The same path with other grids, trailing or (but for `only_trailing`) linspace, from pure noise on."""
+        spacing = check_real_time_grid(spacing, start)
+        if spacing == "linspace" and self.only_trailing:
+            raise DistillkitError(
+                'grid.spacing: is "linspace", and the model\'s pipeline passes its scheduler "trailing" grids; set it '
+                "to that"
+            )
+        return type(self)(self.times, self.shift, spacing, self.cleanest, self.terminal, self.only_trailing)

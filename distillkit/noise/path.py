@@ -6,9 +6,12 @@ Shapes: B batch, C H W sample. A time is a number per sample, [B]; what it count
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal, Self, cast
 
 import torch
+
+from distillkit.errors import DistillkitError
+from distillkit.noise.prediction import PredictionType
 
 
 class NoisePath(ABC):
@@ -49,6 +52,21 @@ class NoisePath(ABC):
             GridError: the path has no grid of so many steps.
         """
 
+    @abstractmethod
+    def with_grid(
+        self, spacing: str, start: float | str | None = None, prediction: PredictionType | None = None
+    ) -> Self:
+        """The same path with other grids, as the config's `[grid]` asks for them.
+
+        Args:
+            spacing: "trailing", "leading" or "linspace".
+            start: the noisiest time of a grid; None for the last one, "auto" for the one that suits the network.
+            prediction: what the network predicts, on which "auto" depends.
+
+        Raises:
+            DistillkitError: the path has no such grids.
+        """
+
     def consistency_times(self, steps: int) -> torch.Tensor:
         """The times at which a consistency sampler of `steps` steps asks the network: [steps], noise first.
 
@@ -79,3 +97,21 @@ class NoisePath(ABC):
         """
         ratio = self.sigma(s) / self.sigma(t)
         return (z_s - ratio * z) / (self.alpha(s) - ratio * self.alpha(t))
+
+
+def check_real_time_grid(spacing: str, start: float | str | None) -> Literal["trailing", "linspace"]:
+    """The spacing of a path over real times, whose grids all begin at its noisiest time: there z is just scaled noise.
+
+    Raises:
+        DistillkitError: `[grid]` asks for another spacing or start.
+    """
+    if spacing not in ("trailing", "linspace"):
+        raise DistillkitError(
+            f'grid.spacing: is "{spacing}", and the model\'s noise path has grids that begin at the noise; expected '
+            '"trailing" or "linspace"'
+        )
+    if start not in ("auto", None):
+        raise DistillkitError(
+            f"grid.start: is {start}, and the grids of the model's noise path begin at its noisiest time; leave it out"
+        )
+    return cast(Literal["trailing", "linspace"], spacing)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self, cast
 
 import torch
 
 from distillkit.errors import GridError
 from distillkit.noise.path import NoisePath
+from distillkit.noise.prediction import PredictionType
 
 Spacing = Literal["trailing", "leading", "linspace"]
 
@@ -97,9 +98,19 @@ class TablePath(NoisePath):
         if not 1 <= steps <= times:
             raise GridError(f"a grid of {steps} steps needs 1 to {times} steps: the noise path has {times} times")
 
-    def with_grid(self, spacing: Spacing, start: int | None) -> TablePath:
-        """The same table with other grids."""
-        return TablePath(self.alphas_cumprod, spacing, start)
+    def with_grid(
+        self, spacing: str, start: float | str | None = None, prediction: PredictionType | None = None
+    ) -> Self:
+        """The same table with other grids; "auto" is `auto_start` for an ε-network, and the last time for any other.
+
+        Leading grids are CompVis' (of all times), and begin below the noise anyway.
+        """
+        if start == "auto":
+            start = self.auto_start() if prediction == "epsilon" and spacing != "leading" else None
+        return self._with_grid(cast(Spacing, spacing), cast(int | None, start))
+
+    def _with_grid(self, spacing: Spacing, start: int | None) -> Self:
+        return type(self)(self.alphas_cumprod, spacing, start)
 
     def auto_start(self, ratio: float = AUTO_START_RATIO) -> int:
         """The noisiest time at which σ/α is at most `ratio`, rounded down: T' = start + 1 is a multiple of 32.

@@ -11,7 +11,7 @@ import torch
 from distillkit.config import Settings, make_plan
 from distillkit.errors import ConfigError, DistillkitError, GridError, Mistake
 from distillkit.interfaces import Data, Model, PrecomputingSource, Stage
-from distillkit.noise import Predictor
+from distillkit.noise import NoisePath, Predictor
 from distillkit.noise.seeds import generator
 
 
@@ -48,9 +48,9 @@ def load(settings: Settings) -> Parts:
     # A new network's weights come from the run's seed.
     torch.manual_seed(generator(settings.run.seed, "network").initial_seed())
     model.load()
-    model.set_grid(settings.grid.spacing, settings.grid.start)
+    path = model.spec.with_grid(settings.grid.spacing, settings.grid.start).path
     plan = make_plan(settings)
-    if mistakes := _mistakes(settings, plan):
+    if mistakes := _mistakes(settings, path, plan):
         raise ConfigError(mistakes, settings.origin)
     if settings.student is not None:
         torch.manual_seed(generator(settings.run.seed, "adapter").initial_seed())
@@ -59,8 +59,8 @@ def load(settings: Settings) -> Parts:
     model.network.train(any(loss.options.against == "data" for loss in settings.losses))
     student = Predictor(
         model.network,
-        model.path,
-        model.prediction,
+        path,
+        model.spec.prediction,
         model.forward,
         place_copy=settings.engine.place_copy,
         unsharded=settings.engine.unsharded,
@@ -89,13 +89,13 @@ def prepare(parts: Parts) -> Sequence[Callable[[], None]]:
     if settings.target is not None:
         settings.target.setup(parts.student)
     for loss in settings.losses:
-        loss.setup(settings.model.path)
+        loss.setup(parts.student.path)
     # Before the engine takes the network, with which it may do as it likes.
     work = prepare_source(parts)
     from distillkit.training.step import DistillStep
 
     step = DistillStep(
-        parts.student, settings.teacher, settings.target, settings.losses, settings.model.path, parts.updates
+        parts.student, settings.teacher, settings.target, settings.losses, parts.student.path, parts.updates
     )
     settings.engine.prepare(step, parts.student.network, settings.optimizer, settings.ema)
     return work
@@ -113,16 +113,16 @@ def prepare_source(parts: Parts) -> Sequence[Callable[[], None]]:
 
 def _check_labels(data: Data, model: Model) -> None:
     """The data's labels must be classes that the model is conditioned on."""
-    if model.classes is None:
+    if model.spec.classes is None:
         return
-    if data.classes is None and not model.supports_guidance:
+    if data.classes is None and not model.spec.supports_guidance:
         raise DistillkitError(
-            f"data: the images of '{data.name}' have no labels, and the model is conditioned on {model.classes} "
+            f"data: the images of '{data.name}' have no labels, and the model is conditioned on {model.spec.classes} "
             'classes, none of which means "no class"; give labelled images, or name that class in model.null_class'
         )
-    if data.classes is not None and data.classes > model.classes:
+    if data.classes is not None and data.classes > model.spec.classes:
         raise DistillkitError(
-            f"data: the images of '{data.name}' have {data.classes} classes, and the model {model.classes}"
+            f"data: the images of '{data.name}' have {data.classes} classes, and the model {model.spec.classes}"
         )
 
 
@@ -136,22 +136,25 @@ def check_phases(phases: Sequence[Settings]) -> None:
     first = load(copy.deepcopy(phases[0])).settings
     mistakes = []
     for i, phase in enumerate(phases):
-        first.model.set_grid(phase.grid.spacing, phase.grid.start)
-        found = _mistakes(replace(phase, model=first.model), make_plan(phase), phases[:i])
+        path = first.model.spec.with_grid(phase.grid.spacing, phase.grid.start).path
+        found = _mistakes(replace(phase, model=first.model), path, make_plan(phase), phases[:i])
         mistakes += [Mistake(f"phase[{i}].{mistake.key}", mistake.message) for mistake in found]
     if mistakes:
         raise ConfigError(mistakes, first.origin)
 
 
-def _mistakes(settings: Settings, plan: list[Stage], earlier: Sequence[Settings] = ()) -> list[Mistake]:
+def _mistakes(
+    settings: Settings, path: NoisePath, plan: list[Stage], earlier: Sequence[Settings] = ()
+) -> list[Mistake]:
     """What takes the loaded model to see.
 
     Args:
         settings: with the model.
+        path: its noise path, with the grids that they ask for.
         plan: their stages.
         earlier: the phases before, if they are a chain's.
     """
-    path, evaluation = settings.model.path, settings.evaluation
+    spec, evaluation = settings.model.spec, settings.evaluation
     wanted = [("schedule", stage.steps) for stage in plan]
     wanted += [("evaluation.steps", steps) for steps in evaluation.steps]
     wanted += [("evaluation.teacher_steps", steps) for steps in evaluation.teacher_steps]
@@ -163,11 +166,11 @@ def _mistakes(settings: Settings, plan: list[Stage], earlier: Sequence[Settings]
             path.grid(steps)
         except GridError as error:
             mistakes[key] = Mistake(key, str(error))
-    if evaluation.sampler not in settings.model.samplers:
+    if evaluation.sampler not in spec.samplers:
         mistakes["evaluation.sampler"] = Mistake(
             "evaluation.sampler",
-            f'is "{evaluation.sampler}", which the exported pipeline of {settings.model.label} could not do; expected '
-            f"{' or '.join(settings.model.samplers)}",
+            f'is "{evaluation.sampler}", which the exported pipeline of {spec.label} could not do; expected '
+            f"{' or '.join(spec.samplers)}",
         )
     taught = any(phase.teacher is not None and "guidance" in phase.teacher.gives for phase in earlier)
     # What an earlier phase leaves is no new network.
@@ -178,8 +181,8 @@ def _mistakes(settings: Settings, plan: list[Stage], earlier: Sequence[Settings]
 
 def _check_guidance(settings: Settings, taught: bool) -> Iterator[Mistake]:
     """Scales that the model can do, and a teacher for what its network does not know yet."""
-    model, teacher = settings.model, settings.teacher
-    told = model.guidance_input
+    spec, teacher = settings.model.spec, settings.teacher
+    told = spec.guidance_input
     if told is not None and taught:
         told = replace(told, new=False)
     asked = {"source.guidance": settings.source.options.guidance, "evaluation.guidance": settings.evaluation.guidance}
@@ -191,7 +194,7 @@ def _check_guidance(settings: Settings, taught: bool) -> Iterator[Mistake]:
                 f"must lie in [{told.low:g}, {told.high:g}], the scales that the network takes as an input (got "
                 f"{_written(scales)})",
             )
-        elif not model.supports_guidance and set(scales) != {1}:
+        elif not spec.supports_guidance and set(scales) != {1}:
             yield Mistake(key, "must be 1: the model has no null condition for guidance to compare with")
         elif told is None and min(scales) < 1:
             yield Mistake(
@@ -214,17 +217,18 @@ def _check_guidance(settings: Settings, taught: bool) -> Iterator[Mistake]:
     elif teacher is not None and mixes and told is not None and not told.new:
         yield Mistake(
             "teacher.type",
-            f"'{teacher.name}' mixes two predictions of a network without guidance, and {model.label} takes the scale "
+            f"'{teacher.name}' mixes two predictions of a network without guidance, and {spec.label} takes the scale "
             "as an input and guides by itself; use a teacher that does not, as the presets pd, tsd and dsdi do",
         )
 
 
 def _check_adapter(settings: Settings) -> Iterator[Mistake]:
     """What an adapter stands beside must be there for others, too."""
-    model, told = settings.model, settings.model.guidance_input
+    spec = settings.model.spec
+    told = spec.guidance_input
     if settings.student is None:
         return
-    if model.untrained:
+    if spec.untrained:
         yield Mistake("student", "adapts a network that has been trained, and the model is a new one: leave it out")
     elif told is not None and told.new:
         yield Mistake(

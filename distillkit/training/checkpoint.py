@@ -119,7 +119,7 @@ def restore(path: Path, parts: Parts) -> Position:
         settings.engine.load_state_dict(safetensors.torch.load_file(path / manifest.rank_file(rank)))
         for owner, part in _stateful(parts, position).items():
             if position.done:
-                part.start_stage(parts.plan[position.stage], settings.model.path)
+                part.start_stage(parts.plan[position.stage], parts.student.path)
             part.load_state_dict(_of(owner, shared))
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise DistillkitError(

@@ -35,11 +35,12 @@ def export(parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
 def _write(network: torch.nn.Module, parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
     settings, evaluation = parts.settings, parts.settings.evaluation
     about = Export(
+        path=parts.student.path,
         steps=evaluation.export_steps or _taught_steps(parts),
         served=evaluation.steps,
         guidance=evaluation.guidance,
         method=settings.run.method,
-        teacher=settings.model.label,
+        teacher=settings.model.spec.label,
         scores=rows,
         settings=settings.tables,
         sampler=evaluation.sampler,

@@ -62,7 +62,7 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
         if position.done == 0:
             for part in (source, teacher, target):
                 if part is not None:
-                    part.start_stage(stage, settings.model.path)
+                    part.start_stage(stage, parts.student.path)
         while position.done < stage.updates and not settings.schedule.is_over(
             stage, position.done, series(settings, stage, position.scores)
         ):

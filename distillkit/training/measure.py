@@ -132,7 +132,7 @@ def _scoring(parts: Parts) -> float:
 def _scored(parts: Parts) -> Iterator[tuple[int, int]]:
     """(sampling steps, pictures) of every score that the run takes."""
     settings, evaluation = parts.settings, parts.settings.evaluation
-    if evaluation.teacher and settings.teacher is not None and not settings.model.untrained:
+    if evaluation.teacher and settings.teacher is not None and not settings.model.spec.untrained:
         yield from ((steps, evaluation.samples) for steps in {*evaluation.steps, *evaluation.teacher_steps})
     yield from ((steps, evaluation.samples) for steps in evaluation.steps)
     if evaluation.every:

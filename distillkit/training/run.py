@@ -89,7 +89,7 @@ def _make(
     else:
         place.create(settings.tables)
     with recorded(settings.tracker, info, place.discard if not info.resumed else lambda: None):
-        if settings.evaluation.teacher and settings.teacher is not None and not settings.model.untrained:
+        if settings.evaluation.teacher and settings.teacher is not None and not settings.model.spec.untrained:
             scores.teacher(_known(place, "teacher") if not changed else [])
         if work:
             _do(work, parts, reporter)

@@ -107,7 +107,7 @@ class CachedTrajectories(PrecomputingSource):
     def _conditions(self) -> dict[str, Any]:
         """What makes the trajectories, besides the teacher."""
         drawn = self.options.model_dump(mode="json", include={"guidance", "seed", "shard"})
-        return {"shape": list(self._model.sample_shape), "classes": self._model.classes} | drawn
+        return {"shape": list(self._model.spec.sample_shape), "classes": self._model.spec.classes} | drawn
 
     @property
     def _shards(self) -> int:

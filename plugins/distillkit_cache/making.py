@@ -10,7 +10,7 @@ from itertools import islice
 
 import torch
 
-from distillkit.interfaces import Model, Teacher
+from distillkit.interfaces import Model, Teacher, draw_condition
 from distillkit.noise import Condition, Predictor
 from distillkit.noise.seeds import generator
 from distillkit.sampling import walk
@@ -26,8 +26,8 @@ def begin(
     They depend on (seed, index) alone, and have nothing to do with the pictures that are scored.
     """
     draw = generator(seed, index, "trajectory")
-    noise = torch.randn(1, 1, *model.sample_shape, generator=draw)
-    return {STATES: noise} | model.draw_condition(1, draw_guidance(1, draw), draw).tensors()
+    noise = torch.randn(1, 1, *model.spec.sample_shape, generator=draw)
+    return {STATES: noise} | draw_condition(model, 1, draw_guidance(1, draw), draw).tensors()
 
 
 def make(

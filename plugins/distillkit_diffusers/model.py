@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 
 from distillkit.errors import ConfigError, DistillkitError, Mistake
-from distillkit.interfaces import Export, GuidanceInput, Inventory, Model, Sampler, StudentTable
+from distillkit.interfaces import Export, Inventory, Model, ModelSpec, StudentTable
 from distillkit.noise import Condition
 from distillkit_diffusers import families, hub, lora
 from distillkit_diffusers.families.family import Family
@@ -24,6 +24,11 @@ class FamilyModel(Model):
 
     options: FamilyOptions
     family: Family
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """The model's name in model cards and tables, known before it is loaded."""
 
     @abstractmethod
     def find_family(self) -> Family:
@@ -44,21 +49,25 @@ class FamilyModel(Model):
         if mistakes := [Mistake(f"model.{mistake.key}", mistake.message) for mistake in self.family.check()]:
             raise ConfigError(mistakes, self.label)
         self.family.load()
-        self.network = self.family.network
-        self.path = self.family.path
-        self.prediction = self.family.prediction
-        self.sample_shape = self.family.sample_shape
-        self.classes = self.family.classes
+        family = self.family
+        self.network = family.network
+        self.spec = ModelSpec(
+            label=self.label,
+            path=family.path,
+            prediction=family.prediction,
+            sample_shape=family.sample_shape,
+            classes=family.classes,
+            supports_guidance=family.supports_guidance,
+            guidance_input=family.guidance_input,
+            sampler=family.sampler,
+            samplers=family.samplers,
+            untrained=family.folder is None,
+        )
 
     def adapt(self, student: StudentTable) -> None:
         """Give the network a LoRA."""
 
         lora.add(self.network, student)
-
-    def set_grid(self, spacing: str, start: int | str | None) -> None:
-        """Set spacing and start of the path's grids; "auto" looks at what the network predicts."""
-        self.family.set_grid(spacing, start)
-        self.path = self.family.path
 
     def forward(
         self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
@@ -78,26 +87,6 @@ class FamilyModel(Model):
         """What the network works on -> images."""
         return self.family.decode(samples)
 
-    @property
-    def supports_guidance(self) -> bool:
-        """Whether there is a null condition."""
-        return self.family.supports_guidance
-
-    @property
-    def guidance_input(self) -> GuidanceInput | None:
-        """The network's input for the guidance scale."""
-        return self.family.guidance_input
-
-    @property
-    def sampler(self) -> Sampler:
-        """As the pipeline's scheduler says."""
-        return self.family.sampler
-
-    @property
-    def samplers(self) -> Sequence[Sampler]:
-        """What diffusers' schedulers for the family can do."""
-        return self.family.samplers
-
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a pipeline folder: the network, the parts that were not trained, the scheduler and a model card."""
 
@@ -114,7 +103,7 @@ class DiffusersModel(FamilyModel):
     """A pipeline that diffusers saved, whose own files say what kind it is; or a new `UNet2DModel`."""
 
     name = "diffusers"
-    kept = PROMPT_OPTIONS
+    kept_options = PROMPT_OPTIONS
 
     Options = DiffusersOptions  # type: ignore[assignment]  # mypy wants nested classes, and takes no alias
 
@@ -143,11 +132,6 @@ class DiffusersModel(FamilyModel):
         return families.family_of(folder, scheduler)(options, folder)
 
     @property
-    def untrained(self) -> bool:
-        """Whether it was built from a config."""
-        return self.options.path is None
-
-    @property
     def label(self) -> str:
         """The folder."""
-        return "a new network" if self.untrained else str(self.options.path)
+        return "a new network" if self.options.path is None else str(self.options.path)

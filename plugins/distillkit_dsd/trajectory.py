@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from distillkit import distributed
-from distillkit.interfaces import Data, JumpBatch, Model, Source, Stage
+from distillkit.interfaces import Data, JumpBatch, Model, Source, Stage, draw_condition
 from distillkit.noise import Condition, NoisePath
 
 
@@ -84,9 +84,10 @@ class Trajectory(Source):
 
         batch = self.global_batch
         noise = (
-            distributed.shard(torch.randn(batch, *self._model.sample_shape, generator=generator)) * self._initial_scale
+            distributed.shard(torch.randn(batch, *self._model.spec.sample_shape, generator=generator))
+            * self._initial_scale
         )
-        condition = self._model.draw_condition(batch, self.draw_guidance(batch, generator), generator)
+        condition = draw_condition(self._model, batch, self.draw_guidance(batch, generator), generator)
         new = JumpBatch(noise, distributed.shard(self._position), condition.map(distributed.shard))
         self._jumps = new if self._jumps is None else _mix(distributed.shard(over), new, self._jumps)
         z = self._jumps.z

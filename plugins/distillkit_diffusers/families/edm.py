@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import diffusers
 import torch
@@ -12,7 +12,6 @@ from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, Sampler
 from distillkit.noise import EdmPath
 from distillkit_diffusers.export import TRAINED, Sampling, known_to
-from distillkit_diffusers.families.family import from_the_noise
 from distillkit_diffusers.families.unet import Unet2D
 
 
@@ -104,10 +103,6 @@ class Edm(Unet2D):
 
         self.path, self.prediction = read_path(self.scheduler), "sample"
 
-    def set_grid(self, spacing: str, start: int | str | None) -> None:
-        """Trailing or linspace, from σ_max."""
-        self.path = self.path.with_spacing(from_the_noise(spacing, start))
-
     def forward(
         self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
@@ -118,7 +113,7 @@ class Edm(Unet2D):
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
         """An EDMEulerScheduler with the trained grid."""
 
-        return make_scheduler(self.path, self.scheduler, export.steps), describe(export.steps)
+        return make_scheduler(cast(EdmPath, export.path), self.scheduler, export.steps), describe(export.steps)
 
     def unconditional(self, network: torch.nn.Module, scheduler: Any) -> Any:
         """The one stock pipeline for U-Nets that scales noise and inputs as its scheduler says."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar
 
 import torch
 
@@ -96,10 +96,6 @@ class Family(ABC):
             DistillkitError: it cannot be loaded, or the parts do not fit together.
         """
 
-    @abstractmethod
-    def set_grid(self, spacing: str, start: int | str | None) -> None:
-        """Set the grids of `path`."""
-
     def forward(
         self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
@@ -143,24 +139,6 @@ class Family(ABC):
     @abstractmethod
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a pipeline that diffusers loads without distillkit; `network` is float32, on the CPU."""
-
-
-def from_the_noise(spacing: str, start: int | str | None) -> Literal["trailing", "linspace"]:
-    """`[grid]` for paths whose grids all begin at the noisiest time, where N(0, I), scaled, is just what z looks like.
-
-    Raises:
-        DistillkitError: it asks for something else.
-    """
-    if spacing not in ("trailing", "linspace"):
-        raise DistillkitError(
-            f'grid.spacing: is "{spacing}", and the model\'s noise path has grids that begin at the noise; expected '
-            '"trailing" or "linspace"'
-        )
-    if start not in ("auto", None):
-        raise DistillkitError(
-            f"grid.start: is {start}, and the grids of the model's noise path begin at its noisiest time; leave it out"
-        )
-    return cast(Literal["trailing", "linspace"], spacing)
 
 
 def with_scales(found: Condition, count: int, guidance: torch.Tensor | None, taken: GuidanceInput) -> Condition:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import exp, sqrt
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import diffusers
 
@@ -12,7 +12,7 @@ from distillkit.interfaces import Export, Sampler
 from distillkit.noise import FlowPath
 from distillkit.noise.flow import FlowSpacing
 from distillkit_diffusers.export import TRAINED, Sampling, known_to
-from distillkit_diffusers.families.family import Family, from_the_noise
+from distillkit_diffusers.families.family import Family
 
 NOT_READ = (
     "use_karras_sigmas",
@@ -54,7 +54,7 @@ def read_path(config: dict[str, Any], spacing: FlowSpacing, length: int | None =
         # diffusers shifts the range of its grids, and then the grid.
         shift = config.get("shift", 1.0)
         cleanest = shift / (times + shift - 1)
-    return FlowPath(times, shift, spacing, cleanest, config.get("shift_terminal"))
+    return FlowPath(times, shift, spacing, cleanest, config.get("shift_terminal"), only_trailing=spacing == "trailing")
 
 
 def dynamic_shift(config: dict[str, Any], length: int | None) -> float:
@@ -86,10 +86,6 @@ def make_scheduler(path: FlowPath, config: dict[str, Any], steps: int, pipeline:
     known = known_to(diffusers.FlowMatchEulerDiscreteScheduler, config)
     if path.spacing == pipeline:
         return diffusers.FlowMatchEulerDiscreteScheduler(**known)
-    if path.spacing == "linspace":
-        raise DistillkitError(
-            'grid.spacing: is "linspace", and the exported pipeline has "trailing" grids; set it to that'
-        )
     # At the images' size, on which it was to depend, the shift is one number.
     static = known | {"use_dynamic_shifting": False} | _as_linspace(path, steps)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**static)
@@ -142,17 +138,9 @@ class FlowFamily(Family):
         self.path = read_path(self.scheduler, self.pipeline_spacing, length)
         self.prediction = "flow"
 
-    def set_grid(self, spacing: str, start: int | str | None) -> None:
-        """Trailing or linspace, from pure noise."""
-        wanted = from_the_noise(spacing, start)
-        if wanted != "trailing" == self.pipeline_spacing:
-            raise DistillkitError(
-                f'grid.spacing: is "{wanted}", and {self.what} tells its scheduler "trailing" grids; set it to that'
-            )
-        self.path = self.path.with_spacing(wanted)
-
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
         """The scheduler whose grid is the trained one."""
 
-        scheduler = make_scheduler(self.path, self.scheduler, export.steps, self.pipeline_spacing)
-        return scheduler, describe(self.path, export.steps, self.pipeline_spacing)
+        path = cast(FlowPath, export.path)
+        scheduler = make_scheduler(path, self.scheduler, export.steps, self.pipeline_spacing)
+        return scheduler, describe(path, export.steps, self.pipeline_spacing)

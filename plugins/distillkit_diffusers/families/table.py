@@ -91,16 +91,6 @@ def _read_by_diffusers(config: dict[str, Any]) -> Any:
         raise DistillkitError(f"scheduler: diffusers does not take this noise schedule: {error}") from error
 
 
-def with_grid(path: TablePath, kind: PredictionType, spacing: str, start: int | str | None) -> TablePath:
-    """The path with other grids; "auto" starts an ε-network where σ/α is bearable, any other at the last time.
-
-    Leading grids are CompVis' (of all times), and begin below the noise anyway.
-    """
-    if start == "auto":
-        start = path.auto_start() if kind == "epsilon" and spacing != "leading" else None
-    return path.with_grid(cast(Spacing, spacing), cast(int | None, start))
-
-
 def make_scheduler(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: int, sampler: Sampler) -> Any:
     """A diffusers scheduler whose grid of `steps` steps is the path's own, to the last.
 
@@ -164,11 +154,6 @@ class TableFamily(Family):
             self.scheduler = with_cosine(self.scheduler, cosine)
         self.path, self.prediction = read_path(self.scheduler, cosine)
 
-    def set_grid(self, spacing: str, start: int | str | None) -> None:
-        """Set spacing and start of the path's grids; "auto" looks at what the network predicts."""
-
-        self.path = with_grid(self.path, self.prediction, spacing, start)
-
     @property
     def sampler(self) -> Sampler:
         """Consistency where the scheduler is LCM's."""
@@ -178,5 +163,6 @@ class TableFamily(Family):
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
         """The scheduler whose grid is the trained one."""
 
-        scheduler = make_scheduler(self.path, self.prediction, self.scheduler, export.steps, export.sampler)
-        return scheduler, describe(self.path, export.steps, export.sampler)
+        path = cast(TablePath, export.path)
+        scheduler = make_scheduler(path, self.prediction, self.scheduler, export.steps, export.sampler)
+        return scheduler, describe(path, export.steps, export.sampler)
