@@ -1,4 +1,4 @@
-"""Checkpoints of other code than diffusers', as pipelines."""
+"""Converts checkpoints of other code bases to diffusers' pipelines."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ class Converter(Component):
 
     @abstractmethod
     def convert(self, checkpoint: Path, config: Path, ema: bool, folder: Path) -> str:
-        """Write a checkpoint's networks as a pipeline that diffusers loads without distillkit.
+        """Write the networks of a checkpoint as a pipeline that diffusers loads without distillkit.
 
         Args:
-            checkpoint: a file. If it is a pickle, it is opened by torch's restricted loading (weights_only) alone.
-            config: a file that says, in that code base's way, how the networks are built.
-            ema: whether the weights' running average is taken, where the checkpoint has one.
-            folder: where to write; it is there, and empty.
+            checkpoint: a file. A pickle must be loaded with torch's `weights_only`.
+            config: the code base's own file with the networks' arguments.
+            ema: whether to take the running average of the weights, if the checkpoint has one.
+            folder: an empty folder to write to.
 
         Returns:
-            what was made, in a few words.
+            a short description of what was written.
 
         Raises:
-            DistillkitError: the files are not what they should be, or do not fit together.
+            DistillkitError: a file cannot be read, or the two do not fit together.
         """

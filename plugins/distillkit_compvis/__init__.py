@@ -9,5 +9,4 @@ from distillkit_compvis.converter import CompVis
 
 @hookimpl
 def distillkit_converters() -> list[type[Converter]]:
-
     return [CompVis]

@@ -1,4 +1,4 @@
-"""Opens a pickled checkpoint, of which nothing is run."""
+"""Opens a pickled checkpoint without running its code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distillkit.errors import DistillkitError
 
 
 class Nothing:
-    """Takes the place of an object that is of no use here, and keeps nothing of it."""
+    """Replaces an object that is not needed, and drops its state."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -24,24 +24,24 @@ class Nothing:
 
 
 HARMLESS = (
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",  # the callbacks' states have it as a key
-    # Losses and scores, as numbers of numpy's.
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",  # a key of the callbacks' states
+    # Losses and scores, as numpy scalars.
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
 )
-"""What PyTorch Lightning left in CompVis' files besides tensors. None of it is made: `Nothing` is."""
+"""Classes that PyTorch Lightning left in CompVis' files besides tensors. `Nothing` is made instead of them."""
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint by name.
 
     Raises:
-        DistillkitError: it is no checkpoint, or its pickle asks for anything else than tensors and what is harmless.
+        DistillkitError: it is not a checkpoint, or its pickle needs classes that are neither tensors nor in `HARMLESS`.
     """
     try:
         with torch.serialization.safe_globals([(Nothing, name) for name in HARMLESS]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickles of another protocol, which are refused or read like any
+            warnings.simplefilter("ignore")  # about pickles of other protocols, which are read or refused anyway
             with path.open("rb") as file:
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

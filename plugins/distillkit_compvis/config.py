@@ -1,7 +1,7 @@
-"""The YAML of a CompVis latent diffusion: what is converted of it, and what has to be as it is.
+"""Reads the YAML config of a CompVis latent diffusion.
 
-Keys that only training reads are left unread. Of the networks' own, those that would make another network than
-diffusers' have to keep their defaults.
+Keys that only training uses are ignored. Keys of the networks must keep their defaults where another value would make
+a network that diffusers does not have.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ UNCONDITIONAL = "__is_unconditional__"
 
 
 def _none_if(absent: Any) -> BeforeValidator:
-    """CompVis' word for a value that is not there."""
+    """Read CompVis' marker for a missing value as None."""
     return BeforeValidator(lambda value: None if value == absent else value)
 
 
 Width = Annotated[int, Field(ge=32, multiple_of=32)]
-"""Channels that a group norm of 32 groups can take."""
+"""A number of channels that a group norm with 32 groups can divide."""
 Heads = Annotated[PositiveInt | None, _none_if(-1)]
 Levels = Annotated[list[PositiveInt], Field(min_length=1)]
 
 
 class Part(BaseModel):
-    """What training alone reads is ignored."""
+    """Ignores unknown keys, which only training uses."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class Network(BaseModel):
-    """Every key makes a difference."""
+    """Refuses unknown keys, which would change the network."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Unet(Network):
-    """`UNetModel`. A head's width is `num_head_channels`, or, without, that of the layer over `num_heads`."""
+    """`UNetModel`. The width of a head is `num_head_channels`, or the layer's width over `num_heads`."""
 
     image_size: PositiveInt
     in_channels: PositiveInt
@@ -173,10 +173,9 @@ def read_config(path: Path) -> Diffusion:
     """Read a config.
 
     Raises:
-        ConfigError: what cannot be converted, each with its key.
-        DistillkitError: the file cannot be read.
+        ConfigError: keys that cannot be converted.
+        DistillkitError: the file cannot be read as YAML.
     """
-
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -190,7 +189,7 @@ def read_config(path: Path) -> Diffusion:
 
 
 def _mistake(fault: Any) -> Mistake:
-    """One of pydantic's errors in our words."""
+    """An error of pydantic's as a mistake."""
     key, got = ".".join(map(str, fault["loc"])), fault["input"]
     if fault["type"] == "missing":
         return Mistake(key, "is required")

@@ -17,9 +17,9 @@ from distillkit_compvis.networks import autoencoder_naming, build_autoencoder, b
 from distillkit_compvis.weights import UNET, Origin, Weights
 
 IMAGENET = 1000
-"""The classes of CompVis' `ClassEmbedder`, if its config does not say."""
+"""The default number of classes of CompVis' `ClassEmbedder`."""
 STEPS = 50
-"""What the model card samples with."""
+"""The number of steps in the model card's example."""
 CARD = """---
 library_name: diffusers
 pipeline_tag: unconditional-image-generation
@@ -42,7 +42,7 @@ class CompVis(Converter):
     name = "compvis"
 
     def convert(self, checkpoint: Path, config: Path, ema: bool, folder: Path) -> str:
-        """Read the config, as it is small, then the checkpoint; see that they fit; write."""
+        """See the base class. The config is read first, as it is small."""
         params = read_config(config)
         weights = Weights.of(read_checkpoint(checkpoint), ema)
         parts = convert_networks(params, weights)
@@ -68,7 +68,7 @@ def make_scheduler(params: Diffusion) -> diffusers.DDIMScheduler:
 
 
 def convert_networks(params: Diffusion, weights: Weights) -> dict[str, torch.nn.Module]:
-    """diffusers' networks by their parts' names, with a checkpoint's weights as far as it has them."""
+    """diffusers' networks by the names of their parts, with the weights that the checkpoint has."""
     first_stage, diffused = params.first_stage_config.params, params.unet_config.params
     vqvae = build_autoencoder(first_stage, params.scale_factor)
     weights.fill(vqvae, "first_stage_model.", autoencoder_naming(first_stage))
@@ -85,13 +85,13 @@ def convert_networks(params: Diffusion, weights: Weights) -> dict[str, torch.nn.
 
 
 def write(parts: dict[str, Any], params: Diffusion, origin: str, folder: Path) -> str:
-    """Write a pipeline; the name of its class.
+    """Write a pipeline, and return the name of its class.
 
     Args:
-        parts: the networks.
-        params: the config's.
-        origin: where the weights come from, for the model card.
-        folder: where.
+        parts: the networks by name.
+        params: the config.
+        origin: the source of the weights, for the model card.
+        folder: the folder to write to.
     """
     if params.cond_stage_config is None:
         pipeline = diffusers.LDMPipeline(**parts, scheduler=make_scheduler(params))

@@ -1,4 +1,4 @@
-"""CompVis' networks as diffusers': what builds them, and which of CompVis' weights each of theirs is."""
+"""diffusers' networks for CompVis' configs, and the names of their weights in CompVis' networks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ATTENTION_BLOCK = {"group_norm.": "norm.", "to_out.0.": "proj_out."}
 
 
 def build_unet(params: Unet) -> torch.nn.Module:
-    """diffusers' network without weights, on the "meta" device."""
+    """Build diffusers' U-Net on the "meta" device."""
     attended = [2**level in params.attention_resolutions for level in range(len(params.channel_mult))]
     attention = "CrossAttn" if params.use_spatial_transformer else "Attn"
     common = {
@@ -37,7 +37,7 @@ def build_unet(params: Unet) -> torch.nn.Module:
         if not params.use_spatial_transformer:
             made: torch.nn.Module = diffusers.UNet2DModel(**common, attention_head_dim=params.num_head_channels)
         else:
-            # Whatever its name says, the argument is the number of heads here (diffusers #2011).
+            # Despite its name, the argument is the number of heads here (diffusers #2011).
             made = diffusers.UNet2DConditionModel(
                 **common,
                 attention_head_dim=_heads(params),
@@ -48,7 +48,7 @@ def build_unet(params: Unet) -> torch.nn.Module:
 
 
 def unet_naming(params: Unet) -> Naming:
-    """From the names of diffusers' weights to CompVis'."""
+    """Maps the names of diffusers' weights to CompVis'."""
     levels, depth = len(params.channel_mult), params.num_res_blocks
     blocks = {
         "time_embedding.linear_1.": "time_embed.0.",
@@ -66,7 +66,7 @@ def unet_naming(params: Unet) -> Naming:
             blocks[f"down_blocks.{level}.resnets.{i}."] = f"input_blocks.{number}.0."
             blocks[f"down_blocks.{level}.attentions.{i}."] = f"input_blocks.{number}.1."
         blocks[f"down_blocks.{level}.downsamplers.0.conv."] = f"input_blocks.{(level + 1) * (depth + 1)}.0.op."
-        # Up, level 0 is the coarsest. The last block of a level also has what makes its output larger.
+        # Upwards level 0 is the coarsest. The last block of a level contains its upsampler.
         for i in range(depth + 1):
             number = level * (depth + 1) + i
             blocks[f"up_blocks.{level}.resnets.{i}."] = f"output_blocks.{number}.0."
@@ -74,12 +74,12 @@ def unet_naming(params: Unet) -> Naming:
         place = 2 if 2 ** (levels - 1 - level) in params.attention_resolutions else 1
         blocks[f"up_blocks.{level}.upsamplers.0.conv."] = f"output_blocks.{number}.{place}.conv."
     if params.use_spatial_transformer:
-        return Naming(blocks, RESIDUAL_BLOCK)  # a spatial transformer's own names are the same in both
+        return Naming(blocks, RESIDUAL_BLOCK)  # names inside a spatial transformer are the same in both
     return Naming(blocks, RESIDUAL_BLOCK | ATTENTION_BLOCK, joined="qkv.", head=params.num_head_channels)
 
 
 def _heads(params: Unet) -> int | list[int] | None:
-    """A spatial transformer's heads, at each level."""
+    """The number of heads of spatial transformers, for each level if they differ."""
     if params.num_head_channels is None:
         return params.num_heads
     return [factor * params.model_channels // params.num_head_channels for factor in params.channel_mult]
@@ -96,12 +96,12 @@ AUTOENCODER_BLOCK = {
 
 
 def build_autoencoder(params: Vq, scale_factor: float) -> torch.nn.Module:
-    """diffusers' network without weights, on the "meta" device.
+    """Build diffusers' autoencoder on the "meta" device.
 
     Args:
-        params: the config's.
-        scale_factor: what latents are multiplied by before they are diffused. It is written out, as diffusers' default
-            is that of Stable Diffusion (diffusers #6725).
+        params: the autoencoder's.
+        scale_factor: the factor by which latents are multiplied. It is always set, as diffusers' default is that of
+            Stable Diffusion (diffusers #6725).
     """
     networks = params.ddconfig
     levels = len(networks.ch_mult)
@@ -123,7 +123,7 @@ def build_autoencoder(params: Vq, scale_factor: float) -> torch.nn.Module:
 
 
 def autoencoder_naming(params: Vq) -> Naming:
-    """From the names of diffusers' weights to CompVis'."""
+    """Maps the names of diffusers' weights to CompVis'."""
     levels, depth = len(params.ddconfig.ch_mult), params.ddconfig.num_res_blocks
     blocks: dict[str, str] = {}
     for side in ("encoder", "decoder"):
@@ -134,7 +134,7 @@ def autoencoder_naming(params: Vq) -> Naming:
             f"{side}.conv_norm_out.": f"{side}.norm_out.",
         }
     for level in range(levels):
-        # CompVis counts from the finest resolution on both ways, diffusers in the order of computation.
+        # CompVis counts levels from the finest in both directions, diffusers in the order of computation.
         there = levels - 1 - level
         for i in range(depth + 1):
             blocks[f"encoder.down_blocks.{level}.resnets.{i}."] = f"encoder.down.{level}.block.{i}."

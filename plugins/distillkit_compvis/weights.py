@@ -1,4 +1,4 @@
-"""The weights of a checkpoint, given to diffusers' networks one by one, until none is missing and none is left."""
+"""Loads the weights of a checkpoint into diffusers' networks, and checks that none is missing or left over."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ QUERIES_KEYS_VALUES = ("to_q.", "to_k.", "to_v.")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the checkpoint has one of diffusers' weights.
+    """The origin of a weight of diffusers' in a checkpoint.
 
     Attributes:
-        name: its name in CompVis' network.
-        third: which third of it, where queries (0), keys (1) and values (2) are one tensor.
+        name: the name of the tensor in CompVis' network.
+        third: the third of a tensor that has queries (0), keys (1) and values (2); None for the whole tensor.
         head: the width of an attention head in such a tensor; None if there is one head.
     """
 
@@ -28,24 +28,25 @@ class Origin:
     head: int | None = None
 
     def size(self, shape: torch.Size) -> list[int]:
-        """How large its tensor is. A convolution of size 1 and a matrix are told apart by ones at the end: left out."""
+        """The size of the tensor, without ones at the end: they alone distinguish a 1×1 convolution from a matrix."""
         return without_ones([shape[0] if self.third is None else 3 * shape[0], *shape[1:]])
 
     def take(self, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """The weight in float32 and in diffusers' shape, of a tensor of that size."""
+        """The weight, in float32 and with diffusers' shape, from the tensor."""
         if self.third is not None:
-            # The rows go head by head, each with its queries, keys and values.
+            # Rows are ordered by head, and within a head by queries, keys and values.
             tensor = tensor.reshape(-1, 3, self.head or shape[0], *tensor.shape[1:])[:, self.third]
         return tensor.reshape(shape).float().clone()
 
 
 @dataclass(frozen=True)
 class Naming:
-    """
+    """Maps a name of diffusers' to its origin.
+
     Attributes:
-        blocks: how the blocks' names begin here -> there.
-        inside: how, within a block, the layers' names begin here -> there.
-        joined: what a layer is called there that makes queries, keys and values at once; None if there is none.
+        blocks: prefixes of blocks, diffusers' -> CompVis'.
+        inside: prefixes of layers within a block, diffusers' -> CompVis'.
+        joined: CompVis' prefix of a layer that makes queries, keys and values at once; None if there is none.
         head: the width of an attention head in it; None if there is one head.
     """
 
@@ -55,7 +56,7 @@ class Naming:
     head: int | None = None
 
     def __call__(self, name: str) -> Origin:
-        """Where the weight of this name comes from."""
+        """The origin of the weight of this name."""
         block = next((block for block in self.blocks if name.startswith(block)), "")
         start, rest = self.blocks.get(block, ""), name.removeprefix(block)
         if self.joined is not None:
@@ -80,7 +81,7 @@ TRAINING = (
     "betas", "alphas_cumprod", "sqrt_alphas", "sqrt_one_minus", "sqrt_recip", "log_one_minus", "posterior_", "logvar",
     "lvlb_weights", "first_stage_model.loss.", AVERAGE,
 )  # fmt: skip
-"""How what is in a checkpoint besides its networks begins: the noise schedule, a discriminator, and the average."""
+"""Prefixes of other tensors of a checkpoint: the noise schedule, a discriminator, and the running average."""
 
 
 @dataclass
@@ -89,10 +90,10 @@ class Weights:
 
     Attributes:
         state: the tensors.
-        ema: whether the U-Net's weights are taken from the running average.
-        used: the names that networks asked for.
-        missing: those of them that are not there.
-        misshapen: those that are of another size.
+        ema: whether the U-Net gets the running average.
+        used: the names that networks needed.
+        missing: those of them that the checkpoint does not have.
+        misshapen: those that have another size.
     """
 
     state: Mapping[str, torch.Tensor]
@@ -103,16 +104,16 @@ class Weights:
 
     @classmethod
     def of(cls, state: Mapping[str, torch.Tensor], ema: bool) -> Weights:
-        """Those of a checkpoint; the running average if `ema` says so and there is one."""
+        """The weights of a checkpoint; with `ema` the running average, if there is one."""
         return cls(state, ema and any(name.startswith(f"{AVERAGE}diffusion_model") for name in state))
 
     def fill(self, network: torch.nn.Module, prefix: str, origin: Callable[[str], Origin]) -> None:
-        """Give a network its weights.
+        """Load a network's weights.
 
         Args:
             network: on the "meta" device.
-            prefix: what its weights' names begin with in the checkpoint.
-            origin: from one of its weights' names to what CompVis' network has.
+            prefix: the prefix of its weights in the checkpoint.
+            origin: maps the name of a weight to its origin.
         """
         weights = {}
         for name, weight in network.state_dict().items():
@@ -120,7 +121,7 @@ class Weights:
             key = prefix + where.name
             self.used.add(key)
             if self.ema and prefix == UNET:
-                # LitEma names a buffer after the parameter, without its dots.
+                # LitEma names a buffer like the parameter, without the dots.
                 key = AVERAGE + key.removeprefix("model.").replace(".", "")
             tensor = self.state.get(key)
             if tensor is None:
@@ -133,7 +134,7 @@ class Weights:
             network.load_state_dict(weights, assign=True)
 
     def check(self, betas: torch.Tensor, checkpoint: Path, config: Path) -> None:
-        """All weights that networks asked for were there, nothing is left over, and the noise schedule is the same.
+        """Check that no weight is missing or left over, and that the noise schedule is the config's.
 
         Args:
             betas: the config's noise schedule, [T].

@@ -9,5 +9,4 @@ from distillkit_diffusers.model import DiffusersModel
 
 @hookimpl
 def distillkit_models() -> list[type[Model]]:
-
     return [DiffusersModel]

@@ -22,11 +22,11 @@ def save(pipeline: Any, folder: Path, card: str, shipped: Mapping[str, ModuleTyp
     """Write a pipeline.
 
     Args:
-        pipeline: what to save.
-        folder: where; it is made if it does not exist.
-        card: README.md.
-        shipped: the modules of the classes that diffusers has not, by the part that is of that class; "" is the
-            pipeline itself. They need only torch and diffusers, and each goes where its part is.
+        pipeline: an object of diffusers'.
+        folder: created if it does not exist.
+        card: the text of README.md.
+        shipped: the modules of classes that diffusers lacks, by the part of that class; "" is the pipeline itself.
+            They need only torch and diffusers, and are copied beside their parts.
     """
     pipeline.save_pretrained(folder)
     if shipped:
@@ -35,13 +35,13 @@ def save(pipeline: Any, folder: Path, card: str, shipped: Mapping[str, ModuleTyp
 
 
 def save_over(source: PipelineFolder, parts: Mapping[str, Any], folder: Path, card: str) -> None:
-    """Write another folder's pipeline with some of its parts replaced, and the others as they are; as `save` does.
+    """Write the pipeline of another folder with some of its parts replaced, and the others copied.
 
     Args:
-        source: the other pipeline's.
-        parts: the new ones, which save themselves.
-        folder: where.
-        card: README.md.
+        source: the other folder.
+        parts: the new parts by name, objects of diffusers'.
+        folder: must not exist.
+        card: the text of README.md.
     """
     folder.mkdir(parents=True)
     for name in source.components.keys() - parts.keys():
@@ -55,7 +55,7 @@ def save_over(source: PipelineFolder, parts: Mapping[str, Any], folder: Path, ca
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a part. Where it has half-precision weights alone, they lose their mark, as a folder is loaded by one."""
+    """Copy a part. If all its weights are of the variant fp16, rename them: a pipeline is loaded as one variant."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*(f"*{suffix}" for suffix in PICKLES)))
     weights = [file.name for file in target.glob("*.safetensors")]
     if weights and all(".fp16" in name for name in weights):
@@ -66,7 +66,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _ship(pipeline: Any, shipped: Mapping[str, ModuleType], folder: Path) -> None:
-    """Put the classes' files beside the weights, and their names into the index."""
+    """Copy the modules beside the weights, and name them in model_index.json."""
     index = folder / "model_index.json"
     content = json.loads(index.read_text(encoding="utf-8"))
     for part, module in shipped.items():
@@ -85,20 +85,20 @@ CLASS_CONDITIONAL = """from diffusers import DiffusionPipeline
 # {file}.
 pipe = DiffusionPipeline.from_pretrained("path/to/this/folder", trust_remote_code=True)
 images = pipe(class_labels=[0, 1, 2, 3], num_inference_steps={steps}).images"""
-"""How to use a pipeline that comes in a file of its own and takes classes."""
+"""Example code for class-conditional pipelines that a folder brings along."""
 
 UNCONDITIONAL = """from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
 images = pipe(batch_size=4, num_inference_steps={steps}).images"""
-"""How to use one of diffusers' unconditional pipelines."""
+"""Example code for diffusers' unconditional pipelines."""
 
 DIT = """from diffusers import DiffusionPipeline
 
 # DiTPipeline keeps neither steps nor guidance_scale: left out, they would be 50 and 4.
 pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
 images = pipe(class_labels=[0, 1, 2, 3], guidance_scale={guidance}, num_inference_steps={steps}).images"""
-"""How to use a DiTPipeline."""
+"""Example code for DiTPipeline."""
 
 TEXT_CONDITIONAL = """import torch
 from diffusers import DiffusionPipeline
@@ -111,24 +111,24 @@ images = pipe(
 
 
 def text_conditional(prompt: str, arguments: Mapping[str, Any]) -> str:
-    """How to use one of diffusers' text-conditional pipelines.
+    """Example code for diffusers' text-conditional pipelines.
 
     Args:
-        prompt: one that it was trained for.
-        arguments: what else it is to be told.
+        prompt: a prompt that it was trained for.
+        arguments: the other arguments of the call.
     """
     # JSON's strings and numbers are Python's.
-    said = {key: json.dumps(value, ensure_ascii=False) for key, value in arguments.items()}
-    words = [json.dumps(prompt, ensure_ascii=False), *(f"{key}={value}" for key, value in said.items())]
+    written = {key: json.dumps(value, ensure_ascii=False) for key, value in arguments.items()}
+    words = [json.dumps(prompt, ensure_ascii=False), *(f"{key}={value}" for key, value in written.items())]
     return TEXT_CONDITIONAL.replace("{arguments}", ",\n    ".join(words).replace("{", "{{").replace("}", "}}"))
 
 
 class Sampling(NamedTuple):
-    """How the pipeline samples.
+    """How the exported pipeline samples, for the model card.
 
     Attributes:
-        sampler: by what rule.
-        fit: where the scheduler's times are those of the training; goes on from "…, ".
+        sampler: the name of the rule.
+        fit: for which numbers of steps the scheduler has the trained times; continues a sentence after a comma.
     """
 
     sampler: str
@@ -143,16 +143,16 @@ def model_card(
     taken: Sequence[float] | None = None,
     task: str = "unconditional-image-generation",
 ) -> str:
-    """Markdown with the metadata that model hubs read.
+    """A model card: Markdown with the metadata that model hubs read.
 
     Args:
-        export: what to say.
-        pipeline: what is saved, or its class.
-        snippet: Python that uses it; {steps} in it is the number of steps, {guidance} the guidance scale, {file} the
-            file that its class is in.
-        sampling: how it samples.
-        taken: the lowest and the highest guidance scale that the network takes as an input; None if it takes none.
-        task: the hubs' word for what it does.
+        export: what the pipeline states about itself.
+        pipeline: the pipeline, or its class.
+        snippet: example code, in which {steps} stands for the number of steps, {guidance} for the guidance scale, and
+            {file} for the file of the pipeline's class.
+        sampling: how the pipeline samples.
+        taken: the range of guidance scales that the network takes as an input; None if it takes none.
+        task: the pipeline tag of the model hub.
     """
     guidance = "none (scale 1)" if export.guidance == 1 else f"scale {export.guidance:g}"
     if taken is not None:
@@ -198,5 +198,5 @@ A diffusion model that samples in **{export.steps} steps**, made with distillkit
 
 
 def known_to(scheduler: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a config, which may be another scheduler's, a class of diffusers' schedulers takes."""
+    """The entries of a config, perhaps another scheduler's, that a class of schedulers takes as arguments."""
     return {key: value for key, value in config.items() if key in signature(scheduler.__init__).parameters}

@@ -1,4 +1,4 @@
-"""What is in a folder that diffusers saved, without loading any of it."""
+"""Reads folders that diffusers saved, without loading their networks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class PipelineFolder:
-    """A pipeline's folder (model_index.json, and a folder for each part), or a bare network's."""
+    """The folder of a pipeline (model_index.json, and a folder for each part), or of a bare network."""
 
     path: Path
 
     def part(self, name: str) -> Path:
-        """Where a part is; the folder itself, if it is a bare network's."""
+        """The folder of a part; this folder itself for a bare network."""
         return self.path / name if (self.path / name).is_dir() else self.path
 
     @property
@@ -36,27 +36,27 @@ class PipelineFolder:
 
     @property
     def pipeline_class(self) -> str | None:
-        """The pipeline's class; None where there are only parts."""
+        """The name of the pipeline's class; None for a bare network."""
         found = self.index.get("_class_name")
         # With a file of its own, it is [file, class].
         return str(found[-1]) if isinstance(found, list) and found else found or None
 
     @property
     def components(self) -> dict[str, str]:
-        """The parts that a pipeline has, and their classes."""
+        """The parts of the pipeline, and the names of their classes."""
         entries = {name: entry for name, entry in self.index.items() if isinstance(entry, list) and name[0] != "_"}
         return {name: entry[1] for name, entry in entries.items() if entry[1] is not None}
 
     @property
     def network_class(self) -> str | None:
-        """The class of the U-Net, or of the bare network."""
+        """The name of the class of the U-Net, or of the bare network."""
         return read_json(self.part("unet") / "config.json").get("_class_name")
 
     def check_there(self) -> None:
-        """Whether there is something that diffusers saved.
+        """Check that the folder was saved by diffusers.
 
         Raises:
-            DistillkitError: there is not.
+            DistillkitError: it does not exist, or has none of diffusers' files.
         """
         if not self.path.is_dir():
             raise DistillkitError(f"there is no folder {self.path}; give a local folder that diffusers saved")
@@ -67,11 +67,11 @@ class PipelineFolder:
             )
 
     def check_network(self, part: str, classes: Sequence[str]) -> Iterator[Mistake]:
-        """What keeps a part with weights from being loaded.
+        """Mistakes in a part with weights, before it is loaded.
 
         Args:
-            part: its folder's name.
-            classes: what it may be.
+            part: the name of its folder.
+            classes: the classes that it may have.
         """
         folder = self.part(part)
         config = folder / "config.json"
@@ -79,7 +79,7 @@ class PipelineFolder:
             yield Mistake("path", f"{self.path} has no {part}/config.json, which {self.pipeline_class} needs")
             return
         written = read_json(config)
-        # diffusers says it so, and transformers, which has the text encoders, as a list of one.
+        # diffusers writes the first key, and transformers, which has the text encoders, the second.
         found = written.get("_class_name") or next(iter(written.get("architectures") or []), None)
         if found not in classes:
             yield Mistake("path", f"{config}: the network is a {found}; supported: {', '.join(classes)}")
@@ -87,13 +87,13 @@ class PipelineFolder:
             yield from _check_weights(folder)
 
     def check_components(self) -> Iterator[Mistake]:
-        """Whether all that a pipeline's index names is there."""
+        """Mistakes where the index names a part that has no folder."""
         for name in self.components:
             if Path(name).name != name or not (self.path / name).is_dir():
                 yield Mistake("path", f"{self.path / 'model_index.json'}: names '{name}', which is no folder beside it")
 
     def check_scheduler(self, given: bool) -> Iterator[Mistake]:
-        """Whether there is a noise schedule: `given` by the config, or the folder's own."""
+        """A mistake if there is no noise schedule, neither `given` by the config nor in the folder."""
         if not given and self._scheduler_file() is None:
             yield Mistake(
                 "path",
@@ -101,7 +101,7 @@ class PipelineFolder:
             )
 
     def parameters(self, part: str) -> int:
-        """How many parameters a part with weights has, by the headers of its files.
+        """The number of parameters of a part, from the headers of its files.
 
         Raises:
             DistillkitError: a file is damaged.
@@ -109,9 +109,9 @@ class PipelineFolder:
         return sum(map(prod, self._shapes(part).values()))
 
     def adapter_parameters(self, part: str, student: StudentTable) -> int:
-        """How many parameters an adapter of a part's network has: rank·(in + out) a layer.
+        """The number of parameters of an adapter of a part's network: rank·(in + out) per layer.
 
-        Norms have weights of one dimension, and no adapter. Raises as `parameters`.
+        Normalization layers, whose weights have one dimension, get no adapter. Raises as `parameters`.
         """
         layers = {
             name.removesuffix(".weight"): shape
@@ -126,11 +126,11 @@ class PipelineFolder:
         )
 
     def _shapes(self, part: str) -> dict[str, list[int]]:
-        """The weights' names and shapes."""
+        """The shapes of the weights by name."""
         return {name: shape for file in _weights(self.part(part)) for name, shape in _shapes(file).items()}
 
     def sample_size(self, part: str) -> tuple[int, int] | None:
-        """(H, W) of the samples that a network works on, if its config says."""
+        """(H, W) of the samples that a network takes; None if its config does not say."""
         file = self.part(part) / "config.json"
         match read_json(file).get("sample_size"):
             case None:
@@ -143,12 +143,12 @@ class PipelineFolder:
                 raise DistillkitError(f"{file}: sample_size must be one number or two (got {found!r})")
 
     def scheduler_config(self) -> dict[str, Any]:
-        """The noise schedule's config; empty if the folder has none."""
+        """The config of the scheduler; empty if the folder has none."""
         file = self._scheduler_file()
         return {} if file is None else read_json(file)
 
     def null_class(self) -> int | None:
-        """The null class that an exported pipeline was saved with."""
+        """The null class that an exported pipeline was saved with; None if there is none."""
         null_class = self.index.get("null_class")
         return null_class if isinstance(null_class, int) else None
 
@@ -179,7 +179,7 @@ def _check_weights(folder: Path) -> Iterator[Mistake]:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The files that are loaded of those in a part's folder: whole ones before those in half precision."""
+    """The files of a part's folder that diffusers loads: those in full precision before the variant fp16."""
     for half in ("", ".fp16"):
         file = folder / f"{WEIGHTS}{half}.safetensors"
         if file.is_file():
@@ -191,7 +191,6 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _shapes(file: Path) -> dict[str, list[int]]:
-
     try:
         with safe_open(file, framework="np") as weights:
             return {name: weights.get_slice(name).get_shape() for name in weights.offset_keys()}
@@ -203,7 +202,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        DistillkitError: it is none, or cannot be read.
+        DistillkitError: the file cannot be read, or holds something else.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

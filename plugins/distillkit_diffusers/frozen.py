@@ -15,18 +15,18 @@ from distillkit_diffusers import networks
 from distillkit_diffusers.folder import PipelineFolder, read_json
 
 AT_ONCE = 512 * 512
-"""Pixels that are encoded or decoded at once (or one image): activations at full size are what fills the memory."""
+"""Pixels to encode or decode at once (at least one image): activations at full size dominate the memory."""
 
 
 class Autoencoder:
     """Images in [−1, 1] <-> the latents that a diffusion network works on, (h − shift)·scaling_factor of its own h.
 
-    Of a `VQModel` h is what comes before the nearest code is taken, and decoding takes it; of an `AutoencoderKL` it is
+    Of a `VQModel` h is the latent before quantisation, and decoding quantises; of an `AutoencoderKL` it is
     the posterior's mean. No gradient passes through.
 
     Args:
         network: in evaluation mode, without gradients.
-        scaling_factor: laid over what its config says, and what an export says; None: the config's own.
+        scaling_factor: overrides the config's, also in an export; None: the config's own.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class Autoencoder:
 
     @classmethod
     def load(cls, folder: Path, scaling_factor: float | None = None) -> Autoencoder:
-        """From its own folder.
+        """Load from the autoencoder's folder.
 
         A `VQModel` whose config.json has no `scaling_factor` is from before diffusers' LDMPipeline divided by one
-        (diffusers #5213), and has the latents as they come: 1. diffusers itself would take 0.18215 (diffusers #6725).
+        (diffusers #5213): its factor is 1. diffusers itself would take 0.18215 (diffusers #6725).
         """
         config = read_json(folder / "config.json")
         network_class = {"VQModel": diffusers.VQModel, "AutoencoderKL": diffusers.AutoencoderKL}[config["_class_name"]]
@@ -53,13 +53,13 @@ class Autoencoder:
 
     @property
     def channels(self) -> int:
-        """How many channels the latents have."""
+        """The number of channels of the latents."""
         config: dict[str, Any] = self.network.config
         return int(config.get("vq_embed_dim") or config["latent_channels"])
 
     @property
     def factor(self) -> int:
-        """How many times as high and wide as its latents an image is."""
+        """The height of an image over that of its latents; the same for the width."""
         return 1 << len(self.network.config["block_out_channels"]) - 1
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -76,7 +76,7 @@ class Autoencoder:
         return (latents - self._shift) * self._scale
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents [B, c, h, w] -> images [B, C, H, W] on the latents' device, where the autoencoder goes and stays."""
+        """Latents [B, c, h, w] -> images [B, C, H, W] on the latents' device, to which the autoencoder is moved."""
         self.network.to(latents.device)
         whole = latents / self._scale + self._shift
         parts = torch.split(whole, self._slice(latents, self.factor))
@@ -84,20 +84,20 @@ class Autoencoder:
             return torch.cat([self.network.decode(part, return_dict=False)[0] for part in parts])
 
     def _slice(self, batch: torch.Tensor, factor: int = 1) -> int:
-        """How many of a batch go at once, whose images are larger by a factor."""
+        """The number of samples of a batch to process at once; `factor` as above."""
         return max(1, AT_ONCE // (batch.shape[-2] * batch.shape[-1] * factor**2))
 
 
 def load_text_encoders(
     folder: PipelineFolder, pipeline_class: Any, encoders: Mapping[str, str], others: Mapping[str, Any]
 ) -> Any:
-    """A pipeline that can do no more than encode prompts. Its encoders are on a GPU, if there is one.
+    """Load only those parts of a pipeline that encode prompts. Its encoders are on a GPU, if there is one.
 
     Args:
-        folder: where encoders and tokenizers are.
+        folder: the pipeline's.
         pipeline_class: one of diffusers'.
-        encoders: its parts with text encoders, and the class of each in transformers.
-        others: what else the pipeline is given; parts of the folder that are neither here nor tokenizers are left out.
+        encoders: the names of its text encoders, and the class of each in transformers.
+        others: further arguments of the pipeline. Parts that are neither here nor tokenizers are None.
 
     Raises:
         DistillkitError: encoders or tokenizers cannot be loaded.

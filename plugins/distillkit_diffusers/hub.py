@@ -1,4 +1,4 @@
-"""Where a path leads: a local folder, or a copy of what the Hugging Face hub has under that name."""
+"""Resolves `model.path`: a local folder, or a repository on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ import huggingface_hub.errors
 from distillkit.errors import DistillkitError
 
 WANTED = ["*.json", "*.txt", "*.model", "*/*.safetensors", "diffusion_pytorch_model*.safetensors"]
-"""What is fetched: parts in folders of their own, or a bare network; no pickles, and no second copies of everything in
-one file."""
+"""The files to download: parts in folders of their own, or a bare network; no pickles, and no single-file copies."""
 NOT_WANTED = ["*.fp16.*", "*non_ema*", "*.bf16.*"]
 
 
 def is_hub_id(path: Path) -> bool:
-    """Whether a path that is not there can only be meant as "owner/name" on the hub."""
+    """Whether a path does not exist and can only mean "owner/name" on the hub."""
     there = path.exists() or path.parent.is_dir()
     return not there and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) is not None
 
 
 def is_unknown(path: Path) -> bool:
-    """Whether nobody can say what is there before it is fetched, and it may be fetched."""
+    """Whether a path means a repository that is not in the cache yet, and may be downloaded."""
     if not is_hub_id(path):
         return False
 
@@ -31,10 +30,10 @@ def is_unknown(path: Path) -> bool:
 
 
 def local_folder(path: Path) -> Path:
-    """The folder that a path means. What the hub's cache has no copy of is fetched.
+    """The folder that a path means. A repository that is not in the hub's cache is downloaded.
 
     Raises:
-        DistillkitError: there is no copy, and it cannot be fetched.
+        DistillkitError: it is not in the cache, and cannot be downloaded.
     """
     if not is_hub_id(path):
         return path
@@ -44,7 +43,7 @@ def local_folder(path: Path) -> Path:
         return found
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=WANTED, ignore_patterns=NOT_WANTED))
-    # What it raises without a network is its HTTP library's, and that changes.
+    # Without a network it raises errors of its HTTP library, which changes between versions.
     except Exception as error:
         reason = (
             "HF_HUB_OFFLINE is set"
@@ -59,8 +58,7 @@ def local_folder(path: Path) -> Path:
 
 
 def _cached(name: str) -> Path | None:
-    """The copy in the hub's cache."""
-
+    """The copy in the hub's cache; None if there is none."""
     try:
         return Path(
             huggingface_hub.snapshot_download(

@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2022) on diffusers' networks, by way of peft. Imports torch and peft."""
+"""LoRA (Hu et al. 2022) on diffusers' networks, with peft."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ADAPTER = "default"
 
 
 def add(network: torch.nn.Module, student: StudentTable) -> None:
-    """Put low-rank matrices beside the weights of linear and convolution layers; they alone need a gradient then.
+    """Add low-rank matrices to linear and convolution layers; afterwards they alone need a gradient.
 
     Raises:
-        DistillkitError: no layer is called what `target_modules` says.
+        DistillkitError: no layer has a name in `target_modules`.
     """
     names = [name for name, layer in network.named_modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
     targets = names if student.target_modules is None else list(student.target_modules)
@@ -41,12 +41,12 @@ def add(network: torch.nn.Module, student: StudentTable) -> None:
 
 
 def _ending(name: str) -> str:
-    """A layer's name without its place: "to_q", "to_out.0"."""
+    """The last part of a layer's name: "to_q", "to_out.0"."""
     return re.sub(r".*\.(?=[^.\d])", "", name)
 
 
 def fuse(network: torch.nn.Module) -> None:
-    """Add what the matrices add to the weights, and take them out, in place. A network without any stays as it is."""
+    """Merge the matrices into the weights and remove them, in place. Does nothing to a network without an adapter."""
     for name, layer in [*network.named_modules()]:
         if isinstance(layer, peft.tuners.lora.LoraLayer):
             layer.merge()
@@ -57,12 +57,12 @@ def fuse(network: torch.nn.Module) -> None:
 def write(network: torch.nn.Module, part: str, folder: Path) -> None:
     """Write the matrices in diffusers' format.
 
-    α is multiplied into B: readers that take α for the rank, as many do, are then right.
+    B is multiplied by alpha/rank, as many readers assume that alpha equals the rank.
 
     Args:
-        network: with its matrices.
-        part: what pipelines call the network: "unet" or "transformer".
-        folder: made if it is not there.
+        network: with an adapter.
+        part: the name of the network in pipelines: "unet" or "transformer".
+        folder: created if it does not exist.
     """
     config: peft.LoraConfig = network.peft_config[ADAPTER]  # type: ignore[index, assignment]
     factor = {"lora_A": 1.0, "lora_B": config.lora_alpha / config.r}

@@ -1,4 +1,4 @@
-"""The model "diffusers": a pipeline that diffusers saved, of any family, or a new network built from a config."""
+"""The model "diffusers": a pipeline that diffusers saved, or a new network built from a config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distillkit_diffusers.options import PROMPT_OPTIONS, DiffusersOptions, Famil
 
 
 class FamilyModel(Model):
-    """A model that a family makes; a subclass says which."""
+    """A model that a family loads, calls and exports; a subclass finds the family."""
 
     Options = FamilyOptions
 
@@ -32,20 +32,20 @@ class FamilyModel(Model):
 
     @abstractmethod
     def find_family(self) -> Family:
-        """The family, which has loaded nothing yet.
+        """The family, not yet loaded.
 
         Raises:
-            DistillkitError: there is none for what the options name.
+            DistillkitError: there is none for the pipeline that the options name.
         """
 
     def inventory(self, student: StudentTable | None = None) -> Inventory | None:
-        """What the family finds in its files."""
+        """See the base class."""
         return self.find_family().inventory(student)
 
     def load(self) -> None:
-        """Load everything that the family needs."""
+        """Load all parts of the pipeline."""
         self.family = self.find_family()
-        # Again, as it may have been fetched since.
+        # Again, as it may have been downloaded since.
         if mistakes := [Mistake(f"model.{mistake.key}", mistake.message) for mistake in self.family.check()]:
             raise ConfigError(mistakes, self.label)
         self.family.load()
@@ -65,42 +65,39 @@ class FamilyModel(Model):
         )
 
     def adapt(self, student: StudentTable) -> None:
-        """Give the network a LoRA."""
-
+        """Add a LoRA to the network."""
         lora.add(self.network, student)
 
     def forward(
         self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
-        """Call the network as its family does."""
+        """Call a network; see the base class."""
         return self.family.forward(network, z, t, inputs)
 
     def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
-        """What the family makes of labels and scales."""
+        """The condition of labels and scales; see the base class."""
         return self.family.condition(labels, count, guidance)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images -> what the network works on."""
+        """Images -> samples."""
         return self.family.encode(images)
 
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
-        """What the network works on -> images."""
+        """Samples -> images."""
         return self.family.decode(samples)
 
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a pipeline folder: the network, the parts that were not trained, the scheduler and a model card."""
-
         lora.fuse(network)
         self.family.export(network, folder, export)
 
     def export_adapter(self, network: torch.nn.Module, folder: Path) -> None:
-        """Write the LoRA as diffusers' loaders take it."""
-
+        """Write the LoRA as a file that diffusers' `load_lora_weights` reads."""
         lora.write(network, "transformer" if "transformer" in self.family.parts else "unet", folder)
 
 
 class DiffusersModel(FamilyModel):
-    """A pipeline that diffusers saved, whose own files say what kind it is; or a new `UNet2DModel`."""
+    """A pipeline that diffusers saved, of the family that its own files name, or a new `UNet2DModel`."""
 
     name = "diffusers"
     kept_options = PROMPT_OPTIONS
@@ -110,7 +107,7 @@ class DiffusersModel(FamilyModel):
     options: DiffusersOptions
 
     def check(self) -> Iterator[Mistake]:
-        """There must be a pipeline that a family is for, with all that the family needs."""
+        """Mistakes in the options and in the folder."""
         options = self.options
         if (options.path is None) == (options.network is None):
             yield Mistake("path", "name either a folder (path) or a new network's arguments (network)")
@@ -125,7 +122,7 @@ class DiffusersModel(FamilyModel):
             yield Mistake("cosine", f"takes the place of a β schedule: leave out scheduler.{betas[0]}, or this")
 
     def find_family(self) -> Family:
-        """The family of the folder, or of new networks."""
+        """The family of the folder, or that of new networks."""
         options = self.options
         folder = None if options.path is None else PipelineFolder(hub.local_folder(options.path))
         scheduler = (folder.scheduler_config() if folder else {}) | options.scheduler
@@ -133,5 +130,5 @@ class DiffusersModel(FamilyModel):
 
     @property
     def label(self) -> str:
-        """The folder."""
+        """The path of the folder."""
         return "a new network" if self.options.path is None else str(self.options.path)

@@ -14,14 +14,14 @@ from distillkit_diffusers import pipelines
 
 
 def load(folder: Path, network_class: Any) -> torch.nn.Module:
-    """A part with weights of a pipeline's folder, float32, on the CPU. Reads safetensors only.
+    """Load a network, float32, on the CPU. Reads safetensors only.
 
     Args:
-        folder: the part's own.
-        network_class: one of diffusers'.
+        folder: the network's own.
+        network_class: one of diffusers' classes.
 
     Raises:
-        DistillkitError: diffusers cannot load it.
+        DistillkitError: diffusers cannot load it, or weights are missing.
     """
     weights = list(folder.glob("*.safetensors"))
     variant = "fp16" if weights and all(".fp16" in file.name for file in weights) else None
@@ -36,7 +36,7 @@ def load(folder: Path, network_class: Any) -> torch.nn.Module:
         )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise DistillkitError(f"model.path: diffusers cannot load the network in {folder}: {error}") from error
-    # diffusers would begin with random numbers there.
+    # diffusers would initialise them at random.
     if missing := sorted(found["missing_keys"]):
         raise DistillkitError(
             f"model.path: the weights in {folder} are not whole: {missing[0]} is missing, of {len(missing)}; get "
@@ -47,22 +47,22 @@ def load(folder: Path, network_class: Any) -> torch.nn.Module:
 
 
 def load_frozen(folder: Path, network_class: Any) -> torch.nn.Module:
-    """The same for a part that is not trained: in evaluation mode, without gradients."""
+    """Load a part that is not trained: in evaluation mode, without gradients."""
     return load(folder, network_class).requires_grad_(False).eval()
 
 
 def load_unet(folder: Path) -> torch.nn.Module:
-    """The `UNet2DModel` of a folder, with an input for the guidance scale, if it has one."""
+    """Load a `UNet2DModel`, or the subclass with an input for the guidance scale."""
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     guided = written.get("_class_name") == "GuidedUNet2DModel"
     return load(folder, pipelines.guided_unet.GuidedUNet2DModel if guided else diffusers.UNet2DModel)
 
 
 def build(arguments: dict[str, Any]) -> torch.nn.Module:
-    """A new network with random weights.
+    """Build a `UNet2DModel` with random weights.
 
     Raises:
-        DistillkitError: diffusers does not take the arguments.
+        DistillkitError: it does not take the arguments.
     """
     try:
         network: torch.nn.Module = diffusers.UNet2DModel(**arguments)
@@ -72,11 +72,11 @@ def build(arguments: dict[str, Any]) -> torch.nn.Module:
 
 
 def with_guidance_input(network: torch.nn.Module, scales: tuple[float, float]) -> torch.nn.Module:
-    """A network with these weights that also takes a guidance scale, of which it knows nothing yet.
+    """Add an input for the guidance scale, with weights of zero, to a class-conditional `UNet2DModel`.
 
     Args:
-        network: class-conditional.
-        scales: the lowest and the highest scale that it will be told.
+        network: its weights are copied.
+        scales: the lowest and the highest scale.
     """
     arguments = {key: value for key, value in config(network).items() if not key.startswith("_")}
     guided: torch.nn.Module = pipelines.guided_unet.GuidedUNet2DModel(guidance_range=scales, **arguments)
@@ -90,10 +90,10 @@ def config(network: torch.nn.Module) -> dict[str, Any]:
 
 
 def check(config: dict[str, Any]) -> None:
-    """What a network may be.
+    """Check a U-Net's config.
 
     Raises:
-        DistillkitError: it is something else.
+        DistillkitError: networks of this kind are not supported.
     """
     channels_in, channels_out = config["in_channels"], config["out_channels"]
     if channels_in != channels_out:
@@ -108,7 +108,7 @@ def check(config: dict[str, Any]) -> None:
 
 
 def sample_shape(config: dict[str, Any]) -> tuple[int, int, int]:
-    """(C, H, W) that the network works on.
+    """(C, H, W) of the samples that a U-Net takes.
 
     Raises:
         DistillkitError: the config does not say.

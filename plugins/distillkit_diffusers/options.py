@@ -1,4 +1,4 @@
-"""The options of models that are pipelines, and the prompts that they name."""
+"""The options of the model "diffusers", and its prompts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Model
 
 LogSnr = Annotated[float, Field(ge=-25, le=25)]
-"""Beyond, the float32 betas in which diffusers keeps a table say nothing about its ends."""
+"""Beyond these bounds diffusers' float32 betas cannot represent the ends of the schedule."""
 Scale = Annotated[float, Field(ge=0)]
 Pixels = Annotated[int, Field(ge=1)]
 
@@ -32,8 +32,8 @@ def _logsnr_rises(bounds: tuple[float, float]) -> tuple[float, float]:
 class FamilyOptions(Model.Options):
     """
     Attributes:
-        guidance_input: give the network an input for the guidance scale s, and these scales, [low, high], to be
-            told (Meng et al. 2023, where w = s − 1). It needs a null class, and the preset "guided" to learn what
+        guidance_input: give the network an input for the guidance scale s, with this range, [low, high] (Meng et
+            al. 2023, where w = s − 1). It needs a null class, and the preset "guided" to learn what
             the input means. A network that has the input keeps it.
     """
 
@@ -46,21 +46,20 @@ class DiffusersOptions(FamilyOptions):
         path: a folder that diffusers saved: a pipeline (`model_index.json`), or a bare network (`config.json`). Or
             "owner/name" on the Hugging Face hub: its cache's copy, or what the run then fetches.
         network: instead of `path`, the arguments of `UNet2DModel` for a new network.
-        scheduler: noise schedule, as in `scheduler_config.json` (`beta_schedule`, `beta_start`, `beta_end`,
-            `num_train_timesteps`, `prediction_type`, …), laid over what the folder says.
+        scheduler: the noise schedule, as in `scheduler_config.json` (`beta_schedule`, `beta_start`, `beta_end`,
+            `num_train_timesteps`, `prediction_type`, …). Entries override those of the folder.
         cosine: instead of a β schedule, λ_min and λ_max of a cosine path: log SNR = −2 log tan(a·u + b) between
             them ([−20, 20] in the paper's training runs), for every real time. The network sees times as
             `scheduler.num_train_timesteps` counts them.
-        scaling_factor: what the autoencoder's latents are multiplied by, instead of what its config says. CompVis's
-            VQ autoencoders have 1; where that was left out and diffusers wrote its own 0.18215, it is wrong.
+        scaling_factor: the factor by which the autoencoder's latents are multiplied, instead of its config's. CompVis's
+            VQ autoencoders have 1; a config where diffusers wrote its default, 0.18215, is wrong.
         null_class: the class that means "no class", which guidance needs. An exported pipeline knows its own.
-        prompts: what a text-conditional model is told: class i is prompt i. They are encoded once.
-        prompts_file: instead of `prompts`, a text file with one a line. Blank lines, and those that begin with #,
-            are skipped.
-        negative_prompt: what guidance compares a prompt with. Left out, it is the pipeline's own for none: the
-            empty one, or, for an SDXL whose index says `force_zeros_for_empty_prompt`, zeros in place of its
-            embedding.
-        size: height and width of a text-conditional model's pictures in pixels, or one number for both; left out,
+        prompts: the prompts of a text-conditional model: class i is prompt i. They are encoded once.
+        prompts_file: instead of `prompts`, a text file with one prompt per line. Blank lines, and lines that begin
+            with #, are skipped.
+        negative_prompt: the negative prompt of classifier-free guidance. Default: the pipeline's own, which is the
+            empty prompt, or, for an SDXL whose index has `force_zeros_for_empty_prompt`, an embedding of zeros.
+        size: height and width of a text-conditional model's pictures in pixels, or one number for both. Default:
             the pipeline's own.
     """
 
@@ -77,11 +76,11 @@ class DiffusersOptions(FamilyOptions):
 
 
 PROMPT_OPTIONS = frozenset({"prompts", "prompts_file", "negative_prompt", "size"})
-"""The model's options that mean something to text-conditional families alone."""
+"""The options that only text-conditional families use."""
 
 
 def check_prompts(options: DiffusersOptions, what: str) -> Iterator[Mistake]:
-    """There must be prompts, in one place. `what` is told them, in a sentence."""
+    """Mistakes in the prompts of the pipeline `what`: they must be given by exactly one of the two options."""
     if options.prompts is not None and options.prompts_file is not None:
         yield Mistake("prompts", "are given, and prompts_file as well; leave one of them out")
     elif options.prompts is None and options.prompts_file is None:
@@ -98,16 +97,16 @@ def check_prompts(options: DiffusersOptions, what: str) -> Iterator[Mistake]:
 
 
 def read_prompts(options: DiffusersOptions) -> list[str]:
-    """The prompts, in their order.
+    """The prompts, in order.
 
     Raises:
-        DistillkitError: the file cannot be read, or holds none.
+        DistillkitError: the file cannot be read, or has no prompts.
     """
     return list(options.prompts or ()) if options.prompts_file is None else _read_file(options.prompts_file)
 
 
 def _read_file(file: Path) -> list[str]:
-    """The lines of a text file (UTF-8), but for blank ones and those that begin with #.
+    """The lines of a text file (UTF-8), except blank lines and lines that begin with #.
 
     Raises:
         DistillkitError: it cannot be read, or has no such lines.

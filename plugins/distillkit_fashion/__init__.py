@@ -10,11 +10,9 @@ from distillkit_fashion.teacher import FashionTeacher
 
 @hookimpl
 def distillkit_features() -> list[type[Features]]:
-
     return [Fashion]
 
 
 @hookimpl
 def distillkit_models() -> list[type[Model]]:
-
     return [FashionTeacher]

@@ -31,7 +31,6 @@ class Fashion(Features):
         Raises:
             DistillkitError: the images have another size.
         """
-
         from distillkit_fashion.classifier import prepare
 
         with torch.no_grad():

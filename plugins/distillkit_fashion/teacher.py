@@ -17,11 +17,11 @@ class FashionTeacher(FamilyModel):
     name = "fashion"
 
     def find_family(self) -> Pixel:
-        """The bundled weights'."""
+        """The family of the bundled folder."""
         given = self.options.model_dump(exclude_unset=True)
         return Pixel(DiffusersModel.Options(path=FOLDER, **given), PipelineFolder(FOLDER))
 
     @property
     def label(self) -> str:
-        """What it is."""
+        """A description, as the folder is part of the package."""
         return "distillkit's bundled Fashion-MNIST teacher"

@@ -29,24 +29,24 @@ PIPELINES: dict[str, type[Family]] = {
     "FluxPipeline": Flux,
     "DiTPipeline": Dit,
 }
-"""A pipeline's class, as model_index.json names it -> its family."""
+"""The class of a pipeline, as named in model_index.json -> its family."""
 
 NETWORKS: dict[str, type[Family]] = {
     "UNet2DModel": Pixel,
     "GuidedUNet2DModel": Pixel,
 }
-"""The class of a network that lies in a folder without a pipeline -> its family."""
+"""The class of a network in a folder without a pipeline -> its family."""
 
 
 def family_of(folder: PipelineFolder | None, scheduler: Mapping[str, Any]) -> type[Family]:
-    """The family of what is in a folder; None is a new network.
+    """The family of a pipeline, a bare network, or a new network.
 
     Args:
-        folder: where the pipeline is.
-        scheduler: its noise schedule, as in scheduler_config.json.
+        folder: the folder of the pipeline or network; None for a new network.
+        scheduler: the noise schedule, as in scheduler_config.json.
 
     Raises:
-        DistillkitError: the folder holds no pipeline, or one of a class that no family is for.
+        DistillkitError: the folder holds no pipeline, or one that is not supported.
     """
     family = NETWORKS["UNet2DModel"] if folder is None else _family_in(folder)
     if family is Pixel and scheduler.get("_class_name") in edm.SCHEDULERS:

@@ -21,17 +21,17 @@ from distillkit_diffusers.folder import PipelineFolder, read_json
 from distillkit_diffusers.frozen import Autoencoder
 
 CLASSES = 1000
-"""DiTPipeline guides by class 1000, whatever network it has: ImageNet's null class."""
+"""The null class that DiTPipeline uses for every network: ImageNet's."""
 
 
 class Dit(TableFamily):
     """A `DiTTransformer2DModel` that a DiTPipeline samples.
 
-    Where the network has twice as many channels as its latents, the second half says how much noise a step of DDPM
-    adds. Deterministic steps have no use for it: it is left alone, as DiTPipeline does.
+    If the network outputs twice as many channels as it takes, the second half is the variance of a DDPM step.
+    Deterministic steps ignore it, as DiTPipeline does.
     """
 
-    # Folders from before diffusers 0.29 name the class that it came out of.
+    # The class's name before diffusers 0.29.
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "transformer": ("DiTTransformer2DModel", "Transformer2DModel"),
         "vae": ("AutoencoderKL",),
@@ -40,7 +40,7 @@ class Dit(TableFamily):
     takes = frozenset({"scaling_factor"})
 
     def default_guidance(self, folder: PipelineFolder) -> float:
-        """DiTPipeline's own, if it can guide the network."""
+        """DiTPipeline's default, if it can guide the network."""
         config = read_json(folder.part("transformer") / "config.json")
         return 4.0 if config.get("num_embeds_ada_norm") == CLASSES else 1.0
 
@@ -68,7 +68,7 @@ class Dit(TableFamily):
         self.classes = config["num_embeds_ada_norm"]
         for module in self.network.modules():
             if isinstance(module, embeddings.LabelEmbedding):
-                # In training, each block would drop labels by itself; `source.drop_labels` does it for all of them.
+                # In training mode each block would drop labels independently; `source.drop_labels` drops them for all.
                 module.dropout_prob = 0
 
     def forward(
@@ -78,8 +78,7 @@ class Dit(TableFamily):
         return super().forward(network, z, t, inputs)[:, : z.shape[1]]
 
     def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
-        """Class labels, −1 meaning the null class."""
-
+        """Class labels, −1 for the null class."""
         assert self.classes is not None
         null_class = CLASSES if self.supports_guidance else None
         return class_condition(labels, count, guidance, self.classes + self.supports_guidance, null_class)
@@ -94,16 +93,15 @@ class Dit(TableFamily):
 
     @property
     def supports_guidance(self) -> bool:
-        """Whether the network's null class is the pipeline's."""
+        """Whether the network has the null class that DiTPipeline uses."""
         return self.classes == CLASSES
 
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
-        """Write a DiTPipeline, with the autoencoder and the classes' names as they came."""
-
+        """Write a DiTPipeline, with the autoencoder and the names of the classes unchanged."""
         assert self.folder is not None
         scheduler, sampling = self.write_scheduler(export)
         pipeline = diffusers.DiTPipeline(network, self._autoencoder.network, scheduler)
         if (names := self.folder.index.get("id2label")) is not None:
-            # diffusers itself forgets them.
+            # diffusers does not save them.
             pipeline.register_to_config(id2label=names)
         save(pipeline, folder, model_card(export, pipeline, DIT, sampling))

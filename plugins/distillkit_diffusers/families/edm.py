@@ -16,10 +16,10 @@ from distillkit_diffusers.families.unet import Unet2D
 
 
 def read_path(config: dict[str, Any]) -> EdmPath:
-    """The noise path: with the grids of diffusers' own, or, where the config is an export's, with the trained ones.
+    """The noise path of a scheduler's config, with diffusers' grids, or, for an exported config, with the trained ones.
 
     Raises:
-        DistillkitError: the config has another schedule than diffusers.
+        DistillkitError: the config has a schedule that diffusers does not have.
     """
     schedule = config.get("sigma_schedule", "karras")
     if schedule not in ("karras", "exponential"):
@@ -39,10 +39,9 @@ def read_path(config: dict[str, Any]) -> EdmPath:
 def make_scheduler(path: EdmPath, config: dict[str, Any], steps: int) -> Any:
     """An EDMEulerScheduler whose grid of `steps` steps is the path's own.
 
-    Its grids go evenly, in σ^(1/ρ) or log σ, from σ_max to σ_min. A trailing grid's last but one σ is the σ_min with
-    which that is the trailing grid.
+    The scheduler spaces σ^(1/ρ), or log σ, evenly from σ_max to σ_min. With the last nonzero σ of a trailing grid as
+    σ_min, that is the trailing grid.
     """
-
     known = known_to(diffusers.EDMEulerScheduler, config)
     last = path.sigma(path.grid(steps)[-2:-1]).item()
     scheduler = diffusers.EDMEulerScheduler(**known | {"sigma_min": last, "final_sigmas_type": "zero"})
@@ -52,7 +51,7 @@ def make_scheduler(path: EdmPath, config: dict[str, Any], steps: int) -> Any:
 
 
 def describe(steps: int) -> Sampling:
-    """What a model card says of `make_scheduler`'s scheduler."""
+    """How a pipeline with the scheduler of `make_scheduler` samples, for the model card."""
     fit = f"exact at\n  {steps} steps (at other numbers diffusers spaces the noise levels differently)"
     return Sampling("deterministic (Euler)", fit)
 
@@ -62,7 +61,7 @@ def preconditioned(
 ) -> torch.Tensor:
     """x̂ = c_skip z + c_out F(c_in z, c_noise), [B, C, H, W] (Karras et al. 2022, table 1); σ is [B, 1, 1, 1].
 
-    With "v_prediction" F has the other sign, as diffusers has it.
+    With "v_prediction" F has the opposite sign, as in diffusers.
     """
     data = config.get("sigma_data", 0.5)
     root = (sigma.square() + data**2).sqrt()
@@ -75,13 +74,13 @@ def preconditioned(
 
 
 SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
-"""With one of these a network in pixel space is of this family."""
+"""A network in pixel space with one of these schedulers is of this family."""
 
 
 class Edm(Unet2D):
     """A `UNet2DModel` that an EDMEulerScheduler samples, unconditional or class-conditional.
 
-    `forward` gives x̂ itself, preconditioning and all.
+    `forward` applies the preconditioning and returns x̂.
     """
 
     takes = frozenset({"network", "null_class", "guidance_input"})
@@ -90,7 +89,7 @@ class Edm(Unet2D):
     path: EdmPath
 
     def check(self) -> Iterator[Mistake]:
-        """A ConsistencyModelPipeline's own scheduler is another one."""
+        """Adds a mistake for other schedulers, such as ConsistencyModelPipeline's own."""
         yield from super().check()
         config = (self.folder.scheduler_config() if self.folder else {}) | self.options.scheduler
         if (found := config.get("_class_name")) not in SCHEDULERS:
@@ -99,23 +98,19 @@ class Edm(Unet2D):
             )
 
     def read_scheduler(self) -> None:
-        """σ_min, σ_max and ρ as the scheduler has them."""
-
+        """Set `path` and `prediction` from `scheduler`."""
         self.path, self.prediction = read_path(self.scheduler), "sample"
 
     def forward(
         self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
         """x̂, [B, C, H, W]."""
-
         return preconditioned(network, z, self.path.sigma(t), self.scheduler, inputs)
 
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
-        """An EDMEulerScheduler with the trained grid."""
-
+        """The scheduler for the trained grid, and its description for the model card."""
         return make_scheduler(cast(EdmPath, export.path), self.scheduler, export.steps), describe(export.steps)
 
     def unconditional(self, network: torch.nn.Module, scheduler: Any) -> Any:
-        """The one stock pipeline for U-Nets that scales noise and inputs as its scheduler says."""
-
+        """diffusers' only pipeline for U-Nets that scales noise and inputs by its scheduler."""
         return diffusers.ConsistencyModelPipeline(network, scheduler)

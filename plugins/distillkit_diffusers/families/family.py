@@ -1,4 +1,4 @@
-"""What every family of pipelines gives to the model."""
+"""The base class of the families of pipelines, and conditions on classes and guidance scales."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ from distillkit_diffusers.options import DiffusersOptions
 
 
 class Family(ABC):
-    """How the parts of one kind of pipeline become a model's: the surface of `distillkit.interfaces.Model`.
+    """Loads, calls and exports one kind of pipeline. `FamilyModel` makes a `Model` of it.
 
-    A module that holds a family imports neither torch nor diffusers at its top: it is asked for `check` before anything
-    is loaded. After `load` the attributes below are set. Parts that are not trained (an autoencoder, text encoders) are
-    loaded frozen, in evaluation mode, and exported as they came.
+    `check` and `inventory` read only JSON and the headers of files. `load` sets the attributes below. Parts that are
+    not trained (an autoencoder, text encoders) are loaded frozen, in evaluation mode, and are exported unchanged.
 
     Args:
-        options: the model's.
-        folder: where the pipeline is; None for a new network.
+        options: the model's options.
+        folder: the folder of the pipeline; None for a new network.
     """
 
     parts: ClassVar[Mapping[str, tuple[str, ...]]]
-    """The parts with weights that must be there: their folders' names, and the classes that each may be of."""
+    """The required parts with weights: the names of their folders, and the classes that each may have."""
     distilled: ClassVar[str] = "unet"
-    """The one of `parts` whose network is distilled."""
+    """The part whose network is distilled."""
     takes: ClassVar[frozenset[str]] = frozenset()
-    """The model's options that mean something to this family, besides `path` and `scheduler`."""
+    """The options that this family uses, besides `path` and `scheduler`."""
 
     network: torch.nn.Module
     """The network that is distilled, float32, on the CPU."""
     scheduler: dict[str, Any]
-    """The config of its scheduler, with the model's option of that name laid over it."""
+    """The scheduler's config, updated with the option `scheduler`."""
     path: NoisePath
     prediction: PredictionType
     sample_shape: tuple[int, int, int]
@@ -49,7 +48,7 @@ class Family(ABC):
         self.folder = folder
 
     def check(self) -> Iterator[Mistake]:
-        """What keeps the folder from being loaded, or does not go with it. Keys are the model's options."""
+        """Mistakes in the options, and in the folder's files before they are loaded. Keys are names of options."""
         for name in sorted(self.options.model_fields_set - self.takes - {"path", "scheduler"}):
             if getattr(self.options, name) is not None:
                 yield Mistake(name, f"means nothing to {self.what}; leave it out")
@@ -60,12 +59,12 @@ class Family(ABC):
 
     @property
     def what(self) -> str:
-        """What it is, in a sentence."""
+        """The name of the pipeline's class, for error messages."""
         pipeline = self.folder and (self.folder.pipeline_class or self.folder.network_class)
         return pipeline or "a new network"
 
     def inventory(self, student: StudentTable | None) -> Inventory | None:
-        """As `Model.inventory`; a new network has no files."""
+        """See `Model.inventory`; None for a new network, which has no files."""
         folder = self.folder
         if folder is None:
             return None
@@ -73,7 +72,7 @@ class Family(ABC):
         return Inventory(
             what=str(folder.pipeline_class or folder.network_class),
             parameters=folder.parameters(self.distilled),
-            # Text encoders are gone when training begins.
+            # Text encoders are freed before training begins.
             frozen=sum(
                 folder.parameters(part)
                 for part in self.parts
@@ -85,15 +84,15 @@ class Family(ABC):
         )
 
     def default_guidance(self, folder: PipelineFolder) -> float:
-        """The scale at which the pipeline samples where it is not told another: what it was saved with, or none."""
+        """The guidance scale that the pipeline uses by default: the one it was saved with, or 1 (none)."""
         return float(folder.index.get("guidance_scale", 1.0))
 
     @abstractmethod
     def load(self) -> None:
-        """Load or build everything. Called once.
+        """Load or build all parts. Called once.
 
         Raises:
-            DistillkitError: it cannot be loaded, or the parts do not fit together.
+            DistillkitError: a part cannot be loaded, or the parts do not fit together.
         """
 
     def forward(
@@ -104,8 +103,7 @@ class Family(ABC):
         return output
 
     def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
-        """As `Model.condition`; by default nothing, for an unconditional network."""
-
+        """See `Model.condition`; by default empty, for an unconditional network."""
         if guidance is not None:
             raise DistillkitError("guidance: the model is unconditional; set guidance to 1")
         return Condition()
@@ -125,33 +123,33 @@ class Family(ABC):
 
     @property
     def guidance_input(self) -> GuidanceInput | None:
-        """As `Model.guidance_input`."""
+        """See `ModelSpec.guidance_input`."""
         return None
 
     samplers: ClassVar[tuple[Sampler, ...]] = ("ddim", "consistency")
-    """How a student of it can be sampled by what is exported."""
+    """See `ModelSpec.samplers`."""
 
     @property
     def sampler(self) -> Sampler:
-        """As `Model.sampler`."""
+        """See `ModelSpec.sampler`."""
         return "ddim"
 
     @abstractmethod
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
-        """Write a pipeline that diffusers loads without distillkit; `network` is float32, on the CPU."""
+        """See `Model.export`."""
 
 
-def with_scales(found: Condition, count: int, guidance: torch.Tensor | None, taken: GuidanceInput) -> Condition:
-    """The same condition for a network that is told the guidance scale.
+def with_scales(condition: Condition, count: int, guidance: torch.Tensor | None, taken: GuidanceInput) -> Condition:
+    """Add the guidance scale to a condition, for a network that takes it as an input.
 
     Args:
-        found: without guidance.
-        count: of samples.
+        condition: without guidance.
+        count: the number of samples.
         guidance: scales, [count]; None: 1 for all.
-        taken: what the network takes.
+        taken: the network's input.
 
     Raises:
-        DistillkitError: it does not take one of the scales.
+        DistillkitError: a scale is outside the input's range.
     """
     scales = torch.ones(count) if guidance is None else guidance
     low, high = scales.min().item(), scales.max().item()
@@ -160,22 +158,22 @@ def with_scales(found: Condition, count: int, guidance: torch.Tensor | None, tak
             f"guidance: the network takes the scales from {taken.low:g} to {taken.high:g} as an input (got "
             f"{low if low < taken.low else high:g}); ask for one of them"
         )
-    return Condition({**found.inputs, GUIDANCE: scales}, {**(found.null or {}), GUIDANCE: scales})
+    return Condition({**condition.inputs, GUIDANCE: scales}, {**(condition.null or {}), GUIDANCE: scales})
 
 
 def class_condition(
     labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None, embeddings: int, null_class: int | None
 ) -> Condition:
-    """The condition `class_labels` for `count` samples; what `Model.condition` does for classes.
+    """The condition `class_labels` for `count` samples: `Model.condition` for classes.
 
     Args:
-        labels: classes, [count], −1 meaning the null class; None: all of them.
+        labels: classes, [count], −1 for the null class; None: the null class for all.
         guidance: scales, [count], or None.
-        embeddings: how many classes the network tells apart, the null class among them.
+        embeddings: the number of class embeddings, including the null class.
         null_class: the class that means "no class"; None if there is none.
 
     Raises:
-        DistillkitError: a label is not one of the network's, or guidance has nothing to compare with.
+        DistillkitError: the network does not know a label, or has no null class to guide with.
     """
     if guidance is not None and null_class is None:
         raise DistillkitError(

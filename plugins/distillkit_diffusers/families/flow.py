@@ -1,4 +1,4 @@
-"""Flow matching: FlowMatchEulerDiscreteScheduler, and what the families that have it share."""
+"""Flow matching: FlowMatchEulerDiscreteScheduler, and the base class of families that have it."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ NOT_READ = (
 
 
 def read_path(config: dict[str, Any], spacing: FlowSpacing, length: int | None = None) -> FlowPath:
-    """The noise path of a scheduler config.
+    """The noise path of a scheduler's config.
 
     Args:
         config: as in scheduler_config.json.
-        spacing: the grids of the pipeline: "linspace" if it leaves them to the scheduler, "trailing" if it hands it
-            1 − i/S. An exported config knows its own.
-        length: how many tokens an image is, on which a dynamic shift depends.
+        spacing: the grids of the pipeline: "linspace" if the scheduler makes them, "trailing" if the pipeline passes
+            it 1 − i/S. An exported config has its own spacing.
+        length: the number of tokens of an image, on which a dynamic shift depends.
 
     Raises:
-        DistillkitError: it is not a flow-matching Euler scheduler's, or one whose grids are of another kind.
+        DistillkitError: it is another scheduler's, or has options that are not supported.
     """
     if (found := config.get("_class_name")) != "FlowMatchEulerDiscreteScheduler":
         raise DistillkitError(f"scheduler: is a {found}; expected a FlowMatchEulerDiscreteScheduler")
@@ -51,7 +51,7 @@ def read_path(config: dict[str, Any], spacing: FlowSpacing, length: int | None =
     if config.get("use_dynamic_shifting"):
         shift, cleanest = dynamic_shift(config, length), 1 / times
     else:
-        # diffusers shifts the range of its grids, and then the grid.
+        # diffusers shifts first the range of its grids, and then the grid itself.
         shift = config.get("shift", 1.0)
         cleanest = shift / (times + shift - 1)
     return FlowPath(times, shift, spacing, cleanest, config.get("shift_terminal"), only_trailing=spacing == "trailing")
@@ -74,19 +74,18 @@ def make_scheduler(path: FlowPath, config: dict[str, Any], steps: int, pipeline:
     """A FlowMatchEulerDiscreteScheduler whose grid of `steps` steps is the path's own.
 
     Args:
-        path: what was trained.
-        config: as it was read.
+        path: the path with the trained grids.
+        config: the original one.
         steps: the number of steps.
-        pipeline: the grids that the pipeline asks for; see `read_path`.
+        pipeline: the grids of the pipeline; see `read_path`.
 
     Raises:
         DistillkitError: the path has trailing grids and a shift too large for what diffusers' config can say.
     """
-
     known = known_to(diffusers.FlowMatchEulerDiscreteScheduler, config)
     if path.spacing == pipeline:
         return diffusers.FlowMatchEulerDiscreteScheduler(**known)
-    # At the images' size, on which it was to depend, the shift is one number.
+    # A dynamic shift is a constant for images of one size.
     static = known | {"use_dynamic_shifting": False} | _as_linspace(path, steps)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**static)
     scheduler.register_to_config(**{TRAINED: {"shift": path.shift}})
@@ -116,7 +115,7 @@ def _as_linspace(path: FlowPath, steps: int) -> dict[str, Any]:
 
 
 def describe(path: FlowPath, steps: int, pipeline: FlowSpacing) -> Sampling:
-    """What a model card says of `make_scheduler`'s scheduler."""
+    """How a pipeline with the scheduler of `make_scheduler` samples, for the model card."""
     if path.spacing == pipeline:
         return Sampling("deterministic (Euler)", "\n  exact at every number of steps")
     fit = f"exact at\n  {steps} steps (at other numbers diffusers spaces the noise levels differently)"
@@ -127,20 +126,18 @@ class FlowFamily(Family):
     """A family with a FlowMatchEulerDiscreteScheduler; a subclass's `load` calls `read_scheduler`."""
 
     pipeline_spacing: ClassVar[Literal["trailing", "linspace"]]
-    """The grids of its pipeline: "linspace" if it leaves them to the scheduler, "trailing" if it hands it 1 − i/S."""
+    """The grids of its pipeline; see `read_path`."""
     samplers: ClassVar[tuple[Sampler, ...]] = ("ddim",)
 
     path: FlowPath
 
     def read_scheduler(self, length: int | None = None) -> None:
-        """The path of the scheduler, for images of `length` tokens, if its shift depends on that."""
-
+        """Set `path` and `prediction` from `scheduler`, for images of `length` tokens if the shift is dynamic."""
         self.path = read_path(self.scheduler, self.pipeline_spacing, length)
         self.prediction = "flow"
 
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
-        """The scheduler whose grid is the trained one."""
-
+        """The scheduler for the trained grid, and its description for the model card."""
         path = cast(FlowPath, export.path)
         scheduler = make_scheduler(path, self.scheduler, export.steps, self.pipeline_spacing)
         return scheduler, describe(path, export.steps, self.pipeline_spacing)

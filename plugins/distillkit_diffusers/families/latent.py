@@ -21,14 +21,13 @@ from distillkit_diffusers.frozen import Autoencoder
 
 
 class Latent(Pixel):
-    """The U-Net is distilled on latents; they are decoded for pictures and scores alone, and images encoded as data."""
+    """LDMPipeline: an unconditional `UNet2DModel` on the latents of a `VQModel`."""
 
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {"unet": ("UNet2DModel",), "vqvae": ("VQModel",)}
     takes = frozenset({"cosine", "scaling_factor"})
 
     def load(self) -> None:
         """Load the U-Net and the autoencoder."""
-
         super().load()
         assert self.folder is not None  # a new network is in pixel space
         self.autoencoder = Autoencoder.load(self.folder.part("vqvae"), self.options.scaling_factor)
@@ -44,21 +43,23 @@ class Latent(Pixel):
             )
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images -> latents, not quantised."""
+        """Images -> latents, before quantisation."""
         return self.autoencoder.encode(images)
 
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
-        """Latents -> quantised, and decoded."""
+        """Latents -> images, after quantisation."""
         return self.autoencoder.decode(samples)
 
     def unconditional(self, network: torch.nn.Module, scheduler: Any) -> Any:
-        """An LDMPipeline, with the autoencoder as it came, but for a scaling factor that its config lacked."""
-
+        """An LDMPipeline. The autoencoder is unchanged, except for a scaling factor that its config lacked."""
         return diffusers.LDMPipeline(self.autoencoder.network, network, scheduler)
 
 
 class ClassLatent(TableFamily):
-    """The U-Net is distilled on latents. The classes' embedding and the autoencoder stay as they came."""
+    """A `UNet2DConditionModel` on latents that attends to the embedding of a class, as in CompVis' cin256-v2.
+
+    diffusers has no pipeline for it; an exported folder brings `pipelines/class_latent.py` along.
+    """
 
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "unet": ("UNet2DConditionModel",),
@@ -68,8 +69,7 @@ class ClassLatent(TableFamily):
     takes = frozenset({"cosine", "null_class", "scaling_factor"})
 
     def load(self) -> None:
-        """Load the three, and see that they fit."""
-
+        """Load the three parts, and check that they fit together."""
         options, folder = self.options, self.folder
         assert folder is not None  # a new network is in pixel space
         self.network = networks.load(folder.part("unet"), diffusers.UNet2DConditionModel)
@@ -100,7 +100,7 @@ class ClassLatent(TableFamily):
         self.classes = self._embeddings if self._null_class is None else self._null_class
 
     def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
-        """The embeddings of classes, [count, 1, D], −1 meaning the null class."""
+        """The embeddings of classes, [count, 1, D], −1 for the null class."""
 
         @torch.no_grad()
         def embed(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -110,11 +110,11 @@ class ClassLatent(TableFamily):
         return Condition(embed(found.inputs), found.null and embed(found.null), found.guidance)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images -> latents, not quantised."""
+        """Images -> latents, before quantisation."""
         return self.autoencoder.encode(images)
 
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
-        """Latents -> quantised, and decoded."""
+        """Latents -> images, after quantisation."""
         return self.autoencoder.decode(samples)
 
     @property
@@ -123,7 +123,7 @@ class ClassLatent(TableFamily):
         return self._null_class is not None
 
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
-        """Write a folder with the two classes that diffusers has not."""
+        """Write a ClassLatentPipeline with the two classes that diffusers lacks."""
         scheduler, sampling = self.write_scheduler(export)
         pipeline = pipelines.class_latent.ClassLatentPipeline(
             self.autoencoder.network,

@@ -18,15 +18,15 @@ from distillkit_diffusers.families.text import Text
 
 
 class TextUnet(TableFamily, Text):
-    """A U-Net on a variance-preserving path; a guidance-distilled one (LCM's, say) takes the scale as an input."""
+    """A `UNet2DConditionModel` conditioned on texts. A guidance-distilled one (LCM's) takes the scale as an input."""
 
     @property
     def guidance_input(self) -> GuidanceInput | None:
-        """Where the config has a `time_cond_proj_dim`; it does not say for what scales the network was made."""
+        """If the config has a `time_cond_proj_dim`; it does not have a range of scales."""
         return None if self.config["time_cond_proj_dim"] is None else GuidanceInput(0.0, inf, new=False)
 
     def arguments(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """The scale s as the sinusoids of 1000 w, where w = s − 1, as the pipelines have it."""
+        """With the scale s as sinusoids of 1000 w, where w = s − 1, as in the pipelines."""
         found = super().arguments(inputs)
         if self.guidance_input is not None:
             w = found.pop(GUIDANCE) - 1
@@ -52,14 +52,14 @@ class StableDiffusion(TextUnet):
         return {"encoder_hidden_states": pipeline.encode_prompt(texts, pipeline.text_encoder.device, 1, False)[0]}
 
     def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, torch.Tensor]:
-        """Those of the empty prompt, if there is no other."""
+        """Those of the negative prompt, which is empty by default."""
         negative = None if text is None else [text]
         found = pipeline.encode_prompt([""], pipeline.text_encoder.device, 1, True, negative)
         return {"encoder_hidden_states": found[1]}
 
 
 class StableDiffusionXL(TextUnet):
-    """A StableDiffusionXLPipeline. Pictures are said to be whole ones of the size that is made: no crops."""
+    """A StableDiffusionXLPipeline. The size conditioning says that pictures are not cropped or rescaled."""
 
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "unet": ("UNet2DConditionModel",),
@@ -71,13 +71,13 @@ class StableDiffusionXL(TextUnet):
     stock_guidance = 5.0
 
     def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, torch.Tensor]:
-        """Both encoders' last hidden states but one, side by side; the second one's pooled embedding; the size."""
+        """Both encoders' second last hidden states, concatenated; the second one's pooled embedding; the size."""
         device = pipeline.text_encoder.device
         hidden, _, pooled, _ = pipeline.encode_prompt(texts, device=device, do_classifier_free_guidance=False)
         return self._inputs(hidden, pooled)
 
     def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, torch.Tensor]:
-        """The same; without a negative prompt zeros, where the pipeline's index says so."""
+        """The same of the negative prompt; zeros by default, if the pipeline's index says so."""
         found = pipeline.encode_prompt("", device=pipeline.text_encoder.device, negative_prompt=text)
         return self._inputs(found[1], found[3])
 
@@ -88,13 +88,13 @@ class StableDiffusionXL(TextUnet):
         return {"encoder_hidden_states": hidden, "text_embeds": pooled, "time_ids": time_ids}
 
     def arguments(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """Two of them in a dictionary of their own."""
+        """With two of them in `added_cond_kwargs`."""
         found = super().arguments(inputs)
         return found | {"added_cond_kwargs": {key: found.pop(key) for key in ("text_embeds", "time_ids")}}
 
 
 class StableDiffusion3(FlowFamily, Text):
-    """A StableDiffusion3Pipeline. diffusers does not load a folder without its T5, if it is not told to."""
+    """A StableDiffusion3Pipeline, with its T5."""
 
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "transformer": ("SD3Transformer2DModel",),
@@ -109,7 +109,7 @@ class StableDiffusion3(FlowFamily, Text):
     stock_guidance = 7.0
 
     def read_scheduler(self, length: int | None = None) -> None:
-        """For as many tokens as there are patches."""
+        """See the base class; `length` is the number of patches of an image."""
         _, height, width = self.sample_shape
         patch, most = self.config["patch_size"], self.config["pos_embed_max_size"]
         if max(height, width) > most * patch:
@@ -120,16 +120,16 @@ class StableDiffusion3(FlowFamily, Text):
 
     @property
     def multiple(self) -> int:
-        """Whole patches."""
+        """The size of a patch in pixels."""
         return int(self.autoencoder.factor * self.config["patch_size"])
 
     def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, torch.Tensor]:
-        """The CLIPs' hidden states, and behind them T5's; the CLIPs' pooled embeddings."""
+        """The CLIPs' hidden states, followed by T5's; the CLIPs' pooled embeddings."""
         device = pipeline.text_encoder.device
         found = pipeline.encode_prompt(texts, None, None, device=device, do_classifier_free_guidance=False)
         return {"encoder_hidden_states": found[0], "pooled_projections": found[2]}
 
     def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, torch.Tensor]:
-        """The same of the empty prompt, if there is no other."""
+        """The same of the negative prompt, which is empty by default."""
         found = pipeline.encode_prompt("", None, None, device=pipeline.text_encoder.device, negative_prompt=text)
         return {"encoder_hidden_states": found[1], "pooled_projections": found[3]}

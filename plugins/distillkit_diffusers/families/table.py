@@ -1,4 +1,4 @@
-"""Variance-preserving noise paths: most of diffusers' schedulers, and what the families that have one share."""
+"""Variance-preserving noise paths: diffusers' schedulers with betas, and the base class of families that have one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ KINDS = ("epsilon", "v_prediction", "sample")
 
 
 def read_path(config: dict[str, Any], cosine: tuple[float, float] | None = None) -> tuple[TablePath, PredictionType]:
-    """The noise path of a scheduler config, and what its network predicts.
+    """The noise path of a scheduler's config, and what its network predicts.
 
     Args:
         config: as in scheduler_config.json.
-        cosine: λ_min and λ_max, if its betas are a cosine path's (see `with_cosine`).
+        cosine: λ_min and λ_max for a cosine path instead (see `with_cosine`).
 
     Raises:
         DistillkitError: it is not the config of a variance-preserving schedule, or an ε-network has to start from
@@ -55,14 +55,14 @@ def read_path(config: dict[str, Any], cosine: tuple[float, float] | None = None)
 
 
 def with_cosine(config: dict[str, Any], cosine: tuple[float, float]) -> dict[str, Any]:
-    """A scheduler config whose betas are those of a cosine path at whole times: all that diffusers' schedulers know.
+    """A scheduler's config with the betas of a cosine path at whole times; diffusers' schedulers have no others.
 
     Args:
-        config: as in scheduler_config.json; its own betas are dropped.
+        config: as in scheduler_config.json; its betas are replaced.
         cosine: λ_min and λ_max.
 
     Raises:
-        DistillkitError: `num_train_timesteps` is no number of times.
+        DistillkitError: `num_train_timesteps` is not a positive integer.
     """
     times = config.get("num_train_timesteps", 1000)
     if not isinstance(times, int) or times < 1:
@@ -73,33 +73,33 @@ def with_cosine(config: dict[str, Any], cosine: tuple[float, float]) -> dict[str
 
 EXPORTED = ("DDIMScheduler", "DPMSolverMultistepScheduler")
 LCM_ONLY = ("original_inference_steps", "timestep_scaling")
-"""What LCMScheduler's config has and no other's."""
+"""Keys of LCMScheduler's config that other schedulers do not take."""
 
 
 def sampler_of(config: dict[str, Any]) -> Sampler:
-    """How a pipeline with this scheduler samples."""
+    """The sampler of a pipeline with this scheduler's config."""
     return "consistency" if config.get("_class_name") == "LCMScheduler" else "ddim"
 
 
 def _read_by_diffusers(config: dict[str, Any]) -> Any:
-    """A diffusers scheduler with the noise schedule of a config, whatever scheduler's it is."""
+    """A DDIMScheduler with the noise schedule of any scheduler's config."""
     known = {key: value for key, value in config.items() if not key.startswith("_") and key not in LCM_ONLY}
     try:
-        # Every discrete scheduler of diffusers names its betas alike.
+        # All discrete schedulers of diffusers use the same keys for betas.
         return diffusers.DDIMScheduler.from_config(known | {"timestep_spacing": "trailing"})
     except (TypeError, ValueError, NotImplementedError) as error:
         raise DistillkitError(f"scheduler: diffusers does not take this noise schedule: {error}") from error
 
 
 def make_scheduler(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: int, sampler: Sampler) -> Any:
-    """A diffusers scheduler whose grid of `steps` steps is the path's own, to the last.
+    """A scheduler of diffusers' that visits exactly the path's times in `steps` steps.
 
-    For consistency sampling LCMScheduler, which then has the path's `consistency_times` at every number of steps. Else
-    DDIM where its rule, previous time = t − ⌊T/S⌋, finds the path's times; else DPM-Solver++ of order 1, which is the
-    same deterministic step with explicit times (diffusers #9261, #11347). Where the path's times are not
-    whole, the scheduler's are the nearest.
+    For consistency sampling LCMScheduler, which has the path's `consistency_times` at every number of steps. Otherwise
+    DDIM, if its rule, previous time = t − ⌊T/S⌋, gives the path's times; else DPM-Solver++ of order 1, which makes the
+    same deterministic step with explicit times (diffusers #9261, #11347). If the path's times are not whole numbers,
+    the scheduler rounds them.
     """
-    # Only leading grids look at the offset, but Stable Diffusion's pipeline wants it to be 1 in any case.
+    # Only leading grids use the offset, but Stable Diffusion's pipeline requires it to be 1.
     common = _table(path, config) | {"prediction_type": kind, "timestep_spacing": path.spacing, "steps_offset": 1}
     if sampler == "consistency":
         return diffusers.LCMScheduler(**common, original_inference_steps=path.start + 1)
@@ -112,7 +112,7 @@ def make_scheduler(path: TablePath, kind: PredictionType, config: dict[str, Any]
 
 
 def describe(path: TablePath, steps: int, sampler: Sampler) -> Sampling:
-    """What a model card says of `make_scheduler`'s scheduler."""
+    """How a pipeline with the scheduler of `make_scheduler` samples, for the model card."""
     if sampler == "consistency":
         rule = "multistep consistency (LCMScheduler): every step jumps to clean data; all but the last add noise"
         return Sampling(rule, "\n  exact at every number of steps")
@@ -125,10 +125,10 @@ def describe(path: TablePath, steps: int, sampler: Sampler) -> Sampling:
 
 
 def _table(path: TablePath, config: dict[str, Any]) -> dict[str, Any]:
-    """The noise schedule in diffusers' terms: as it came, or, cut at the start time, as a list of betas."""
+    """The noise schedule as arguments of a scheduler: unchanged, or a list of betas up to an earlier start time."""
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
     if path.start + 1 == len(path.alphas_cumprod):
-        # In full: what a config leaves out means something else to another scheduler.
+        # With all defaults written out, which differ between schedulers.
         known = _read_by_diffusers(config).config
         return {key: known[key] for key in keys if known[key] is not None}
     return _betas(path)
@@ -147,8 +147,7 @@ class TableFamily(Family):
     path: TablePath
 
     def read_scheduler(self) -> None:
-        """A table of ᾱ, or the cosine path in its place."""
-
+        """Set `path` (a table of ᾱ, or a cosine path) and `prediction` from `scheduler`."""
         cosine = self.options.cosine
         if cosine is not None:
             self.scheduler = with_cosine(self.scheduler, cosine)
@@ -156,13 +155,11 @@ class TableFamily(Family):
 
     @property
     def sampler(self) -> Sampler:
-        """Consistency where the scheduler is LCM's."""
-
+        """Consistency for an LCMScheduler."""
         return sampler_of(self.scheduler)
 
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
-        """The scheduler whose grid is the trained one."""
-
+        """The scheduler for the trained grid, and its description for the model card."""
         path = cast(TablePath, export.path)
         scheduler = make_scheduler(path, self.prediction, self.scheduler, export.steps, export.sampler)
         return scheduler, describe(path, export.steps, export.sampler)

@@ -1,4 +1,4 @@
-"""What the text-conditional families have in common: prompts instead of classes, and the latents of an autoencoder."""
+"""The base class of text-conditional families: prompts as classes, and the latents of an autoencoder."""
 
 from __future__ import annotations
 
@@ -21,39 +21,37 @@ from distillkit_diffusers.frozen import Autoencoder
 from distillkit_diffusers.options import PROMPT_OPTIONS, check_prompts, read_prompts
 
 SLICE = 8
-"""Prompts that are encoded at once."""
+"""The number of prompts that are encoded at once."""
 
 
 class Text(Family):
-    """A network on the latents of an `AutoencoderKL` that is conditioned on texts; a subclass knows its noise path.
+    """A network on the latents of an `AutoencoderKL` that is conditioned on texts; a subclass reads its noise path.
 
-    Its classes are the prompts: class i is prompt i, "no class" the negative prompt. All are encoded while loading, by
-    the pipeline's own `encode_prompt`, and the text encoders are not kept. An export has everything but the network and
-    the scheduler as it came.
+    Class i is prompt i, and "no class" is the negative prompt. `load` encodes all of them with the pipeline's own
+    `encode_prompt`, and then frees the text encoders. An export copies all parts but the network and the scheduler.
     """
 
     pipeline: ClassVar[str]
     """The pipeline's class in diffusers."""
     stock_guidance: ClassVar[float]
-    """The scale at which diffusers' pipeline samples where it is not told another."""
+    """The default guidance scale of diffusers' pipeline."""
     for_encoding: ClassVar[Mapping[str, Any]] = {}
-    """What else the pipeline is told where it does no more than encode."""
+    """Further arguments of the pipeline that encodes the prompts."""
     takes = PROMPT_OPTIONS
 
     def check(self) -> Iterator[Mistake]:
-        """There must be prompts, and all that an export takes over."""
+        """Adds mistakes in the prompts, and missing parts that an export would copy."""
         yield from super().check()
         yield from check_prompts(self.options, self.what)
         if self.folder is not None:
             yield from self.folder.check_components()
 
     def default_guidance(self, folder: PipelineFolder) -> float:
-        """The stock pipeline's; what it was saved with does not say."""
+        """That of diffusers' pipeline, as folders do not have one."""
         return self.stock_guidance
 
     def load(self) -> None:
         """Load the network and the autoencoder, and encode the prompts."""
-
         assert self.folder is not None  # new networks are in pixel space
         place = self.folder.part(self.distilled)
         self.network = networks.load(place, getattr(diffusers, self.parts[self.distilled][0]))
@@ -72,22 +70,22 @@ class Text(Family):
 
     @abstractmethod
     def read_scheduler(self) -> None:
-        """Set the noise path of the config `scheduler`, and what the network predicts."""
+        """Set `path` and `prediction` from `scheduler`."""
 
     @property
     def channels(self) -> int:
-        """How many channels the latents have that the network takes."""
+        """The number of channels of the latents that the network takes."""
         return int(self.config["in_channels"])
 
     @property
     def default_size(self) -> int | tuple[int, int] | None:
-        """Height and width of the latents that the pipeline makes where it is not told a size."""
+        """Height and width of the latents that the pipeline makes by default."""
         size: int | tuple[int, int] | None = self.config["sample_size"]
         return size
 
     @property
     def multiple(self) -> int:
-        """What the pipeline wants the pictures' height and width to be multiples of."""
+        """The pictures' height and width must be multiples of this."""
         return max(8, self.autoencoder.factor)
 
     def _latent_size(self) -> tuple[int, int]:
@@ -105,7 +103,6 @@ class Text(Family):
         return height // factor, width // factor
 
     def _encode_prompts(self) -> None:
-
         assert self.folder is not None
         encoders = {name: classes[0] for name, classes in self.parts.items() if name.startswith("text_encoder")}
         others = {self.distilled: self.network, **self.for_encoding}
@@ -113,7 +110,7 @@ class Text(Family):
         self.prompts = read_prompts(self.options)
         self.classes = len(self.prompts)
         with torch.no_grad():
-            # Row 0 is for the class −1.
+            # Row 0 is the class −1.
             parts = [_kept(self.embed_negative(pipeline, self.options.negative_prompt))]
             for start in range(0, self.classes, SLICE):
                 parts.append(_kept(self.embed(pipeline, self.prompts[start : start + SLICE])))
@@ -121,15 +118,14 @@ class Text(Family):
 
     @abstractmethod
     def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, torch.Tensor]:
-        """The network's inputs for prompts, each [len(texts), …], by the pipeline's `encode_prompt`."""
+        """The network's inputs for prompts, each [len(texts), …], from the pipeline's `encode_prompt`."""
 
     @abstractmethod
     def embed_negative(self, pipeline: Any, text: str | None) -> Mapping[str, torch.Tensor]:
-        """The same for the negative prompt, each [1, …]; None is the pipeline's own."""
+        """The same for the negative prompt, each [1, …]; None is the pipeline's default."""
 
     def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
-        """The embeddings of prompts, −1 meaning the negative one; and the scale, if the network takes it."""
-
+        """The embeddings of prompts, −1 for the negative one, and the scale, if the network takes it."""
         if labels is None:
             labels = torch.full((count,), -1)
         if labels.max() >= len(self.prompts):
@@ -148,12 +144,12 @@ class Text(Family):
         return output
 
     def arguments(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """A condition's inputs as the network takes them."""
+        """A condition's inputs as arguments of the network."""
         return dict(inputs)
 
     @property
     def supports_guidance(self) -> bool:
-        """The negative prompt is there to compare with."""
+        """True: the negative prompt is the null condition."""
         return True
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -165,8 +161,7 @@ class Text(Family):
         return self.autoencoder.decode(samples)
 
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
-        """Write the pipeline anew, with another network and another scheduler."""
-
+        """Write the pipeline with another network and another scheduler."""
         assert self.folder is not None
         scheduler, sampling = self.write_scheduler(export)
         snippet = text_conditional(self.prompts[0], {"num_inference_steps": export.steps} | self.call(export))
@@ -177,19 +172,19 @@ class Text(Family):
         save_over(self.folder, {self.distilled: network, "scheduler": scheduler}, folder, text)
 
     def call(self, export: Export) -> dict[str, Any]:
-        """What the pipeline must be told, besides a prompt and the steps, to sample as it was trained."""
+        """The pipeline's arguments, besides a prompt and the steps, for sampling as it was trained."""
         height, width = (length * self.autoencoder.factor for length in self.sample_shape[1:])
         return self.guide(export.guidance) | {"height": height, "width": width}
 
     def guide(self, scale: float) -> dict[str, Any]:
-        """What the pipeline must be told of guidance; 1 is none."""
+        """The pipeline's arguments for a guidance scale; 1 is none."""
         negative = self.options.negative_prompt
         used = scale != 1 and negative is not None and self.guidance_input is None
         return {"guidance_scale": scale} | ({"negative_prompt": negative} if used else {})
 
     @abstractmethod
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
-        """The scheduler that samples as `export` says, and what the card says of it."""
+        """The scheduler for an export, and its description for the model card."""
 
 
 def _kept(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Pixel-space U-Nets: what the families of diffusers' `UNet2DModel` share, and DDPM, DDIM and the like."""
+"""Pixel-space U-Nets (DDPM, DDIM), and the base class of the families of diffusers' `UNet2DModel`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from distillkit_diffusers.families.table import TableFamily
 
 
 class Unet2D(Family):
-    """A `UNet2DModel`, unconditional or class-conditional; a subclass knows its noise path."""
+    """A `UNet2DModel`, unconditional or class-conditional; a subclass reads its noise path."""
 
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {"unet": ("UNet2DModel", "GuidedUNet2DModel")}
 
     def load(self) -> None:
-        """Load or build the network, and derive everything else."""
-
+        """Load or build the network, and set the other attributes from its config and the scheduler's."""
         options, folder = self.options, self.folder
         if folder is None:
             self.network, null_class = networks.build(options.network or {}), options.null_class
@@ -52,11 +51,10 @@ class Unet2D(Family):
 
     @abstractmethod
     def read_scheduler(self) -> None:
-        """Set the noise path of the config `scheduler`, and what the network predicts."""
+        """Set `path` and `prediction` from `scheduler`."""
 
     def _use_guidance_input(self, wanted: tuple[float, float] | None) -> None:
-        """Read the network's input for the guidance scale, or give it the one that is wanted."""
-
+        """Read the network's input for the guidance scale, or add the one that is wanted."""
         found = self._config.get("guidance_range")
         self._guidance_input = GuidanceInput(found[0], found[1], new=False) if found else None
         if (wanted or found) and self._null_class is None:
@@ -74,8 +72,7 @@ class Unet2D(Family):
             self._guidance_input = GuidanceInput(wanted[0], wanted[1], new=True)
 
     def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
-        """Class labels, −1 meaning the null class; nothing for an unconditional network. The scale, if it is told."""
-
+        """Class labels, −1 for the null class, and the scale, if the network takes it; empty if unconditional."""
         if self.classes is None and guidance is None:
             return Condition()
         found = class_condition(labels, count, guidance, self._config["num_class_embeds"], self._null_class)
@@ -89,11 +86,11 @@ class Unet2D(Family):
 
     @property
     def guidance_input(self) -> GuidanceInput | None:
-        """As the network's config says, or `model.guidance_input`."""
+        """From the network's config, or the option of this name."""
         return self._guidance_input
 
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
-        """Write a pipeline folder; for a class-conditional network with the classes that diffusers has not."""
+        """Write a pipeline; for a class-conditional network with the classes that diffusers lacks."""
         scheduler, sampling = self.write_scheduler(export)
         if self.classes is None:
             pipeline = self.unconditional(network, scheduler)
@@ -108,11 +105,11 @@ class Unet2D(Family):
 
     @abstractmethod
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
-        """The scheduler that samples as `export` says, and what the card says of it."""
+        """The scheduler for an export, and its description for the model card."""
 
     @abstractmethod
     def unconditional(self, network: torch.nn.Module, scheduler: Any) -> Any:
-        """One of diffusers' pipelines for an unconditional network."""
+        """A pipeline of diffusers' for an unconditional network."""
 
 
 class Pixel(TableFamily, Unet2D):
@@ -122,7 +119,6 @@ class Pixel(TableFamily, Unet2D):
 
     def unconditional(self, network: torch.nn.Module, scheduler: Any) -> Any:
         """DDIMPipeline or DDPMPipeline."""
-
-        # DDIMPipeline turns any scheduler into a DDIM one; DDPMPipeline takes them as they are.
+        # DDIMPipeline converts any scheduler to DDIM; DDPMPipeline keeps the one that it gets.
         stock = diffusers.DDIMPipeline if isinstance(scheduler, diffusers.DDIMScheduler) else diffusers.DDPMPipeline
         return stock(network, scheduler)

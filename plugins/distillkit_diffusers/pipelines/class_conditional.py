@@ -13,7 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 
 class ClassConditionalPipeline(DiffusionPipeline):
-    """Args: unet, scheduler; the steps and guidance scale it was made for; the class that means "no class"."""
+    """Args: unet, scheduler; the steps and guidance scale that it was made for; the null class."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class ClassConditionalPipeline(DiffusionPipeline):
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
     ) -> ImagePipelineOutput:
-        """Sample one picture per entry of `class_labels`; `latents` [B, C, H, W] is the noise, if not drawn here."""
+        """Sample one picture per entry of `class_labels`; `latents` [B, C, H, W] is the noise, drawn by default."""
         steps = num_inference_steps or self.config.num_inference_steps
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         taken = self.unet.config.get("guidance_range")
@@ -51,7 +51,7 @@ class ClassConditionalPipeline(DiffusionPipeline):
             raise ValueError(f"guidance_scale must be 1 (got {scale}): the model has no null class to compare with")
         device = self._execution_device
         labels = torch.as_tensor(class_labels, device=device)
-        # A network that takes the scale as an input guides by itself, in one evaluation.
+        # A network that takes the scale as an input needs one evaluation.
         told = {} if taken is None else {"guidance": torch.full((len(labels),), float(scale), device=device)}
         size = self.unet.config.sample_size
         shape = (len(labels), self.unet.config.in_channels, *([size, size] if isinstance(size, int) else size))

@@ -44,7 +44,7 @@ class ClassLatentPipeline(DiffusionPipeline):
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
     ) -> ImagePipelineOutput:
-        """Sample one picture per entry of `class_labels`; `latents` [B, C, H, W] is the noise, if not drawn here.
+        """Sample one picture per entry of `class_labels`; `latents` [B, C, H, W] is the noise, drawn by default.
 
         `output_type` is "pil", "np", "pt" (pictures in [0, 1], [B, 3, H, W]) or "latent".
         """

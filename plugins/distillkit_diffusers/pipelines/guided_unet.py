@@ -16,7 +16,7 @@ FEATURES = 256
 
 
 class GuidedClassEmbedding(nn.Embedding):
-    """The embedding of a class and a guidance scale; of the class alone, as long as `guidance` is zero."""
+    """The embedding of a class and a guidance scale; of the class alone while the weights of `guidance` are zero."""
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__(classes, width)
@@ -27,7 +27,7 @@ class GuidedClassEmbedding(nn.Embedding):
     def forward(self, labels_and_scales: Any) -> Tensor:
         """Classes [B] and guidance scales s [B] -> [B, width].
 
-        The features are the sinusoids of 1000 w that LCM and diffusers have, w = s − 1 being Meng et al.'s scale.
+        The features are the sinusoids of 1000 w, as in LCM and diffusers, where w = s − 1 is Meng et al.'s scale.
         """
         labels, scales = labels_and_scales
         features = get_timestep_embedding(1000 * (scales - 1), FEATURES, downscale_freq_shift=1)
@@ -36,7 +36,7 @@ class GuidedClassEmbedding(nn.Embedding):
 
 
 def _with_base_arguments(init: Callable[..., None]) -> Callable[..., None]:
-    """Let diffusers, which reads and writes a config by the signature, find `UNet2DModel`'s arguments in it."""
+    """Add `UNet2DModel`'s arguments to the signature, from which diffusers reads and writes a config."""
     own = [item for item in inspect.signature(init).parameters.values() if item.kind is not item.VAR_KEYWORD]
     base = list(inspect.signature(UNet2DModel.__init__).parameters.values())[1:]
     init.__signature__ = inspect.Signature([*own, *base])  # type: ignore[attr-defined]
@@ -44,13 +44,13 @@ def _with_base_arguments(init: Callable[..., None]) -> Callable[..., None]:
 
 
 class GuidedUNet2DModel(UNet2DModel):
-    """A class-conditional `UNet2DModel` that is told a guidance scale s for each sample; s = 1 is no guidance.
+    """A class-conditional `UNet2DModel` with a guidance scale s for each sample as an input; s = 1 is no guidance.
 
-    The scale's embedding is added where the class's is, to the time embedding, and begins as zero: with a
-    `UNet2DModel`'s weights, and until it is taught, it gives that network's outputs at every scale.
+    The embedding of the scale is added to the time embedding, as that of the class is, and is initialised as zero. With
+    the weights of a `UNet2DModel` the network has the same outputs at every scale until it is trained.
 
     Args:
-        guidance_range: the lowest and the highest scale that it is made for.
+        guidance_range: the lowest and the highest scale that it is trained for.
         arguments: those of `UNet2DModel`, `num_class_embeds` among them.
     """
 
