@@ -13,11 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from distillkit_mlflow import NoTracker
 from helpers.digits import Run, distil, read_checkpoint, settings
 
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import RunInfo
+from distillkit.interfaces import NoTracker, RunInfo
 from distillkit.training import checkpoint
 from distillkit.training.assemble import load, prepare
 from distillkit.training.folder import RunFolder

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -68,8 +69,8 @@ class Sender(MlflowTracker):
         pass
 
 
-def make(uri: str, experiment: str = "distillkit") -> MlflowTracker:
-    return Sender(MlflowTracker.Options(uri=uri, experiment=experiment))
+def make(uri: str) -> MlflowTracker:
+    return Sender(MlflowTracker.Options(uri=uri))
 
 
 def read_run(client: MlflowClient, uri: str, folder: Path) -> Run:
@@ -244,9 +245,59 @@ def test_a_run_made_with_another_tracker(uri: str, client: MlflowClient, tmp_pat
     assert (found.info.run_name, found.info.status) == ("first", "FINISHED")
 
 
+def test_a_chain_made_with_another_tracker(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    above = RunFolder(tmp_path, {"run": {"name": "first"}, "phase": [EVERY]})
+    below = RunFolder(tmp_path / "phases/1", EVERY)
+    below.update(1)
+    assert make(uri).send(above.path) == f"{above.path} -> {uri}: sent 2 runs, 5 points"
+    found = [read_run(client, uri, run.path) for run in (above, below)]
+    assert found[1].data.tags["mlflow.parentRunId"] == found[0].info.run_id
+
+
+def test_another_store_gets_the_same(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    """However often the run was stopped, and sent in between."""
+    run = RunFolder(tmp_path / "run", SETTINGS)
+    tracker = make(uri)
+    for update in range(1, 9):
+        tracker.start(run.info(resumed=update > 1))
+        run.cut(max(0, update - 2))
+        for again in range(max(1, update - 1), update + 1):
+            run.update(again)
+        if update == 5:
+            run.evaluation(5, 3.0)
+        tracker.finish("killed")
+        tracker.send(run.path)
+    run.end()
+    (run.path / "pipeline").mkdir()
+    tracker.send(run.path)
+
+    store = sqlite_file(uri)
+    assert store is not None
+    shutil.copy(store, tmp_path / "other.db")
+    other = f"sqlite:///{tmp_path}/other.db"
+    found = [(client, read_run(client, uri, run.path))]
+    client.delete_run(found[0][1].info.run_id)
+    second = open_store(other)
+    second.delete_run(found[0][1].info.run_id)
+    make(other).send(run.path)
+    client.restore_run(found[0][1].info.run_id)
+    found.append((second, read_run(second, other, run.path)))
+    assert found[0][1].info.run_id != found[1][1].info.run_id
+    points, names = [], []
+    for where, each in found:
+        history = [where.get_metric_history(each.info.run_id, key) for key in sorted(each.data.metrics)]
+        points.append([(point.key, point.step, point.value, point.timestamp) for part in history for point in part])
+        names.append(pictures(where, each))
+    assert points[0] == points[1]
+    assert len(points[0]) == 18
+    assert names[0] == names[1]
+    assert found[0][1].data.params == found[1][1].data.params
+
+
 def test_two_runs_at_once_do_not_mix(uri: str, client: MlflowClient, tmp_path: Path) -> None:
-    runs = [RunFolder(tmp_path / name, EVERY) for name in "ab"]
-    trackers = [make(uri), make(uri, experiment="another")]
+    tables = {"a": EVERY, "b": EVERY | {"tracker": {"experiment": "another"}}}
+    runs = [RunFolder(tmp_path / name, table) for name, table in tables.items()]
+    trackers = [make(uri), make(uri)]
     for run, tracker in zip(runs, trackers, strict=True):
         tracker.start(run.info(name=run.path.name))
     for value, run in enumerate(runs):

@@ -18,7 +18,7 @@ from distillkit.interfaces.optimization import EmaTable, OptimizerTable
 from distillkit.interfaces.schedule import Schedule, Stage
 from distillkit.interfaces.source import Data, PrecomputingSource, Source
 from distillkit.interfaces.target import JumpBatch, RunHooks, Target, TargetBatch, Teacher
-from distillkit.interfaces.tracker import RunInfo, Tracker
+from distillkit.interfaces.tracker import NoTracker, RunInfo, Tracker
 
 __all__ = [
     "Converter",
@@ -35,6 +35,7 @@ __all__ = [
     "Metric",
     "Model",
     "ModelSpec",
+    "NoTracker",
     "OptimizerTable",
     "PrecomputingSource",
     "Ramp",

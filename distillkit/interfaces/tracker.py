@@ -81,3 +81,18 @@ class Tracker(Component):
             DistillkitError: the tracker has no UI, or it cannot start.
         """
         raise DistillkitError(f"the tracker '{self.name}' has no UI")
+
+
+class NoTracker(Tracker):
+    """Shows the run nowhere: its folder is all there is."""
+
+    name = "none"
+
+    def start(self, run: RunInfo) -> None:
+        """Nothing to begin."""
+
+    def sync(self) -> None:
+        """Nothing to send."""
+
+    def finish(self, status: Status) -> None:
+        """Nothing to end."""

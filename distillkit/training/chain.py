@@ -56,7 +56,7 @@ def run_chain(chain: Chain, folder: Path, resume: bool = False, allow: Collectio
             check_phases(chain.phases)
             place.create(chain.tables)
         info = RunInfo(chain.name, folder, _plan(chain), resume)
-        tracker = own_tracker(chain.tracker, chain.phases[0].origin)
+        tracker = own_tracker(chain.tracker)
         with recorded(tracker, info, place.discard if not resume else lambda: None):
             if place.finished:
                 Reporter(Console()).say(f"{folder}: this run is finished")

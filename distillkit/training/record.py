@@ -1,28 +1,26 @@
-"""A tracker's record around what is done: opened before it, and closed as what became of it; of one process."""
+"""Starts a run's tracker and finishes it with what became of the run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
 
 from distillkit import distributed
-from distillkit.config import read_component
 from distillkit.errors import RunInterrupted, Terminated
-from distillkit.interfaces import RunInfo, Tracker
+from distillkit.interfaces import NoTracker, RunInfo, Tracker
 from distillkit.training.terminal import SIGNALS, deferred
 
 
 @contextmanager
 def recorded(tracker: Tracker, info: RunInfo, undo: Callable[[], None]) -> Iterator[Tracker]:
-    """Inside, the run is recorded by `tracker`, which this gives.
+    """Inside, `tracker`, which this gives, is started; afterwards it is finished with the run's status.
 
     Args:
-        tracker: opened here.
-        info: what it is told.
-        undo: called if it cannot be opened.
+        tracker: to start.
+        info: the run.
+        undo: called if the tracker cannot start.
     """
-    # A record that is opened halfway could not be closed as killed.
+    # A signal while it starts would leave nothing that could be finished as killed.
     with deferred() as stop:
         try:
             tracker.start(info)
@@ -42,13 +40,6 @@ def recorded(tracker: Tracker, info: RunInfo, undo: Callable[[], None]) -> Itera
     tracker.finish("finished")
 
 
-def own_tracker(tracker: Tracker, origin: str) -> Tracker:
-    """The config's tracker in the first process, and one that records nothing in the others.
-
-    Args:
-        tracker: the config's.
-        origin: where the config came from, for messages.
-    """
-    return (
-        tracker if distributed.is_main_process() else cast(Tracker, read_component("tracker", {"type": "none"}, origin))
-    )
+def own_tracker(tracker: Tracker) -> Tracker:
+    """The config's tracker in the main process, and one that does nothing in the others."""
+    return tracker if distributed.is_main_process() else NoTracker(NoTracker.Options())

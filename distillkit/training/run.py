@@ -46,7 +46,7 @@ def run(
         RunInterrupted: Ctrl-C or SIGTERM during the updates; a checkpoint was written.
     """
     reporter = Reporter(Console())
-    settings = replace(settings, tracker=own_tracker(settings.tracker, settings.origin))
+    settings = replace(settings, tracker=own_tracker(settings.tracker))
     with RunFolder(folder) as place:
         changed: list[str] = []
         if resume:

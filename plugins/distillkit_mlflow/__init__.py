@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from distillkit import hookimpl
-from distillkit.interfaces import Tracker
-from distillkit_mlflow.tracker import MlflowTracker, NoTracker
+from distillkit.interfaces import NoTracker, Tracker
+from distillkit_mlflow.tracker import MlflowTracker
 
 
 @hookimpl

@@ -7,7 +7,6 @@ tracking.json, the `Record`, for what they don't say.
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 import tomllib
@@ -21,10 +20,8 @@ from uuid import uuid4
 from safetensors import safe_open
 
 from distillkit.errors import redact
+from distillkit.files import write_text
 from distillkit.interfaces.tracker import Status
-
-FILES = ("config.toml", "scores.json", "journal.jsonl")
-"""The run's files that become artifacts."""
 
 MAX_LENGTH = 6000
 """Characters of a parameter's value that MLflow keeps."""
@@ -35,30 +32,20 @@ class Record:
     """tracking.json: what a tracker is told about a run. It holds no credentials.
 
     Attributes:
+        store: the store that the config names, from whatever folder; None for a run made with another tracker.
+        plan: (steps, updates, evaluations) of each stage; None likewise.
         id: identifies the run in every store, as a tag.
-        experiment: the MLflow experiment.
-        uri: the store as the config names it.
-        store: the same, independent of the current folder.
         started: when the run began, in ms since the epoch.
-        plan: (steps, updates, evaluations) of each stage; None if it isn't known.
-        phase: whether the run is a phase of a chain, and shown below it.
         status: how the run ended; None while it goes on, and if it was killed before it could say so.
         ended: when, in ms since the epoch.
     """
 
+    store: str | None
+    plan: list[tuple[int, int, int]] | None
     id: str
-    experiment: str
-    uri: str
-    store: str
     started: int
-    plan: list[Any] | None = None
-    phase: bool = False
     status: Status | None = None
     ended: int | None = None
-
-    def write(self, folder: Path) -> None:
-        """Write the file whole or not at all."""
-        write_json(folder / "tracking.json", asdict(self))
 
 
 def read_record(folder: Path) -> Record | None:
@@ -67,24 +54,36 @@ def read_record(folder: Path) -> Record | None:
     return Record(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
-def new_record(folder: Path, experiment: str, uri: str, store: str) -> Record:
-    """A record of the run in a folder, which began when its config was written."""
-    config = folder / "config.toml"
-    started = config.stat().st_mtime if config.is_file() else time.time()
-    return Record(str(uuid4()), experiment, uri, store, round(started * 1000))
+def begin(folder: Path, store: str | None = None, plan: list[tuple[int, int, int]] | None = None) -> None:
+    """Write the record of a run that begins or goes on."""
+    record = read_record(folder)
+    if record is None:
+        record = Record(store, plan, str(uuid4()), round((folder / "config.toml").stat().st_mtime * 1000))
+    record.status = record.ended = None
+    write_json(folder / "tracking.json", asdict(record))
+
+
+def end(folder: Path, status: Status) -> None:
+    """Write how a run ended, if its record could be written."""
+    if (record := read_record(folder)) is not None:
+        record.status, record.ended = status, round(time.time() * 1000)
+        write_json(folder / "tracking.json", asdict(record))
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole or not at all."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    write_text(path, json.dumps(content) + "\n")
 
 
-def phases(folder: Path) -> list[Path]:
-    """The folders of a chain's phases that have begun, in order."""
-    records = sorted(folder.glob("phases/*/tracking.json"), key=lambda path: int(path.parent.name))
-    return [path.parent for path in records]
+def read_config(folder: Path) -> dict[str, Any]:
+    """The tables of a run's config.toml."""
+    return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+
+
+def tracker_table(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The `[tracker]` of a run's config; of a chain's, that of its first phase."""
+    table: dict[str, Any] = config.get("phase", [config])[0].get("tracker", {})
+    return table
 
 
 class Point(NamedTuple):
@@ -121,18 +120,7 @@ class RunReader:
         self._curves = _Lines(folder / "curves.jsonl")
         self._times: dict[int, int] = {}
         self._group: list[dict[str, Any]] = []
-        config = folder / "config.toml"
-        self._config = tomllib.loads(config.read_text(encoding="utf-8"))
-        self.is_chain = "phase" in self._config
-
-    @property
-    def params(self) -> dict[str, str]:
-        """The config, as MLflow parameters."""
-        return flatten(self._config)
-
-    def of_run(self, key: str, default: Any) -> Any:
-        """A key of `[run]`."""
-        return self._config.get("run", {}).get(key, default)
+        self.config = read_config(folder)
 
     @property
     def newest(self) -> int:
@@ -140,18 +128,15 @@ class RunReader:
         return max(self._times.values(), default=self._started)
 
     def points(self, finished: bool) -> Iterator[Point]:
-        """The points that came since the last call.
+        """The points that came since the last call; a chain has its phases'.
 
-        Every `run.log_every` updates there are the means of their losses and gradient norms; the last updates have a
+        Every `run.log_every` updates there are the means of their losses and gradient norms. The last updates have a
         point, and scores are there, once the run is finished.
-
-        Args:
-            finished: whether the run is.
         """
-        if not self.is_chain:
+        if "phase" not in self.config:
             # First: the journal has the updates of all evaluations then.
             evaluations = self._curves.read()
-            every = self.of_run("log_every", 1)
+            every = self.config["run"].get("log_every", 1)
             for line in self._journal.read():
                 update = line["update"]
                 if update == 1:
@@ -178,10 +163,10 @@ class RunReader:
             yield self._point(key, value, newest["update"])
 
     def _scores(self) -> Iterator[Point]:
-        last = max(self._times, default=0)
         if (scores := self._folder / "scores.json").is_file():
             for row in json.loads(scores.read_text(encoding="utf-8")):
-                yield self._point(f"{row['model']}/{row['metric']}/steps-{row['steps']}", row["value"], last)
+                key = f"{row['model']}/{row['metric']}/steps-{row['steps']}"
+                yield self._point(key, row["value"], max(self._times, default=0))
         if (best := self._folder / "best.safetensors").is_file():
             with safe_open(best, "np") as file:
                 found = file.metadata()
@@ -192,12 +177,12 @@ class RunReader:
 
     def pictures(self, finished: bool) -> Iterator[Picture]:
         """The sample sheets: those drawn during the run, and the last ones once it is finished."""
-        if self.is_chain:
+        if "phase" in self.config:
             return
-        for path in sorted(self._folder.glob("samples/during/update-*-steps-*.png")):
+        for path in sorted(self._folder.glob("samples/during/*.png")):
             update, steps = map(int, re.findall(r"\d+", path.name))
             yield Picture(path, f"during/steps-{steps}", update)
-        for path in sorted(self._folder.glob("samples/steps-*.png")) if finished else ():
+        for path in sorted(self._folder.glob("samples/*.png")) if finished else ():
             yield Picture(path, "samples", int(path.stem.removeprefix("steps-")))
 
 
@@ -219,31 +204,25 @@ class _Lines:
                 file.seek(0)
                 self._position, self._last = 0, b""
             data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        lines = whole.splitlines(keepends=True)
+        lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
         if lines:
-            self._position, self._last = self._position + len(whole), lines[-1]
+            self._position, self._last = self._position + sum(map(len, lines)), lines[-1]
         return [json.loads(line) for line in lines]
 
 
-def flatten(tables: Mapping[str, Any]) -> dict[str, str]:
+def flatten(tables: Any, prefix: str = "") -> dict[str, str]:
     """Nested tables as `optimizer.learning_rate`; lists of tables as `loss.0.type`.
 
     Values are cut at 6000 characters, and credentials in URIs are replaced by `***`.
     """
-    return {key: cut(redact(str(value))) for key, value in _leaves("", tables)}
+    if isinstance(tables, list) and tables and all(isinstance(item, Mapping) for item in tables):
+        tables = {str(i): item for i, item in enumerate(tables)}
+    if not isinstance(tables, Mapping):
+        return {prefix: cut(redact(str(tables)))}
+    found = [flatten(item, f"{prefix}.{key}" if prefix else key) for key, item in tables.items()]
+    return {key: value for part in found for key, value in part.items()}
 
 
 def cut(text: str) -> str:
     """A text of at most 6000 characters; one that was cut ends in …"""
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
-
-
-def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-        value = {str(i): item for i, item in enumerate(value)}
-    if not isinstance(value, Mapping):
-        yield prefix, value
-        return
-    for key, item in value.items():
-        yield from _leaves(f"{prefix}.{key}" if prefix else key, item)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import subprocess
@@ -10,6 +9,9 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+
+LINGER = 60.0
+"""Seconds after the end of the run in which the process may finish."""
 
 _left: list[subprocess.Popen[bytes]] = []
 """Processes that were left to finish by themselves; kept, as Python warns of those that nobody holds."""
@@ -27,10 +29,9 @@ class Process:
     """
 
     def __init__(self, folder: Path, uri: str) -> None:
-        command = [sys.executable, "-P", "-m", "distillkit_mlflow.shipper", str(folder)]
         # In a session of its own, where no Ctrl-C in the terminal reaches it.
         self._process = subprocess.Popen(
-            command,
+            [sys.executable, "-P", "-m", "distillkit_mlflow.shipper", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -51,19 +52,15 @@ class Process:
         Returns:
             what has gone wrong, if anything has.
         """
-        # A full pipe has the same effect; one that is broken is noticed below.
+        # A pipe that is full has the same effect, and a broken one is noticed below.
         with suppress(OSError):
-            self._input.write(b"sync\n")
-        messages = self._listen()
-        status = self._process.poll()
-        if "trouble" not in messages and status is not None:
-            return f"the process that sends ended with status {status}"
-        return messages.get("trouble")
+            self._input.write(b"\n")
+        return self._trouble()
 
     def wait_until_ready(self, seconds: float) -> None:
         """Wait until it has opened the store and sent something, or has trouble."""
         end = time.monotonic() + seconds
-        while not self._listen() and self._process.poll() is None and (left := end - time.monotonic()) > 0:
+        while self._trouble() is None and not self._heard and (left := end - time.monotonic()) > 0:
             select.select([self._output], [], [], min(left, 0.5))
 
     def close(self, seconds: float) -> str | None:
@@ -73,26 +70,21 @@ class Process:
             None if everything was sent; or what the trouble is.
         """
         self._input.close()
-        try:
-            status = self._process.wait(seconds)
-            trouble = self._listen().get("trouble") or f"the process that sends ended with status {status}"
-        except subprocess.TimeoutExpired:
-            trouble = self._listen().get("trouble", "")
-            if not trouble:
-                # Slow, or without an answer: it may yet succeed, and ends by itself.
-                _left.append(self._process)
-                self._output.close()
-                return "it has not answered yet, and is tried for a minute more"
-            self._process.kill()
-            status = self._process.wait()
-        self._output.close()
-        return trouble if status else None
+        with self._output:
+            try:
+                self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                if self._trouble() is None:
+                    # Slow, or without an answer: it may yet succeed, and ends by itself.
+                    _left.append(self._process)
+                    return "it has not answered yet, and is tried for a minute more"
+                self._process.kill()
+                self._process.wait()
+            return self._trouble() if self._process.returncode else None
 
-    def _listen(self) -> dict[str, str]:
-        """All messages until now, by kind: "ready" and "trouble"."""
-        if not self._output.closed:
-            self._heard += self._output.read() or b""
-        messages: dict[str, str] = {}
-        for line in self._heard.split(b"\n")[:-1]:
-            messages |= json.loads(line)
-        return messages
+    def _trouble(self) -> str | None:
+        """What it has written: its first trouble, after an empty line once it is ready; or how it ended too early."""
+        self._heard += self._output.read() or b""
+        written = next(filter(None, self._heard.decode().split("\n")[:-1]), None)
+        status = self._process.poll()
+        return written or (f"the process that sends ended with status {status}" if status else None)

@@ -2,12 +2,11 @@
 
 It is a process, as MLflow takes the interpreter seconds to import, and may hang where no thread can be left behind. On
 its input it gets the store's URI, then a line whenever there is something new, and the end when the run is over. On its
-output it writes, in lines of JSON, once that it is "ready" and once what its "trouble" is.
+output it writes an empty line when it is ready, and a line when it first has trouble.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from distillkit_mlflow.process import LINGER
 from distillkit_mlflow.sync import Sync, lock
 from distillkit_mlflow.uri import describe
 
@@ -24,9 +24,6 @@ PAUSE = 0.5
 
 PATIENCE = 30.0
 """Seconds between attempts, at most."""
-
-LINGER = 60.0
-"""Seconds after the end of the run in which to finish."""
 
 
 def main() -> int:
@@ -37,23 +34,23 @@ def main() -> int:
     output = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     # MLflow prints links.
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    written: set[str] = set()
+    written: set[bool] = set()
 
-    def tell(kind: str, text: str) -> None:
-        if kind not in written:
-            written.add(kind)
+    def tell(trouble: str) -> None:
+        if bool(trouble) not in written:
+            written.add(bool(trouble))
             # The run may be gone.
             with suppress(OSError):
-                print(json.dumps({kind: text}), file=output, flush=True)
+                print(trouble.replace("\n", " "), file=output, flush=True)
 
     folder, uri = Path(sys.argv[1]), sys.stdin.readline().rstrip("\n")
     news, over = threading.Event(), threading.Event()
     threading.Thread(target=_listen, args=(news, over), daemon=True).start()
     with lock(folder).acquire():
-        return ship(Sync(uri, folder, lambda text: tell("trouble", text)), uri, news, over, tell)
+        return ship(Sync(uri, folder, tell), news, over, tell)
 
 
-def ship(sync: Sync, uri: str, news: threading.Event, over: threading.Event, tell: Callable[[str, str], None]) -> int:
+def ship(sync: Sync, news: threading.Event, over: threading.Event, tell: Callable[[str], None]) -> int:
     """Send what comes, until it is over; after a failure wait longer and longer, and send once more at the end."""
     pause = PAUSE
     while True:
@@ -61,18 +58,19 @@ def ship(sync: Sync, uri: str, news: threading.Event, over: threading.Event, tel
         last = over.is_set()
         try:
             sync.send(last)
-            if last:
-                return 0
-            tell("ready", "")
-            pause = PAUSE
-            over.wait(pause)
-            news.wait()
         except Exception as error:
-            tell("trouble", describe(uri, error))
+            tell(describe(sync.uri, error))
             if last:
                 return 1
             pause = min(2 * pause, PATIENCE)
             over.wait(pause)
+        else:
+            if last:
+                return 0
+            tell("")
+            pause = PAUSE
+            over.wait(pause)
+            news.wait()
 
 
 def _listen(news: threading.Event, over: threading.Event) -> None:

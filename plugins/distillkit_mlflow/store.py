@@ -8,7 +8,8 @@ import sqlite3
 import warnings
 from contextlib import closing
 
-import mlflow
+import mlflow.entities
+import mlflow.exceptions
 import sqlalchemy
 
 from distillkit_mlflow.uri import artifact_root, scheme, sqlite_file
@@ -41,7 +42,7 @@ def open_store(uri: str) -> mlflow.MlflowClient:
     """A client of the store. Makes and migrates a new SQLite store, which takes some seconds."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # Who sends decides when to try again. MLflow would also repeat what makes a run, and make two.
+    # The sender decides when to try again. MLflow would also repeat what makes a run, and make two.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     file = sqlite_file(uri)
     if file is not None and file.is_file():
@@ -59,13 +60,11 @@ def open_store(uri: str) -> mlflow.MlflowClient:
 
 def experiment_id(client: mlflow.MlflowClient, name: str, uri: str) -> str:
     """The id of the experiment called `name`, which is made if there is none."""
-    from mlflow.exceptions import MlflowException
-
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
             return str(client.create_experiment(name, artifact_location=artifact_root(uri), tags=KIND))
-        except MlflowException:
+        except mlflow.exceptions.MlflowException:
             # Another run may have made it in between.
             found = client.get_experiment_by_name(name)
             if found is None:
@@ -73,19 +72,18 @@ def experiment_id(client: mlflow.MlflowClient, name: str, uri: str) -> str:
     return str(found.experiment_id)
 
 
-def run_exists(client: mlflow.MlflowClient, run_id: str) -> bool:
-    """Whether the store has the run, and it was not deleted."""
-    from mlflow.exceptions import MlflowException
-
+def get_run(client: mlflow.MlflowClient, run_id: str) -> mlflow.entities.Run | None:
+    """A run; None if the store has it not, or it was deleted."""
     try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
-    except MlflowException as error:
+        run = client.get_run(run_id)
+    except mlflow.exceptions.MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
+            return None
         raise
+    return run if run.info.lifecycle_stage == "active" else None
 
 
-def find_run(client: mlflow.MlflowClient, experiment: str, record: str) -> str | None:
+def find_run(client: mlflow.MlflowClient, experiment: str, record: str) -> mlflow.entities.Run | None:
     """The run of a record, by the record's id."""
     found = client.search_runs([experiment], f"tags.`{RECORD}` = '{record}'", max_results=1)
-    return str(found[0].info.run_id) if found else None
+    return found[0] if found else None

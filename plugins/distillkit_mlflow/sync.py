@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from uuid import UUID, uuid5
 
-import mlflow
+import mlflow.entities
+import mlflow.exceptions
+import PIL.Image
 from filelock import BaseFileLock, FileLock
 
+from distillkit.errors import redact
 from distillkit_mlflow import store
-from distillkit_mlflow.folder import FILES, Record, RunReader, cut, phases, read_record, write_json
-from distillkit_mlflow.mlflow_run import MlflowRun
+from distillkit_mlflow.folder import Picture, Record, RunReader, cut, flatten, read_record, tracker_table, write_json
 from distillkit_mlflow.uri import redact_uri
+
+EXPERIMENT = "distillkit"
+"""The MLflow experiment of runs whose config names none."""
+
+FILES = ("config.toml", "scores.json", "journal.jsonl")
+"""The run's files that become artifacts."""
+
+BATCH = {"metrics": 1000, "params": 100}
+"""Entries that MLflow takes at once."""
+
+THUMBNAIL = 256
+"""Pixels of the longer side."""
 
 
 def lock(folder: Path) -> BaseFileLock:
@@ -34,12 +51,12 @@ class Sync:
     """
 
     def __init__(self, uri: str, folder: Path, tell: Callable[[str], None]) -> None:
-        self._uri = uri
-        self._folder = folder
-        self._tell = tell
-        self._client: mlflow.MlflowClient | None = None
-        self._runs: dict[Path, _RunSync] = {}
+        self.uri = uri
+        self.tell = tell
         self.counts: Counter[str] = Counter()
+        self._folder = folder
+        self._client: mlflow.MlflowClient | None = None
+        self._runs: dict[Path, _Run] = {}
 
     def send(self, over: bool) -> None:
         """Send what the folder has by now and the store has not.
@@ -50,13 +67,14 @@ class Sync:
         Raises:
             Exception: what MLflow raises. The next call asks the store what has arrived, and goes on from there.
         """
+        phases = sorted(self._folder.glob("phases/*/tracking.json"), key=lambda path: int(path.parent.name))
         try:
             if self._client is None:
-                self._client = store.open_store(self._uri)
+                self._client = store.open_store(self.uri)
             parent = None
-            for folder in (self._folder, *phases(self._folder)):
+            for folder in (self._folder, *(path.parent for path in phases)):
                 if folder not in self._runs:
-                    self._runs[folder] = _RunSync(self._client, self._uri, folder, parent, self.counts, self._tell)
+                    self._runs[folder] = _Run(self, self._client, folder, parent)
                 self._runs[folder].send(over)
                 parent = parent or self._runs[folder].id
         except Exception:
@@ -64,117 +82,158 @@ class Sync:
             raise
 
 
-class _RunSync:
-    """One run on its way. Finds it in the store, or makes it."""
+class _Run:
+    """One run on its way. Whatever is sent twice is there once.
 
-    def __init__(
-        self,
-        client: mlflow.MlflowClient,
-        uri: str,
-        folder: Path,
-        parent: str | None,
-        counts: Counter[str],
-        tell: Callable[[str], None],
-    ) -> None:
-        record = _record(folder)
+    The cursor, mlflow.json in the run's folder, has for each store the MLflow run and the files that it has, with their
+    SHA-256. The store itself knows the rest: parameters, how far each curve is, and the status.
+    """
+
+    def __init__(self, sync: Sync, client: mlflow.MlflowClient, folder: Path, parent: str | None) -> None:
+        self._sync = sync
+        self._client = client
         self._folder = folder
+        self._store = redact_uri(sync.uri)
+        self._record = record = self._read_record()
         self._reader = RunReader(folder, record.started)
-        self._cursor = _Cursor(folder / "mlflow.json", redact_uri(uri))
-        if self._cursor.run_id is None or not store.run_exists(client, self._cursor.run_id):
-            experiment = store.experiment_id(client, record.experiment, uri)
+        cursor = self._cursors().get(self._store)
+        run = None if cursor is None else store.get_run(client, cursor["run_id"])
+        self._sent: dict[str, str] = {}
+        if cursor is not None and run is not None:
+            self._sent = cursor["sent"]
+        else:
+            name = tracker_table(self._reader.config).get("experiment", EXPERIMENT)
+            experiment = store.experiment_id(client, name, sync.uri)
             # The store may have it, if its answer or the cursor was lost.
-            found = store.find_run(client, experiment, record.id)
-            self._cursor.run_id = found or self._make(client, experiment, record, parent)
-            self._cursor.sent = {}
-            self._cursor.save()
-            counts["runs"] += found is None
-        assert self._cursor.run_id is not None
-        self._run = MlflowRun(client, self._cursor.run_id, record, counts, tell)
-        self._run.log_params(self._reader.params)
+            run = store.find_run(client, experiment, record.id) or self._make(experiment, parent)
+        self._run = run
+        self.id = str(run.info.run_id)
+        self._save_cursor()
+        self._state = (run.info.status, run.info.end_time)
+        self._last: dict[str, int] = {}
         self._looked_at: set[str] = set()
         self._over = False
+        # A parameter that is there can't be changed.
+        params = {key: value for key, value in flatten(self._reader.config).items() if key not in run.data.params}
+        self._log("params", [mlflow.entities.Param(key, value) for key, value in params.items()])
 
-    @property
-    def id(self) -> str:
-        """The MLflow run's."""
-        return self._run.id
+    def _read_record(self) -> Record:
+        record = read_record(self._folder)
+        if record is None:
+            raise FileNotFoundError(f"{self._folder}/tracking.json is gone")
+        return record
 
-    def _make(self, client: mlflow.MlflowClient, experiment: str, record: Record, parent: str | None) -> str:
-        tags = {store.RECORD: record.id, "method": str(self._reader.of_run("method", "custom"))}
+    def _cursors(self) -> dict[str, dict[str, Any]]:
+        """Empty where the file can't be read: the store can be asked for the run."""
+        try:
+            return dict(json.loads((self._folder / "mlflow.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return {}
+
+    def _save_cursor(self) -> None:
+        cursor = {"run_id": self.id, "sent": self._sent}
+        write_json(self._folder / "mlflow.json", self._cursors() | {self._store: cursor})
+
+    def _make(self, experiment: str, parent: str | None) -> mlflow.entities.Run:
+        table, record = self._reader.config["run"], self._record
+        tags = {store.RECORD: record.id, "method": str(table.get("method", "custom"))}
         if record.plan is not None:
             stages = [dict(zip(("steps", "updates", "evaluations"), stage, strict=True)) for stage in record.plan]
             tags["plan"] = cut(json.dumps(stages))
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
-        name = self._reader.of_run("name", self._folder.absolute().name)
-        run = client.create_run(experiment, start_time=record.started, tags=tags, run_name=name)
-        return str(run.info.run_id)
+        self._sync.counts["runs"] += 1
+        return self._client.create_run(experiment, start_time=record.started, tags=tags, run_name=table["name"])
 
     def send(self, over: bool) -> None:
         """Send what is new."""
         if self._over:
             return
-        record = _record(self._folder)
+        self._record = record = self._read_record()
         status = record.status
         if over and status is None:
             status = "finished" if (self._folder / "pipeline").is_dir() else "killed"
         finished = status == "finished"
         if status is None:
-            self._run.set_status("RUNNING", None)
-        self._run.log_points(self._reader.points(finished))
+            self._set_status("RUNNING", None)
+        self._send_points(finished)
         for picture in self._reader.pictures(finished):
-            self._send_once(picture.path, over, self._run.log_picture, picture)
+            self._send_file(picture.path, over, picture)
         for name in FILES if finished else ():
-            path = self._folder / name
-            if path.is_file():
-                self._send_once(path, over, self._run.log_file, path)
+            if (self._folder / name).is_file():
+                self._send_file(self._folder / name, over)
         if status is not None:
-            self._run.set_status(status.upper(), record.ended or self._reader.newest)
+            self._set_status(status.upper(), record.ended or self._reader.newest)
             self._over = True
 
-    def _send_once(self, path: Path, over: bool, send: Callable[[Any], None], content: Any) -> None:
-        """Send a file unless the store has it as it is. While the run goes on, files are looked at once."""
+    def _set_status(self, status: str, ended: int | None) -> None:
+        if (status, ended) == self._state:
+            return
+        if ended is None:
+            self._client.update_run(self.id, status=status)
+        else:
+            self._client.set_terminated(self.id, status, ended)
+        self._state = (status, ended)
+
+    def _send_points(self, finished: bool) -> None:
+        """The points behind the last one of their curve in the store."""
+        new = [point for point in self._reader.points(finished) if point.step > self._last_step(point.key)]
+        self._log("metrics", [mlflow.entities.Metric(point.key, point.value, point.time, point.step) for point in new])
+        self._last |= {point.key: point.step for point in new}
+        self._sync.counts["points"] += len(new)
+
+    def _last_step(self, key: str) -> int:
+        if key not in self._last:
+            history = self._client.get_metric_history(self.id, key) if key in self._run.data.metrics else []
+            self._last[key] = max((point.step for point in history), default=-1)
+        return self._last[key]
+
+    def _send_file(self, path: Path, over: bool, picture: Picture | None = None) -> None:
+        """Send a file unless the store has it as it is. While the run goes on, each file is looked at once."""
         name = path.relative_to(self._folder).as_posix()
         if name in self._looked_at and not over:
             return
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if self._cursor.sent.get(name) != digest:
-            send(content)
-            self._cursor.sent[name] = digest
-            self._cursor.save()
+        if self._sent.get(name) != digest:
+            if picture is not None:
+                self._log_picture(picture)
+            elif path.suffix == ".toml":
+                self._client.log_text(self.id, redact(path.read_text(encoding="utf-8")), path.name)
+            else:
+                self._client.log_artifact(self.id, str(path))
+            self._sync.counts["files" if picture is None else "pictures"] += 1
+            self._sent[name] = digest
+            self._save_cursor()
         self._looked_at.add(name)
 
+    def _log_picture(self, picture: Picture) -> None:
+        """A PNG, for the UI's slider over `step`, under names as MLflow's `log_image` gives them.
 
-class _Cursor:
-    """mlflow.json in a run's folder: for each store, the MLflow run and the files that it has.
+        That one draws a part of the name anew in each call, so a picture whose answer was lost would be there twice.
+        """
+        series = f"{picture.key.replace('/', '~')}+step+{picture.step}+timestamp+{self._record.started + picture.step}"
+        name = f"{series}+{uuid5(UUID(self._record.id), f'{picture.key}/{picture.step}')}"
+        with tempfile.TemporaryDirectory() as folder:
+            files = [Path(folder, f"{name}.png"), Path(folder, f"{name}+compressed.webp")]
+            shutil.copyfile(picture.path, files[0])
+            with PIL.Image.open(picture.path) as image:
+                scale = THUMBNAIL / max(image.size)
+                image.resize((int(image.width * scale) or 1, int(image.height * scale) or 1)).save(files[1])
+            for file in files:
+                self._client.log_artifact(self.id, str(file), "images")
+        self._client.set_tag(self.id, "mlflow.loggedImages", "True")
 
-    The store itself knows the rest: parameters, the points of curves, and the status.
-
-    Attributes:
-        run_id: the MLflow run; None if none was made yet.
-        sent: SHA-256 of the files that were sent, by their paths in the folder.
-    """
-
-    def __init__(self, path: Path, store: str) -> None:
-        self._path = path
-        self._store = store
-        found = self._read().get(store, {})
-        self.run_id: str | None = found.get("run_id")
-        self.sent: dict[str, str] = found.get("sent", {})
-
-    def _read(self) -> dict[str, Any]:
-        """Empty where it can't be read: the store can be asked for the run."""
-        try:
-            return dict(json.loads(self._path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return {}
-
-    def save(self) -> None:
-        """Write the file whole or not at all."""
-        write_json(self._path, self._read() | {self._store: {"run_id": self.run_id, "sent": self.sent}})
-
-
-def _record(folder: Path) -> Record:
-    record = read_record(folder)
-    assert record is not None
-    return record
+    def _log(self, kind: Literal["metrics", "params"], entries: list[Any]) -> None:
+        """In batches. What the store refuses for what it is goes missing alone."""
+        for i in range(0, len(entries), BATCH[kind]):
+            batch = entries[i : i + BATCH[kind]]
+            try:
+                self._client.log_batch(self.id, **{kind: batch}, synchronous=True)
+            except mlflow.exceptions.MlflowException as error:
+                # A deleted run refuses everything.
+                if error.error_code != "INVALID_PARAMETER_VALUE" or store.get_run(self._client, self.id) is None:
+                    raise
+                if len(batch) == 1:
+                    self._sync.tell(f"MLflow refuses {batch[0].key}: {error.message}")
+                for entry in batch if len(batch) > 1 else []:
+                    self._log(kind, [entry])

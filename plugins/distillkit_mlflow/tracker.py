@@ -1,4 +1,4 @@
-"""The tracker `mlflow`: every parameter, curve, picture and score of a run in an MLflow store. The tracker `none`."""
+"""The tracker `mlflow`: every parameter, curve, picture and score of a run in an MLflow store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -21,9 +20,9 @@ from distillkit.errors import HIDDEN, DistillkitError, Mistake
 from distillkit.interfaces import RunInfo, Tracker
 from distillkit.interfaces.tracker import Status
 from distillkit_mlflow import store
-from distillkit_mlflow.folder import Record, new_record, read_record
-from distillkit_mlflow.process import Process
-from distillkit_mlflow.sync import Sync, lock
+from distillkit_mlflow.folder import begin, end, read_config, read_record, tracker_table
+from distillkit_mlflow.process import LINGER, Process
+from distillkit_mlflow.sync import EXPERIMENT, Sync, lock
 from distillkit_mlflow.uri import absolute, describe, mistake, redact_uri, scheme, sqlite_file
 
 _logger = logging.getLogger(__name__)
@@ -34,26 +33,8 @@ PATIENCE = 4.0
 MAKING = 120.0
 """Seconds that the beginning of a run may wait for a new SQLite store to be made; it takes about ten."""
 
-LINGERING = 65.0
-"""Seconds that `send` waits for the process of a run that has ended, which ends itself after 60."""
-
 ENVIRONMENT = "MLFLOW_TRACKING_URI"
 """Where a URI is looked for that was written without its credentials."""
-
-
-class NoTracker(Tracker):
-    """Shows the run nowhere: its folder is all there is."""
-
-    name = "none"
-
-    def start(self, run: RunInfo) -> None:
-        """Nothing to begin."""
-
-    def sync(self) -> None:
-        """Nothing to send."""
-
-    def finish(self, status: Status) -> None:
-        """Nothing to end."""
 
 
 class MlflowTracker(Tracker):
@@ -76,7 +57,7 @@ class MlflowTracker(Tracker):
 
         # So that no credentials get into what is made of the resolved config: files, parameters, model cards.
         uri: Annotated[str, PlainSerializer(redact_uri)] = "sqlite:///mlflow.db"
-        experiment: str = "distillkit"
+        experiment: str = EXPERIMENT
 
     options: Options
 
@@ -117,18 +98,9 @@ class MlflowTracker(Tracker):
                 'correct it, or set tracker.type = "none"'
             ) from None
         self._folders.append(run.folder)
-        self._guard(lambda: self._begin(run))
+        self._guard(lambda: begin(run.folder, redact_uri(self._uri), run.plan))
         if len(self._folders) == 1:
             self._guard(self._start_process)
-
-    def _begin(self, run: RunInfo) -> None:
-        record = read_record(run.folder) or self._new_record(run.folder)
-        record.plan, record.phase = run.plan, run.parent is not None
-        record.status = record.ended = None
-        record.write(run.folder)
-
-    def _new_record(self, folder: Path) -> Record:
-        return new_record(folder, self.options.experiment, redact_uri(self.options.uri), redact_uri(self._uri))
 
     def _start_process(self) -> None:
         file = sqlite_file(self._uri)
@@ -145,7 +117,7 @@ class MlflowTracker(Tracker):
 
     def finish(self, status: Status) -> None:
         """End the MLflow run as FINISHED, FAILED or KILLED; wait five seconds at most for all to be sent."""
-        self._guard(lambda: self._end(status))
+        self._guard(lambda: end(self._folders[-1], status))
         if len(self._folders) > 1:
             self.sync()
         elif self._process is not None:
@@ -153,13 +125,6 @@ class MlflowTracker(Tracker):
                 self._warn(trouble)
             self._process = None
         self._folders.pop()
-
-    def _end(self, status: Status) -> None:
-        record = read_record(self._folders[-1])
-        # It is missing where it could not be written.
-        if record is not None:
-            record.status, record.ended = status, round(time.time() * 1000)
-            record.write(self._folders[-1])
 
     def _guard(self, act: Callable[[], None]) -> None:
         try:
@@ -184,24 +149,28 @@ class MlflowTracker(Tracker):
         Raises:
             DistillkitError: the run is still going on, or the store does not take it.
         """
-        record, uri = read_record(folder), self._uri
-        if record is None:
-            # Made with another tracker.
-            record = self._new_record(folder)
-            record.write(folder)
-        if record.phase:
+        chain = folder.absolute().parent.parent
+        if (chain / "tracking.json").is_file():
             raise DistillkitError(
-                f"{folder}: is a phase of a chain, which is sent as a whole: distillkit track "
-                f"{folder.absolute().parent.parent}"
+                f"{folder}: is a phase of a chain, which is sent as a whole: distillkit track {chain}"
             )
-        if redact_uri(self.options.uri) == record.uri and sqlite_file(uri) is not None:
+        record, uri = read_record(folder), self._uri
+        for each in (folder, *(config.parent for config in folder.glob("phases/*/config.toml"))):
+            if not (each / "tracking.json").is_file():
+                # Made with another tracker.
+                begin(each)
+        if (
+            record is not None
+            and record.store
+            and redact_uri(self.options.uri) == tracker_table(read_config(folder)).get("uri")
+        ):
             # The run may have been made in another folder.
-            uri = record.store
+            uri = record.store if sqlite_file(uri) is not None else uri
         sync = Sync(uri, folder, _logger.warning)
         try:
             # MLflow prints links, with the URI in them.
             with (
-                lock(folder).acquire(timeout=LINGERING if record.status is not None else 0),
+                lock(folder).acquire(timeout=LINGER + 5 if record is not None and record.status is not None else 0),
                 open(os.devnull, "w") as nowhere,
                 redirect_stdout(nowhere),
             ):
