@@ -150,9 +150,10 @@ class _Run:
         if self._over:
             return
         self._record = record = self._read_record()
-        status = record.status
-        if over and status is None:
-            status = "finished" if (self._folder / "pipeline").is_dir() else "killed"
+        status = record.status or ("killed" if over else None)
+        if status is not None and (self._folder / "pipeline").is_dir():
+            # It was killed when all was done.
+            status = "finished"
         finished = status == "finished"
         if status is None:
             self._set_status("RUNNING", None)

@@ -159,13 +159,10 @@ class MlflowTracker(Tracker):
             if not (each / "tracking.json").is_file():
                 # Made with another tracker.
                 begin(each)
-        if (
-            record is not None
-            and record.store
-            and redact_uri(self.options.uri) == tracker_table(read_config(folder)).get("uri")
-        ):
+        is_own = redact_uri(self.options.uri) == tracker_table(read_config(folder)).get("uri")
+        if is_own and record is not None and record.store and sqlite_file(uri) is not None:
             # The run may have been made in another folder.
-            uri = record.store if sqlite_file(uri) is not None else uri
+            uri = record.store
         sync = Sync(uri, folder, _logger.warning)
         try:
             # MLflow prints links, with the URI in them.
