@@ -88,7 +88,11 @@ class Source(RunHooks):
     @property
     def global_batch(self) -> int:
         """Samples per draw of all processes together."""
-        return self.options.batch * distributed.world_size()
+        return self.options.batch * distributed.world_size() if distributed.active else self.options.batch
+
+    def shard(self, tensor: torch.Tensor) -> torch.Tensor:
+        """This process's part of a tensor that all processes have: [global_batch, ...] -> [batch, ...]."""
+        return distributed.shard(tensor) if distributed.active else tensor
 
     @property
     def sequential(self) -> bool:
@@ -112,7 +116,7 @@ class Source(RunHooks):
         """The next batch of jumps.
 
         All randomness must come from `generator` (on the CPU), which is the same in all processes: draw for
-        `global_batch` samples, and keep this process's `distributed.shard`. So k processes with a batch of b do what
+        `global_batch` samples, and keep this process's `shard`. So k processes with a batch of b do what
         one with k·b does.
         """
 

@@ -139,8 +139,8 @@ class CachedTrajectories(PrecomputingSource):
 
         batch = self.global_batch
         drawn = torch.randint(self.options.trajectories, (batch,), generator=generator)
-        jumps = distributed.shard(torch.randint(len(self._times), (batch,), generator=generator))
-        places = distributed.shard(drawn).tolist()
+        jumps = self.shard(torch.randint(len(self._times), (batch,), generator=generator))
+        places = self.shard(drawn).tolist()
         shards, rows = zip(*(divmod(place, self.options.shard) for place in places), strict=True)
         (z, landing), condition = making.pick([self._store.read(shard) for shard in shards], rows, jumps.tolist())
         return JumpBatch(z, self._times[jumps].T.contiguous(), condition, landing=landing)

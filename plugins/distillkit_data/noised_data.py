@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from distillkit import distributed
 from distillkit.interfaces import Data, JumpBatch, Model, Source, Stage
 from distillkit.noise import NoisePath
 
@@ -50,15 +49,15 @@ class NoisedData(Source):
 
         batch = self.global_batch
         indices = torch.randint(len(self._data), (batch,), generator=generator)
-        images, labels = self._data.batch(distributed.shard(indices))
+        images, labels = self._data.batch(self.shard(indices))
         data = self._model.encode(images)
-        noise = distributed.shard(torch.randn(batch, *data.shape[1:], generator=generator))
-        times = distributed.shard(self._draw_times(generator).T).T.contiguous()
+        noise = self.shard(torch.randn(batch, *data.shape[1:], generator=generator))
+        times = self.shard(self._draw_times(generator).T).T.contiguous()
         if labels is not None and self.options.drop_labels:
-            dropped = distributed.shard(torch.rand(batch, generator=generator) < self.options.drop_labels)
+            dropped = self.shard(torch.rand(batch, generator=generator) < self.options.drop_labels)
             labels = labels.masked_fill(dropped, -1)
         guidance = self.draw_guidance(batch, generator)
-        condition = self._model.condition(labels, len(data), None if guidance is None else distributed.shard(guidance))
+        condition = self._model.condition(labels, len(data), None if guidance is None else self.shard(guidance))
         return JumpBatch(self._path.noised(data, noise, times[0]), times, condition, data, noise)
 
     def _draw_times(self, generator: torch.Generator) -> torch.Tensor:

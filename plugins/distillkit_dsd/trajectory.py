@@ -84,14 +84,13 @@ class Trajectory(Source):
 
         batch = self.global_batch
         noise = (
-            distributed.shard(torch.randn(batch, *self._model.spec.sample_shape, generator=generator))
-            * self._initial_scale
+            self.shard(torch.randn(batch, *self._model.spec.sample_shape, generator=generator)) * self._initial_scale
         )
         condition = draw_condition(self._model, batch, self.draw_guidance(batch, generator), generator)
-        new = JumpBatch(noise, distributed.shard(self._position), condition.map(distributed.shard))
-        self._jumps = new if self._jumps is None else _mix(distributed.shard(over), new, self._jumps)
+        new = JumpBatch(noise, self.shard(self._position), condition.map(self.shard))
+        self._jumps = new if self._jumps is None else _mix(self.shard(over), new, self._jumps)
         z = self._jumps.z
-        mask = distributed.shard(over).to(z.device)
+        mask = self.shard(over).to(z.device)
         self._start = torch.where(mask.view(-1, 1, 1, 1), z, self._start.to(z.device))
         self._behind = self._behind.to(z.device).masked_fill(mask, 0)
         jumps = len(self._times)
@@ -110,7 +109,7 @@ class Trajectory(Source):
 
     def _place(self, device: torch.device) -> torch.Tensor:
         """`_position` there; what is copied without being waited for has been read by then, as it is not pinned."""
-        return distributed.shard(self._position).to(device, non_blocking=True)
+        return self.shard(self._position).to(device, non_blocking=True)
 
     def state_dict(self) -> Mapping[str, torch.Tensor]:
         """Where every sample stands."""
@@ -127,7 +126,7 @@ class Trajectory(Source):
             return
 
         self._position, self._left, self._length = (state[key] for key in ("position", "left", "length"))
-        mine = {key: distributed.shard(value) for key, value in state.items()}
+        mine = {key: self.shard(value) for key, value in state.items()}
         self._start, self._behind = mine["start"], mine["behind"]
         self._jumps = JumpBatch(mine["z"], mine["position"], Condition.from_tensors(mine))
 
