@@ -1,7 +1,7 @@
 """The abstract classes that plugins implement, and the values that travel between their objects."""
 
 from distillkit.interfaces.converter import Converter
-from distillkit.interfaces.engine import Engine, Update
+from distillkit.interfaces.engine import EmaTable, Engine, OptimizerTable, Update
 from distillkit.interfaces.loss import Loss, Ramp
 from distillkit.interfaces.metric import Features, FeatureStatistics, Metric
 from distillkit.interfaces.model import (
@@ -14,7 +14,6 @@ from distillkit.interfaces.model import (
     StudentTable,
     draw_condition,
 )
-from distillkit.interfaces.optimization import EmaTable, OptimizerTable
 from distillkit.interfaces.schedule import Schedule, Stage
 from distillkit.interfaces.source import Data, PrecomputingSource, Source
 from distillkit.interfaces.target import JumpBatch, RunHooks, Target, TargetBatch, Teacher

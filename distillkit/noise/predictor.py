@@ -1,4 +1,4 @@
-"""The only way to evaluate a network: it turns any of them into an x̂-predictor, and counts."""
+"""Evaluates networks: reads the output of any of them as x̂, and counts evaluations."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ Forward: TypeAlias = "Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, Map
 
 @dataclass
 class Evaluations:
-    """How often networks were evaluated. A network and its copies share one."""
+    """Number of evaluations. A predictor and its copies share one counter."""
 
     count: int = 0
 
 
 class Predictor:
-    """(z, t, condition) -> Prediction.
+    """Calls a network: (z, t, condition) -> Prediction.
 
-    Weights that need no gradient when it is made are never trained (those under an adapter, say): its copies share
-    them, and neither its `state_dict` nor theirs has them.
+    Weights that require no gradient when the predictor is made are never trained, as those under an adapter. Its copies
+    share them, and its `state_dict` leaves them out.
 
     Args:
         network: the network that is trained or sampled.
         path: its noise path.
-        kind: what its output means.
-        forward_network: how to call it.
-        place_copy: moves a frozen copy of it to where it is evaluated, in the precision that it is evaluated in.
-        unsharded: a context manager inside which all of its weights can be read in every process.
+        kind: prediction type: what the network's output means.
+        forward_network: calls the network.
+        place_copy: `Engine.place_copy`, which `frozen_copy` calls on each copy; None to leave copies as they are.
+        unsharded: `Engine.unsharded`.
 
     Raises:
-        DistillkitError: it predicts v, and the path does not preserve the variance.
+        DistillkitError: the network predicts v, and the path does not preserve the variance.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Predictor:
                 "the network predicts v = αε − σx, from which x can be read only where α² + σ² = 1, and its noise path "
                 f"({type(path).__name__}) is not of that kind; give it a variance-preserving one"
             )
-        # Named as in every module that trains it.
+        # The name that the network has in `DistillStep`, too.
         self.module = torch.nn.ModuleDict({"network": network})
         self.path = path
         self.kind: PredictionType = kind
@@ -72,7 +72,7 @@ class Predictor:
 
     @property
     def network(self) -> torch.nn.Module:
-        """The network: of an engine that has spread its weights, sometimes another in its place."""
+        """The network, or the unsharded copy that an engine has put in its place."""
         return self.module["network"]
 
     def __call__(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
@@ -96,13 +96,13 @@ class Predictor:
         return unconditional + scale * (conditional - unconditional)
 
     def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
-        """In the network's precision, if it is more than a number for each sample (as a guidance scale is)."""
+        """Cast to the network's precision, unless it is one number per sample (as a guidance scale is)."""
         if tensor.dim() < 2 or not tensor.is_floating_point():
             return tensor
         return tensor.to(next(self.network.parameters()).dtype)
 
     def unsharded(self) -> AbstractContextManager[Any]:
-        """Inside, the weights can be read, also where an engine shards them. All processes enter it together."""
+        """Inside, all weights can be read in every process, also if an engine shards them. Collective."""
         return self._unsharded()
 
     def ema_update(self, other: Predictor, decay: float, made: torch.Tensor) -> None:
@@ -112,9 +112,9 @@ class Predictor:
         the weights are rounded from it.
 
         Args:
-            other: whose weights to follow, the student's say.
-            decay: of the average, in [0, 1].
-            made: `Update.made`, a scalar tensor of 1 or 0; with 0 the average does not move.
+            other: the predictor to average, with weights θ.
+            decay: per update, in [0, 1].
+            made: `Update.made`, a scalar of 1 or 0; with 0 nothing changes.
         """
         with torch.no_grad(), other.unsharded():
             pairs = zip(self.network.parameters(), other.network.parameters(), strict=True)
@@ -130,7 +130,7 @@ class Predictor:
                 torch._foreach_copy_(list(mine), averages)
 
     def frozen_copy(self) -> Predictor:
-        """A frozen copy of the network as it is now, where the engine evaluates such copies.
+        """A frozen copy of the network as it is now, on the engine's device.
 
         The copy has its own trained weights and shares those that are never trained. Its evaluations are counted with
         this one's.
@@ -153,26 +153,26 @@ class Predictor:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The network's device."""
         return next(self.network.parameters()).device
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What is ever trained, by name: weights, in float32 where they are rounded from an average, and buffers."""
+        """Trained weights and buffers, by name. Weights that are rounded from a float32 average are that average."""
         state = {name: value.detach() for name, value in self.own().items()}
         if self._precise is not None:
             state |= zip(self._trained(), self._precise, strict=True)
         return {f"network.{name}": value for name, value in state.items()}
 
     def own(self) -> dict[str, torch.Tensor]:
-        """The network's weights and buffers themselves, by its names, but for those that it shares with its copies."""
+        """The network's weights and buffers, by its names, without those that it shares with its copies."""
         state: dict[str, torch.Tensor] = self.network.state_dict(keep_vars=True)
         return {name: value for name, value in state.items() if name not in self._shared}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from `state_dict`, whose names must be all and no others."""
+        """Restore what `state_dict` returned. The names must match exactly."""
         own = {name.removeprefix("network."): value for name, value in state.items()}
         trained = self._trained()
-        # An average in float32, of which these weights are rounded.
+        # The weights are rounded from a float32 average.
         rounded = bool(trained) and all(name in own and own[name].dtype != trained[name].dtype for name in trained)
         self._precise = [own[name].to(trained[name].device, copy=True) for name in trained] if rounded else None
         weights = dict(self.network.named_parameters())

@@ -44,16 +44,16 @@ class DeepSpeedEngine(Engine):
     class Options(Engine.Options):
         """
         Attributes:
-            device: "auto" (GPUs if there are any), "cpu" or "cuda". Each process takes the GPU of its own number.
-            zero_stage: what is spread over the processes: 1: optimiser state and EMA; 2: gradients too; 3: weights
+            device: "auto" (GPUs if there are any), "cpu" or "cuda". Each process takes the GPU of its local rank.
+            zero_stage: what is sharded over the processes: 1: optimiser state and EMA; 2: gradients too; 3: weights
                 too; 0: nothing.
-            precision: in which the student is evaluated and its gradients are kept: "bf16", "fp16" (with a loss
-                scale), "fp32"; "auto": bf16 where the device computes in it, fp32 elsewhere.
-            offload: "optimizer" keeps its state and the EMA in the host's memory, where AdamW then runs; "none".
-            gradient_checkpointing: keep few of the student's activations and compute the others again in the backward
-                pass: less memory for one more forward pass. Of networks that have it, as diffusers' do.
-            config: a JSON of DeepSpeed's own options to add; what distillkit sets itself must not differ.
-            timeout_minutes: how long processes wait for each other before they give up.
+            precision: of the student and its gradients: "bf16", "fp16" (with a loss scale) or "fp32"; "auto": bf16 if
+                the device supports it, otherwise fp32.
+            offload: "optimizer" keeps its state and the EMA in the host's memory, where AdamW then runs; or "none".
+            gradient_checkpointing: recompute the student's activations in the backward pass: less memory for one more
+                forward pass. For networks that support it, as diffusers' do.
+            config: a JSON file of DeepSpeed's own options to add. It must not contradict what distillkit sets.
+            timeout_minutes: how long processes wait for each other before they fail.
         """
 
         device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -165,7 +165,7 @@ class DeepSpeedEngine(Engine):
         own = copy.own()
         if self.options.zero_stage == 3 and not own.keys() >= {name for name, _ in copy.network.named_parameters()}:
             raise DistillkitError(
-                "engine.zero_stage: 3 would spread the weights that an adapter's student and its teacher share; use 2, "
+                "engine.zero_stage: 3 would shard the weights that an adapter's student and its teacher share; use 2, "
                 "as an adapter's own state is small"
             )
         for value in own.values():

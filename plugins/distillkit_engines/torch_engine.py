@@ -31,15 +31,15 @@ class TorchEngine(Engine):
     class Options(Engine.Options):
         """
         Attributes:
-            device: "auto" (a GPU if there is one), "cpu", or a CUDA device as torch names it ("cuda", "cuda:1"). Of
-                several processes on a machine each takes the GPU of its own number.
-            precision: "fp32"; "bf16" for bfloat16 autocast around the networks; "auto": bf16 where the device computes
-                in it (a GPU that has it, a CPU with AVX512-BF16), fp32 elsewhere.
-            gradient_checkpointing: keep few of the student's activations and compute the others again in the backward
-                pass: less memory for one more forward pass. Of networks that have it, as diffusers' do.
-            sharding: what several processes do: "none": each has the whole network (DDP); "fsdp": each keeps a part of
+            device: "auto" (a GPU if there is one), "cpu", or a CUDA device in torch's notation ("cuda", "cuda:1"). Of
+                several processes on a machine, each takes the GPU of its local rank.
+            precision: "fp32"; "bf16" for bfloat16 autocast; "auto": bf16 if the device supports it (most GPUs, and CPUs
+                with AVX512-BF16), otherwise fp32.
+            gradient_checkpointing: recompute the student's activations in the backward pass: less memory for one more
+                forward pass. For networks that support it, as diffusers' do.
+            sharding: with several processes: "none": each has the whole network (DDP); "fsdp": each has a shard of
                 weights, gradients, moments and average (FSDP2).
-            timeout_minutes: how long processes wait for each other before they give up.
+            timeout_minutes: how long processes wait for each other before they fail.
         """
 
         device: str = "auto"
