@@ -132,8 +132,8 @@ class Text(Family):
             raise DistillkitError(f"class {int(labels.max())}: the model has the prompts 0 to {len(self.prompts) - 1}")
         inputs = {key: rows[labels + 1] for key, rows in self._rows.items()}
         null = {key: rows[torch.zeros_like(labels)] for key, rows in self._rows.items()}
-        if (told := self.guidance_input) is not None:
-            return with_scales(Condition(inputs, null), count, guidance, told)
+        if (taken := self.guidance_input) is not None:
+            return with_scales(Condition(inputs, null), count, guidance, taken)
         return Condition(inputs, null, guidance)
 
     def forward(
@@ -165,8 +165,8 @@ class Text(Family):
         assert self.folder is not None
         scheduler, sampling = self.write_scheduler(export)
         snippet = text_conditional(self.prompts[0], {"num_inference_steps": export.steps} | self.call(export))
-        told = self.guidance_input
-        scales = None if told is None else (told.low, told.high)
+        taken = self.guidance_input
+        scales = None if taken is None else (taken.low, taken.high)
         stock = getattr(diffusers, self.pipeline)
         text = model_card(export, stock, snippet, sampling, scales, "text-to-image")
         save_over(self.folder, {self.distilled: network, "scheduler": scheduler}, folder, text)

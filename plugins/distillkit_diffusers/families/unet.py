@@ -76,8 +76,8 @@ class Unet2D(Family):
         if self.classes is None and guidance is None:
             return Condition()
         found = class_condition(labels, count, guidance, self._config["num_class_embeds"], self._null_class)
-        told = self._guidance_input
-        return found if told is None else with_scales(found, count, guidance, told)
+        taken = self._guidance_input
+        return found if taken is None else with_scales(found, count, guidance, taken)
 
     @property
     def supports_guidance(self) -> bool:

@@ -52,7 +52,7 @@ class ClassConditionalPipeline(DiffusionPipeline):
         device = self._execution_device
         labels = torch.as_tensor(class_labels, device=device)
         # A network that takes the scale as an input needs one evaluation.
-        told = {} if taken is None else {"guidance": torch.full((len(labels),), float(scale), device=device)}
+        extra = {} if taken is None else {"guidance": torch.full((len(labels),), float(scale), device=device)}
         size = self.unet.config.sample_size
         shape = (len(labels), self.unet.config.in_channels, *([size, size] if isinstance(size, int) else size))
         z = randn_tensor(shape, generator, device, self.unet.dtype) if latents is None else latents.to(device)
@@ -60,7 +60,7 @@ class ClassConditionalPipeline(DiffusionPipeline):
         z = z * self.scheduler.init_noise_sigma
         for t in self.progress_bar(self.scheduler.timesteps):
             scaled = self.scheduler.scale_model_input(z, t)
-            output = self.unet(scaled, t, labels, **told).sample
+            output = self.unet(scaled, t, labels, **extra).sample
             if scale != 1 and taken is None:
                 null = self.unet(scaled, t, torch.full_like(labels, self.config.null_class)).sample
                 output = null + scale * (output - null)
