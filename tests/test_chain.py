@@ -100,6 +100,10 @@ def test_mistakes_name_the_phase(tmp_path: Path) -> None:
         "phase[0].schedule.strt: unknown option of 'halving'; it has: start, stop, cycles — did you mean 'start'?",
         "phase[1].run.updates: must be at least 1 (got 0)",
     ]
+    with pytest.raises(
+        ConfigError, match=r"^.*1 error\n  phase\[1\]\.tracker: must be the first phase's: a chain is one"
+    ):
+        read(tmp_path, "phase[1].tracker.type=mlflow")
     with pytest.raises(ConfigError, match=r"phase: must be a list of tables: write \[\[phase\]\]"):
         read(tmp_path, text='[phase]\npreset = "dsdi"\n')
 

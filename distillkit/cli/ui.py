@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from distillkit.config import read_component
-from distillkit.config.layers import DEFAULTS
-from distillkit.config.read import tables_in
+from distillkit.config.layers import DEFAULTS, read_toml
 
 
 @click.command()
@@ -16,13 +15,15 @@ from distillkit.config.read import tables_in
 @click.option("--store", metavar="URI", help="MLflow's store. [default: RUN's, or sqlite:///mlflow.db]")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def command(run: Path | None, store: str | None, port: int) -> None:
-    """Open the MLflow UI on the store that RUN, a run's folder, was recorded in, until Ctrl-C."""
+    """Open the UI of the store that RUN, a run's folder, was recorded in, until Ctrl-C."""
 
     table = DEFAULTS["tracker"]
     origin = "tracker"
     if run is not None:
         origin = str(run / "config.toml")
-        table = tables_in(run / "config.toml").get("tracker", table)
+        tables = read_toml(run / "config.toml")
+        # A chain is recorded as its first phase is.
+        table = tables.get("phase", [tables])[0].get("tracker", table)
     if store is not None:
         table = {**DEFAULTS["tracker"], "uri": store}
         origin = "--store"

@@ -179,6 +179,13 @@ def read_chain(
             phases.append(settle(lay_over(base, entry), name, others, found, str(path)))
         except ConfigError as error:
             wrong.append([Mistake(f"phase[{i}].{mistake.key}", mistake.message) for mistake in error.mistakes])
+    mistakes += [
+        Mistake(
+            f"phase[{i}].tracker", "must be the first phase's: a chain is one record; write [tracker] above the phases"
+        )
+        for i, phase in enumerate(phases)
+        if not wrong and phase.tables["tracker"] != phases[0].tables["tracker"]
+    ]
     if mistakes or wrong:
         raise ConfigError([*mistakes, *(mistake for found in wrong for mistake in found)], str(path))
     first, *rest = [phase.tables for phase in phases]
