@@ -1,4 +1,4 @@
-"""The base of everything a plugin can contribute: a named class with strict options."""
+"""The base class of all parts that plugins contribute: a named class with strict options."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from distillkit.errors import Mistake
 
 
 class StrictModel(BaseModel):
-    """Values that a user writes: an unknown key is an error, and so is an infinite number."""
+    """A pydantic model of values that a user writes. Unknown keys and numbers that are not finite are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Component(ABC):
-    """A part of a distillation that a config names by its `type`.
+    """A part of a distillation, which a config selects by `type`.
 
-    A subclass sets `name` and nests its own `Options`; the rest of the config's table fills them:
+    A subclass sets `name` and defines its `Options`, which the other keys of the config's table fill:
 
     ```python
     class Constant(Schedule):
@@ -32,14 +32,13 @@ class Component(ABC):
         options: Options
     ```
 
-    Making a component is cheap and needs no torch, so that `distillkit check` can make all of them. Import torch
-    inside the methods that use it.
+    The constructor only stores the options and needs no torch, so that `distillkit check` can create every component.
     """
 
     name: ClassVar[str]
 
     class Options(StrictModel):
-        """The keys that the component's table takes. Unknown keys are errors."""
+        """The keys of the component's table. Unknown keys are errors."""
 
     options: Options
 
@@ -47,8 +46,8 @@ class Component(ABC):
         self.options = options
 
     def check(self) -> Iterator[Mistake]:
-        """Yield what is wrong with the options beyond their types (a file that is missing, say).
+        """Yield the mistakes in the options that their types do not catch, such as a missing file.
 
-        A mistake's key is an option's name. Must not import torch.
+        The key of a mistake is the name of the option. Must not use torch.
         """
         return iter(())

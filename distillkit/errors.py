@@ -1,4 +1,4 @@
-"""What can go wrong for a user, as one clear sentence each. The command line turns these into exit code 2."""
+"""Errors that a user can cause, each with one clear sentence. The command line exits with code 2 on them."""
 
 from __future__ import annotations
 
@@ -10,32 +10,34 @@ from types import FrameType
 from typing import NoReturn
 
 HIDDEN = "***"
-"""What is shown for credentials."""
+"""Replaces credentials in messages."""
 
 _USER = re.compile(r"(?<=:/)(/?)[^/\s:@]*(?::\S*)?@")
-"""`user:password@` of any URI in a text, up to the last @: SQLAlchemy takes passwords that hold an @ or a slash."""
+"""`user:password@` in a URI, up to the last @, because SQLAlchemy accepts passwords that contain an @ or a slash."""
 
 _NAMES = "password|passwd|pwd|pass|token|secret|key|auth|credentials?|sig|signature|odbc_connect"
-"""What the names of query parameters end in that hold credentials."""
+"""The endings of the names of query parameters that hold credentials."""
 
 QUERY = re.compile(rf"(?i)([?&;#][^=&;#\s]*(?:{_NAMES})=)([^&;#\s'\"]*)")
-"""Such a parameter of a URI, and its value."""
+"""A query parameter of a URI that holds credentials, and its value."""
 
 
 def redact(text: str) -> str:
-    """A text with the credentials of every URI in it replaced by `***`."""
+    """Return the text with the credentials in every URI replaced by `***`."""
     return QUERY.sub(rf"\1{HIDDEN}", _USER.sub(rf"\1{HIDDEN}@", text))
 
 
 class DistillkitError(Exception):
-    """A fault in what the user gave: its message names the thing, what was expected and what to do."""
+    """A user error. Its message names the key, file or value, what was expected and what to do."""
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """One mistake in a config: `key` is the TOML key as a user would search for it (`optimizer.betas[1]`).
+    """One mistake in a config. Its text hides the credentials of every URI.
 
-    It is shown without the credentials of any URI that it quotes.
+    Attributes:
+        key: the full TOML key, such as `optimizer.betas[1]`.
+        message: what is wrong, and what was expected.
     """
 
     key: str
@@ -46,11 +48,11 @@ class Mistake:
 
 
 class ConfigError(DistillkitError):
-    """All mistakes of one config at once.
+    """All mistakes of one config.
 
     Args:
-        mistakes: the mistakes, in the order in which they are shown.
-        source: the file the config came from, if it came from one.
+        mistakes: the mistakes, in the order in which they are printed.
+        source: the file that the config was read from, if any.
     """
 
     def __init__(self, mistakes: Iterable[Mistake], source: str = "config") -> None:
@@ -62,11 +64,11 @@ class ConfigError(DistillkitError):
 
 
 class RunInterrupted(DistillkitError):
-    """The run was stopped between two updates; what was written so far stays readable.
+    """The run was stopped between two updates. All files that it has written are complete.
 
     Args:
-        message: how far it is.
-        number: the signal by which it was stopped: SIGINT (Ctrl-C) or SIGTERM.
+        message: how far the run got.
+        number: the signal that stopped it: SIGINT (Ctrl-C) or SIGTERM.
     """
 
     def __init__(self, message: str = "", number: int = signal.SIGINT) -> None:
@@ -75,13 +77,13 @@ class RunInterrupted(DistillkitError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, where it interrupts at once as Ctrl-C does."""
+    """Raised by SIGTERM where it interrupts immediately, as Ctrl-C does."""
 
     number = signal.SIGTERM
 
 
 def terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """A handler of SIGTERM that raises as Ctrl-C does, so that open files and records are closed.
+    """A signal handler for SIGTERM that raises, as Ctrl-C does, so that files and tracked runs are closed.
 
     Raises:
         Terminated: always.
@@ -90,4 +92,4 @@ def terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 class GridError(DistillkitError):
-    """A grid of times that the noise path cannot give."""
+    """The noise path has no grid with the requested number of steps."""

@@ -1,7 +1,6 @@
-"""The hooks that a plugin may implement: one per kind of component, and one for presets.
+"""The hooks that a plugin can implement: one for each kind of component, and one for presets.
 
-Each returns classes (not instances); a class carries its own name. Import inside the hook's body, so that asking
-for schedules never imports torch.
+Each hook returns classes, not instances. The name of a component is its class attribute `name`.
 """
 
 from __future__ import annotations
@@ -17,32 +16,32 @@ hookspec = pluggy.HookspecMarker("distillkit")
 
 @hookspec
 def distillkit_teachers() -> list[type[interfaces.Teacher]]:  # type: ignore[empty-body]
-    """Whose prediction is the goal."""
+    """The networks whose prediction the student learns."""
 
 
 @hookspec
 def distillkit_targets() -> list[type[interfaces.Target]]:  # type: ignore[empty-body]
-    """Which x̂ the student should have predicted."""
+    """The x̂ that the student should predict."""
 
 
 @hookspec
 def distillkit_schedules() -> list[type[interfaces.Schedule]]:  # type: ignore[empty-body]
-    """How many steps N_i, for how many updates."""
+    """The numbers of steps N_i, and the number of updates for each."""
 
 
 @hookspec
 def distillkit_losses() -> list[type[interfaces.Loss]]:  # type: ignore[empty-body]
-    """How far off the student is, and how much that matters."""
+    """The error of the student's prediction, and its weight."""
 
 
 @hookspec
 def distillkit_sources() -> list[type[interfaces.Source]]:  # type: ignore[empty-body]
-    """Where z_t comes from."""
+    """Where noisy samples z_t come from."""
 
 
 @hookspec
 def distillkit_models() -> list[type[interfaces.Model]]:  # type: ignore[empty-body]
-    """The network, its noise path, how to save it."""
+    """The network, its noise path, and its file format."""
 
 
 @hookspec
@@ -62,23 +61,23 @@ def distillkit_features() -> list[type[interfaces.Features]]:  # type: ignore[em
 
 @hookspec
 def distillkit_metrics() -> list[type[interfaces.Metric]]:  # type: ignore[empty-body]
-    """How good the samples are."""
+    """Scores of samples."""
 
 
 @hookspec
 def distillkit_trackers() -> list[type[interfaces.Tracker]]:  # type: ignore[empty-body]
-    """Where the run is recorded."""
+    """Where runs are tracked."""
 
 
 @hookspec
 def distillkit_converters() -> list[type[interfaces.Converter]]:  # type: ignore[empty-body]
-    """Checkpoints of other code than diffusers', as pipelines."""
+    """Convert checkpoints of other code bases to pipelines."""
 
 
 @hookspec
 def distillkit_presets() -> dict[str, dict[str, Any]]:  # type: ignore[empty-body]
-    """Named sets of tables: preset name -> the tables that a config with `preset = name` starts from.
+    """Presets: name -> the tables that a config with `preset = name` starts from.
 
-    Beside them, `scale = {parameters = …, updates = …}` says for how large a network the learning rate is, and for how
-    many updates; `distillkit distill` goes from there.
+    The optional table `scale = {parameters = …, updates = …}` gives the size of network and the number of updates that
+    the learning rate was chosen for; `distillkit distill` scales the rate from there.
     """

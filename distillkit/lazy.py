@@ -1,7 +1,7 @@
-"""Packages that take seconds to import, imported when they are first used.
+"""Imports slow packages on first use.
 
-Modules of distillkit and of plugins import torch, diffusers and the like at their top. The command line loads them
-inside `lazy_imports`, so that `check` or `plan`, which use none of these packages, don't wait for them.
+Modules of distillkit and of plugins import torch, diffusers and the like at the top. The command line imports these
+modules inside `lazy_imports`, so that commands such as `check` and `plan`, which do not use torch, start fast.
 """
 
 from __future__ import annotations
@@ -30,16 +30,18 @@ HEAVY = (
     "torchmetrics",
     "transformers",
 )
-"""What is imported late. Each has its modules with it: `import torch.nn.functional as F` is late, too."""
+"""The packages to import lazily, with their submodules: `import torch.nn.functional as F` is lazy too."""
 
 
 @contextmanager
 def lazy_imports() -> Iterator[None]:
-    """Inside, `import torch` binds a stand-in that imports torch when one of its attributes is first read.
+    """Within this context, `import torch` binds a stand-in, which imports torch when an attribute is first read.
 
-    `from torch import nn` reads one at once, and so does a base class, a decorator or a default value. importlib's own
-    LazyLoader is no help: CPython reads the `__spec__` of a module at its second import, which makes LazyLoader load
-    it; and it refuses diffusers and transformers, which put another module in their own place.
+    `from torch import nn` reads an attribute immediately, and so does a base class, a decorator or a default value.
+
+    `importlib.util.LazyLoader` does not work here. At a module's second import, CPython reads its `__spec__`, which
+    makes LazyLoader load the module. It also rejects diffusers and transformers, which replace themselves in
+    `sys.modules`.
     """
     finder = _Finder()
     sys.meta_path.insert(0, finder)
@@ -51,23 +53,23 @@ def lazy_imports() -> Iterator[None]:
 
 
 class _StandIn(ModuleType):
-    """Stands for a module until one of its attributes is read; from then on it has all of the module's."""
+    """Stands in for a module until one of its attributes is read, then takes over all of the module's attributes."""
 
     def __getattr__(self, name: str) -> Any:
-        # The import system asks for these of what it has just made.
+        # The import system reads these of every new module.
         if name.startswith("__") and name != "__version__":
             raise AttributeError(name)
         with _eager_imports():
             module = import_module(self.__name__)
         for key, value in vars(module).items():
-            # A stand-in for a submodule stays: the module itself may not have that yet.
+            # Keep the stand-in of a submodule, which the module itself may not have imported.
             if not isinstance(vars(self).get(key), _StandIn):
                 setattr(self, key, value)
         return getattr(module, name)
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Makes stand-ins for the heavy packages that are installed."""
+    """Creates stand-ins for the installed packages in `HEAVY`."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         inside = isinstance(sys.modules.get(name.rpartition(".")[0]), _StandIn)
@@ -79,12 +81,12 @@ class _Finder(MetaPathFinder, Loader):
         return _StandIn(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing yet."""
+        """Do nothing: the stand-in loads the module later."""
 
 
 @contextmanager
 def _eager_imports() -> Iterator[None]:
-    """Inside, imports import."""
+    """Within this context, imports are not lazy."""
     found = list(sys.meta_path)
     sys.meta_path[:] = [finder for finder in found if not isinstance(finder, _Finder)]
     _forget_stand_ins()
@@ -96,6 +98,6 @@ def _eager_imports() -> Iterator[None]:
 
 
 def _forget_stand_ins() -> None:
-    """Leave in sys.modules what is really imported: others look there for whether torch is in use."""
+    """Remove stand-ins from sys.modules, where other packages check whether torch is imported."""
     for name in [name for name, module in sys.modules.items() if isinstance(module, _StandIn)]:
         del sys.modules[name]

@@ -1,4 +1,4 @@
-"""Scores samples, draws sample sheets and prints the table. Imports torch."""
+"""Scores of samples, grids of sample images, and the table of scores."""
 
 from distillkit.evaluation.evaluate import Evaluator
 from distillkit.evaluation.pictures import Pictures, Which, to_uint8

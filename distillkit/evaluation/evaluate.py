@@ -1,4 +1,4 @@
-"""Scores a model's samples: one pass of pictures and features serves every metric."""
+"""Scores a model's samples. Images and their features are computed once, for all metrics."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from distillkit.noise import Predictor, TablePath
 
 
 class Evaluator:
-    """Scores predictors of one model, all on the same noise, against one reference.
+    """Scores predictors of one model, with the same noise and the same reference for all.
 
     Args:
-        settings: the run's, or what else says how to score; its data, if the reference is made of it, has been set up.
-        model: loaded.
-        device: where predictors and the feature network are.
-        autocast: the precision in which predictors are evaluated (features are float32).
+        settings: how to score. If the reference is computed from its data, they have been set up.
+        model: the loaded model.
+        device: the device of the predictors and of the feature network.
+        autocast: a context that sets the precision of the predictors; features are computed in float32.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Evaluator:
         bundled = None if wanted == "data" else features.bundled_reference()
         if bundled is not None:
             return bundled
-        assert data is not None  # the config's checks see to it that one of the two is there
+        assert data is not None  # ensured by the checks of the config
         data.check_shape(self._model)
         return self._statistics(_real_pictures(data, self._settings.evaluation.batch), len(data))
 
@@ -65,32 +65,32 @@ class Evaluator:
         which: Which = "student",
         on_batch: Callable[[int], None] | None = None,
     ) -> dict[str, float]:
-        """Score the first `samples` pictures in `steps` steps: metric label -> value. Empty without metrics.
+        """Score the first `samples` images. Returns metric label -> value, and no entries without metrics.
 
-        No gradient; the global random state, the predictor's mode and its count of evaluations stay as they were.
+        Computes no gradient. Does not change the global random state, the predictor's mode or its count of evaluations.
 
         Args:
-            predictor: whose samples are scored.
-            steps: sampling steps.
-            samples: number of pictures.
-            which: the model that the predictor is: the teacher is sampled by DDIM, a student as the config says.
-            on_batch: called after each batch with its number of pictures.
+            predictor: the predictor to sample from.
+            steps: number of sampling steps.
+            samples: number of images.
+            which: the teacher is sampled with DDIM, a student with the config's sampler.
+            on_batch: called after each batch with its number of images.
 
         Raises:
-            GridError: the path has no grid of so many steps.
+            GridError: the path has no grid of `steps` steps.
         """
         if not self.metrics:
             return {}
         batches = self.pictures.batches(predictor, steps, samples, which)
         statistics = self._statistics(batches, samples, on_batch)
         scores = {label: metric.compute(statistics, self.reference) for label, metric in self.metrics.items()}
-        # What is decided on them must be decided alike, to the last digit.
+        # All processes decide on these scores, so they must be bit-identical.
         return distributed.broadcast(scores)
 
     def _statistics(
         self, batches: Iterable[torch.Tensor], count: int, on_batch: Callable[[int], None] | None = None
     ) -> FeatureStatistics:
-        """Features of `count` uint8 pictures [B, C, H, W], gathered on the CPU in the pictures' order."""
+        """Features of `count` uint8 images [B, C, H, W], gathered on the CPU in the order of the images."""
         assert self._features is not None
         features, logits, digest = [], [], hashlib.sha256()
         left = count
@@ -108,12 +108,12 @@ class Evaluator:
         return FeatureStatistics.of(torch.cat(features), torch.cat(logits) if logits else None, digest.hexdigest()[:8])
 
     def protocol(self, metric: str, samples: int, which: Which = "student") -> str:
-        """All that a score depends on besides model and steps, in one line: scores compare where it is equal.
+        """One line with everything that a score depends on besides model and steps. Scores with equal lines compare.
 
         Args:
             metric: the metric's label.
-            samples: pictures per score.
-            which: whose score it is; a sampler other than DDIM is named.
+            samples: number of images per score.
+            which: the model that is scored; a sampler other than DDIM is part of the line.
         """
         evaluation, features, how = self._settings.evaluation, self._features, self.metrics[metric]
         assert features is not None
@@ -139,7 +139,7 @@ class Evaluator:
         return "; ".join(parts)
 
     def rows(self, which: Which, steps: int, samples: int, scores: Mapping[str, float]) -> list[dict[str, Any]]:
-        """Rows for scores.json from what `score` gave."""
+        """Rows of scores.json for the scores that `score` returned."""
         return [
             {
                 "model": which,
@@ -154,7 +154,7 @@ class Evaluator:
 
 
 def _real_pictures(data: Data, batch: int) -> Iterator[torch.Tensor]:
-    """This process's of a data set's images: uint8 [B, C, H, W]."""
+    """This process's shard of a data set's images: uint8 [B, C, H, W]."""
     for indices in distributed.split_between_processes(torch.split(torch.arange(len(data)), batch)):
         images, _ = data.batch(indices)
         yield to_uint8(images)

@@ -1,4 +1,4 @@
-"""Pictures as metrics and people see them: the same noise and classes for every model, rounded by one rule."""
+"""Generates sample images for scores and for viewing: the same noise, classes and rounding for every model."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Which = Literal["teacher", "student"]
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Images in [−1, 1] of any shape -> 0 … 255, halves to even; what lies outside is clamped."""
+    """Convert images in [−1, 1], of any shape, to uint8. Rounds half to even, and clamps values outside."""
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 class Pictures:
-    """Draws the pictures 0, 1, 2, … of a series: i is always the noise (seed, i) and the class i modulo classes.
+    """Generates images 0, 1, 2, …: image i has the noise of (seed, i), and the class i modulo the number of classes.
 
     Args:
-        evaluation: seed, guidance, sampler and batch.
-        model: whose samples they are; loaded.
-        device: where its predictors are.
-        autocast: the precision in which networks are evaluated.
+        evaluation: seed, guidance, sampler and batch size.
+        model: the loaded model.
+        device: the device of the predictors.
+        autocast: a context that sets the precision of the predictors.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Pictures:
         self._autocast = autocast
 
     def sampler(self, which: Which) -> Sampler:
-        """How pictures are drawn: the undistilled teacher's by DDIM, a student's as the config says."""
+        """The sampler: DDIM for the undistilled teacher, the config's for a student."""
         return "ddim" if which == "teacher" else self._evaluation.sampler
 
     def draw(
@@ -58,13 +58,19 @@ class Pictures:
         labels: Sequence[int] | None = None,
         which: Which = "student",
     ) -> torch.Tensor:
-        """The pictures `indices`, in `steps` steps, in one batch: uint8 [len(indices), C, H, W] on the device.
+        """Generate images in one batch: uint8 [len(indices), C, H, W] on the device.
 
-        Moves neither the global random state nor the predictor's count of evaluations. `labels` are classes to take
-        instead of i modulo classes, `which` the model that the predictor is.
+        Does not change the global random state or the predictor's count of evaluations.
+
+        Args:
+            predictor: the predictor to sample from.
+            steps: number of sampling steps.
+            indices: the numbers of the images.
+            labels: their classes; by default i modulo the number of classes.
+            which: the teacher is sampled with DDIM, a student with the config's sampler.
 
         Raises:
-            GridError: the path has no grid of so many steps.
+            GridError: the path has no grid of `steps` steps.
         """
         count, guidance = len(indices), self._evaluation.guidance
         classes = self._model.spec.classes
@@ -90,8 +96,8 @@ class Pictures:
         return noise_for(self._evaluation.seed, indices, self._model.spec.sample_shape, step).to(self._device)
 
     def batches(self, predictor: Predictor, steps: int, count: int, which: Which = "student") -> Iterator[torch.Tensor]:
-        """This process's part of the first `count` pictures, `evaluation.batch` at a time."""
-        # Whole batches, so that no picture depends on how many processes there are.
+        """This process's shard of the first `count` images, in batches of `evaluation.batch`."""
+        # Processes take whole batches, so that no image depends on the number of processes.
         for start in distributed.split_between_processes(range(0, count, self._evaluation.batch)):
             indices = range(start, min(start + self._evaluation.batch, count))
             yield self.draw(predictor, steps, indices, which=which)
@@ -99,7 +105,7 @@ class Pictures:
     def first(
         self, predictor: Predictor, steps: int, count: int | None = None, which: Which = "student"
     ) -> torch.Tensor:
-        """The first `count` pictures (`evaluation.grid` by default), on the CPU: a row of a sample sheet."""
+        """The first `count` images (`evaluation.grid` by default), on the CPU: one row of a grid of samples."""
         wanted = self._evaluation.grid if count is None else count
         batches = [distributed.all_gather(batch.cpu()) for batch in self.batches(predictor, steps, wanted, which)]
         return torch.cat(batches)[:wanted]
@@ -107,7 +113,7 @@ class Pictures:
 
 @contextmanager
 def _aside(predictor: Predictor) -> Iterator[None]:
-    """Inside, the predictor is in evaluation mode; afterwards it is as it was, and so is its count of evaluations."""
+    """Put the predictor in evaluation mode; on exit, restore its mode and its count of evaluations."""
     modes: dict[torch.nn.Module, bool] = {module: module.training for module in predictor.network.modules()}
     count = predictor.evaluations.count
     predictor.network.eval()

@@ -1,4 +1,4 @@
-"""What a run shows of its samples: the table of scores, and sheets of pictures made from the same noise."""
+"""The table of scores, and grids of sample images from the same noise."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from distillkit.errors import DistillkitError
 from distillkit.files import replacing
 
 GAP = 2
-"""Pixels between pictures, before tiny ones are enlarged."""
+"""Pixels between images, before small ones are enlarged."""
 READABLE = 64
-"""Smaller pictures are enlarged by a whole factor, to about this many pixels."""
+"""Smaller images are enlarged by an integer factor, to about this many pixels."""
 
 
 def sheet(rows: Sequence[torch.Tensor], labels: Sequence[str] | None = None) -> torch.Tensor:
-    """One picture from rows of uint8 pictures [n, C, H, W] (C 1 or 3, all of one size): uint8 [height, width, 3].
+    """Arrange images in a grid: uint8 [height, width, 3].
 
     Args:
-        rows: the rows; a shorter one leaves its end white.
-        labels: what stands to the left of each row.
+        rows: uint8 images of each row, [n, C, H, W], with C 1 or 3 and all of one size. Shorter rows are padded with
+            white.
+        labels: the text to the left of each row.
     """
     height, width = rows[0].shape[-2:]
     columns = max(len(row) for row in rows)
@@ -44,7 +45,7 @@ def sheet(rows: Sequence[torch.Tensor], labels: Sequence[str] | None = None) -> 
 
 
 def _margin(labels: Sequence[str], height: int, row: int) -> torch.Tensor:
-    """The labels, each in the middle of its row of `row` pixels: uint8 [height, as wide as they need, 3]."""
+    """Draw each label in the middle of its row of `row` pixels: uint8 [height, width of the labels, 3]."""
     font = PIL.ImageFont.load_default()
     width = 12 + max(int(font.getlength(label)) for label in labels)
     image = PIL.Image.new("RGB", (width, height), "white")
@@ -55,7 +56,7 @@ def _margin(labels: Sequence[str], height: int, row: int) -> torch.Tensor:
 
 
 def write_png(path: Path, image: torch.Tensor) -> None:
-    """Write a uint8 picture [H, W, 3] whole or not at all; folders on the way are made.
+    """Write a uint8 image [H, W, 3] atomically; missing folders are created.
 
     Raises:
         DistillkitError: the file cannot be written.
@@ -69,7 +70,7 @@ def write_png(path: Path, image: torch.Tensor) -> None:
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """One table per metric from rows of scores.json; a score that was not taken is left blank."""
+    """One table per metric, from rows of scores.json. Missing scores are blank."""
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     return [_table(metric, [row for row in rows if row["metric"] == metric]) for metric in metrics]
 
