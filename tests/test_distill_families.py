@@ -117,7 +117,7 @@ def test_scores_with_pictures(name: str, tmp_path: Path) -> None:
 
 
 def test_a_guidance_that_no_pipeline_does(tmp_path: Path) -> None:
-    dit(tmp_path / "teacher")
+    dit_pipeline(tmp_path / "teacher")
     result = call("distill", tmp_path / "teacher", "--guidance", 0.5, "--output", tmp_path / "run")
     assert result.exit_code == 2
     assert "evaluation.guidance: must be 1 (none) or more, as diffusers' pipelines guide above 1" in result.output

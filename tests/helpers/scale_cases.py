@@ -1,6 +1,7 @@
 """Everything that tests/test_scale.py looks at, done by as many processes as there are: alone, or under torchrun.
 
 `python -m helpers.scale_cases FOLDER` in tests/ leaves in FOLDER what the first process found, and the numbers of each.
+With ENGINE METHOD behind it, one of RUNS is made and nothing compared: to debug it.
 """
 
 from __future__ import annotations
@@ -247,4 +248,7 @@ def everything(folder: Path) -> None:
 
 if __name__ == "__main__":
     os.chdir(sys.argv[1])
-    everything(Path())
+    if case := sys.argv[2:]:
+        learn(Path(), *case)
+    else:
+        everything(Path())
