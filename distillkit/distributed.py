@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 
 from distillkit.errors import DistillkitError
+from distillkit.files import writing
 
 T = TypeVar("T")
 
@@ -187,6 +189,32 @@ def all_gather(tensor: torch.Tensor) -> torch.Tensor:
     parts = [torch.empty_like(padded) for _ in sizes]
     torch.distributed.all_gather(parts, padded, group=_group(tensor))
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def on_all_ranks(do: Callable[[], T], path: Path) -> T:
+    """Write something in every process: where it fails in one it fails in all, so that none waits in vain.
+
+    Args:
+        do: writes to `path`.
+        path: the message names it.
+
+    Raises:
+        DistillkitError: it could not be written, here or in another process.
+    """
+    failed = None
+    try:
+        with writing(path):
+            result = do()
+    except DistillkitError as error:
+        failed = error
+    if any_rank(failed is not None):
+        raise failed or DistillkitError(f"{path}: cannot be written by another process, which says why")
+    return result
+
+
+def on_main_process(do: Callable[[], None], path: Path) -> None:
+    """Write something in the main process alone; otherwise as `on_all_ranks`."""
+    on_all_ranks(do if is_main_process() else lambda: None, path)
 
 
 def shard(tensor: torch.Tensor) -> torch.Tensor:

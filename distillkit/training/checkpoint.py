@@ -19,7 +19,6 @@ from distillkit.training.assemble import Parts
 from distillkit.training.journal import Diverged
 from distillkit.training.loop import Position
 from distillkit.training.manifest import about, check_fits, check_layout, complete, plan_of
-from distillkit.training.together import on_all, on_first
 
 STATE = "state.safetensors"
 """What teacher, target and source name as their state. An engine's is in files of its own, one for each rank."""
@@ -64,9 +63,9 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
         _remove_others(folder, final, keep)
 
     try:
-        on_first(begin, final)
-        hashes = manifest.hash_all(aside, on_all(write, final))
-        on_first(finish, final)
+        distributed.on_main_process(begin, final)
+        hashes = manifest.hash_all(aside, distributed.on_all_ranks(write, final))
+        distributed.on_main_process(finish, final)
     except DistillkitError:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -82,7 +81,7 @@ def find(folder: Path, parts: Parts, say: Callable[[str], None]) -> Path | None:
     Raises:
         DistillkitError: there are checkpoints, and none is whole; or one is of another engine, or sharded otherwise.
     """
-    on_first(lambda: files.recover(folder), folder)
+    distributed.on_main_process(lambda: files.recover(folder), folder)
     there = complete(folder)
     mine = manifest.rank_file(distributed.rank() if parts.settings.engine.layout != "replicated" else 0)
     for path in reversed(there):

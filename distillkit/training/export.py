@@ -12,7 +12,6 @@ from distillkit import distributed
 from distillkit.files import replacing, writing
 from distillkit.interfaces import Export
 from distillkit.training.assemble import Parts
-from distillkit.training.together import on_first
 
 
 def export(parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -29,7 +28,7 @@ def export(parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
     with parts.settings.engine.averaged():
         network = copy.deepcopy(parts.student.network).cpu() if distributed.is_main_process() else None
     # What comes next may read it.
-    on_first(lambda: _write(cast(torch.nn.Module, network), parts, folder, rows), folder)
+    distributed.on_main_process(lambda: _write(cast(torch.nn.Module, network), parts, folder, rows), folder)
 
 
 def _write(network: torch.nn.Module, parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:

@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 from distillkit import distributed
 from distillkit.errors import DistillkitError
 from distillkit.files import partial, write_text, writing
-from distillkit.training.together import on_first
 
 FREE = ("run.log_every", "run.keep", "run.checkpoint_every", "run.checkpoint_minutes")
 """Keys that a resumed run may have otherwise: they change how it is watched and kept, and no number that it makes."""
@@ -97,7 +96,7 @@ class RunFolder:
             except OSError as error:
                 raise DistillkitError(f"{self.path}: cannot be written ({error.strerror})") from None
 
-        on_first(make, self.path)
+        distributed.on_main_process(make, self.path)
 
     def _take(self) -> None:
         """Keep other runs out.

@@ -17,7 +17,6 @@ from distillkit import distributed
 from distillkit.config import RunTable
 from distillkit.errors import DistillkitError
 from distillkit.files import flush, writing
-from distillkit.training.together import on_first
 
 FIRST = 20
 """Updates at the beginning of a run that later ones are compared with."""
@@ -103,7 +102,7 @@ class Journal:
             path.touch()
             keep_lines(path, updates)
 
-        on_first(cut, path)
+        distributed.on_main_process(cut, path)
         kept = path.read_text(encoding="utf-8").splitlines()[:updates]
         if len(kept) < updates:
             raise DistillkitError(
@@ -137,7 +136,7 @@ class Journal:
                 self._guard.check(line)
                 good.append(line)
         finally:
-            on_first(lambda: self._append(good), self._path)
+            distributed.on_main_process(lambda: self._append(good), self._path)
         return full
 
     def _line(self, line: dict[str, Any], scalars: Iterable[str], values: list[float]) -> dict[str, Any]:
@@ -153,7 +152,7 @@ class Journal:
 
     def sync(self) -> None:
         """Flush what is written to the disk."""
-        on_first(lambda: flush(self._path), self._path)
+        distributed.on_main_process(lambda: flush(self._path), self._path)
 
 
 def keep_lines(path: Path, lines: int) -> None:
