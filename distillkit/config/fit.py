@@ -69,7 +69,7 @@ def fit(
 
 
 def _rates(settings: Settings, inventory: Inventory, scale: Scale | None) -> dict[str, Any]:
-    """Learning rates ∝ 1/√parameters: docs/methods.md, "The size of the network"."""
+    """Learning rates ∝ 1/√parameters, relative to the network that the preset's rate was chosen for."""
     if scale is None:
         return {}
     factor = sqrt(scale.parameters / (inventory.adapter or inventory.parameters))
