@@ -82,8 +82,8 @@ def test_architecture_shows_every_folder_and_floor() -> None:
     core = [path.name for path in (ROOT / "distillkit").iterdir() if (path / "__init__.py").exists()]
     plugins = [path.name for path in (ROOT / "plugins").iterdir() if (path / "__init__.py").exists()]
     assert [name for name in [*core, *plugins] if f"  {name}/" not in text] == []
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    [layers] = [c["layers"] for c in project["tool"]["importlinter"]["contracts"] if c["type"] == "layers"]
+    linter = tomllib.loads((ROOT / ".ci/contracts.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    [layers] = [c["layers"] for c in linter["contracts"] if c["type"] == "layers"]
     assert f"\n{' → '.join(layers)}\n" in text
 
 
