@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from distillkit_cache.store import Store
-from distillkit_dsd.merged_steps import MergedSteps
+from distillkit_dsd.dsd import MergedSteps
 from distillkit_pd.frozen_teacher import FrozenTeacher
 from helpers.digits import MODEL, PLAIN, TEACHER, Run, distil, settings
 from safetensors.torch import load_file

@@ -8,7 +8,7 @@ from math import sqrt
 from typing import Any
 
 import pytest
-from distillkit_schedules.halving import Halving
+from distillkit_schedules.schedules import Halving
 from helpers.digits import TEACHER
 
 from distillkit import distributed

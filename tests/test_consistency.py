@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import LCMScheduler, UNet2DModel
 from distillkit_consistency.target import Consistency
-from distillkit_losses.squared import XMse
+from distillkit_losses.losses import XMse
 from helpers.digits import MODEL, PLAIN, SCORED, Run, distil, read_checkpoint, settings
 from test_targets import ALPHA, MADE, PATH, SIGMA, Network, call, frozen, jump, predictor, self_teacher, weights, x0_at
 

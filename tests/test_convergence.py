@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL, ConfigFile
-from distillkit_schedules.convergence import Convergence
-from distillkit_schedules.halving import Halving
+from distillkit_schedules.schedules import Convergence, Halving
 from helpers.digits import MODEL, PLAIN, SCORED, Run, distil
 from pydantic import ValidationError
 

@@ -17,7 +17,7 @@ from distillkit.config import read_config
 from distillkit.errors import ConfigError, DistillkitError, GridError
 from distillkit.interfaces import Export, JumpBatch, Stage
 from distillkit.noise import CosinePath, Predictor
-from distillkit.noise.table import Spacing
+from distillkit.noise.path import Spacing
 from distillkit.sampling import noise_for, sample
 from distillkit.training import assemble
 

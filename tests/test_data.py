@@ -11,10 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from conftest import SMALL
-from distillkit_data.digits import Digits
-from distillkit_data.fashion_mnist import FashionMnist
-from distillkit_data.idx import read_idx
-from distillkit_data.images import Images
+from distillkit_data.datasets import Digits, FashionMnist, Images, read_idx
 from PIL import Image
 from sklearn.datasets import load_digits
 

@@ -64,7 +64,7 @@ def test_the_journal_has_the_size_of_what_the_student_predicted(tmp_path: Path) 
     """At clean data nearly: the rms of the digits themselves."""
     clean = ("source.batch=64", "grid.start=0", "schedule.steps=1", "evaluation.steps=[1]")
     quiet = distil(tmp_path, "training", "run.updates=1", *clean)
-    from distillkit_data.digits import Digits
+    from distillkit_data.datasets import Digits
 
     data = Digits(Digits.Options())
     data.setup()

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, ConfigFile
-from distillkit_dsd.merged_steps import MergedSteps
-from distillkit_dsd.noisier_step import NoisierStep
-from distillkit_dsd.self_teacher import SelfTeacher
-from distillkit_losses.squared import VMse, XMse
+from distillkit_dsd.dsd import MergedSteps, SelfTeacher
+from distillkit_dsd.variants import NoisierStep
+from distillkit_losses.losses import VMse, XMse
 from helpers.digits import MODEL, PLAIN, SCORED, distil
 from helpers.snippets import ROOT
 from torch import Tensor, nn

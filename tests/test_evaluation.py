@@ -13,8 +13,8 @@ import pytest
 import torch
 from distillkit_engines.torch_engine import TorchEngine
 from distillkit_fashion.features import Fashion
+from distillkit_metrics.features import Pixels
 from distillkit_metrics.metrics import FrechetDistance, KernelDistance
-from distillkit_metrics.pixels import Pixels
 from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn

@@ -15,8 +15,7 @@ from distillkit_fashion.classifier import DATA, REFERENCE, WEIGHTS, load_classif
 from distillkit_fashion.features import Fashion
 from distillkit_fashion.teacher import FOLDER
 from distillkit_fashion.train_classifier import extract, main, read
-from distillkit_metrics.metrics import FrechetDistance
-from distillkit_metrics.scores import frechet_distance
+from distillkit_metrics.metrics import FrechetDistance, frechet_distance
 from safetensors.torch import load_file
 
 from distillkit.errors import DistillkitError

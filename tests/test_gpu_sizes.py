@@ -13,7 +13,7 @@ from distillkit_diffusers.model import DiffusersModel
 
 from distillkit.config import read_config
 from distillkit.config.fit import estimate
-from distillkit.noise.seeds import generator
+from distillkit.sampling import generator
 from distillkit.training import assemble
 
 DOCS = Path(__file__).parents[1] / "docs"

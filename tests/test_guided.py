@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from diffusers import UNet2DModel
 from distillkit_diffusers.model import DiffusersModel
 from distillkit_diffusers.pipelines.guided_unet import GuidedUNet2DModel
-from distillkit_dsd.merged_steps import MergedSteps
+from distillkit_dsd.dsd import MergedSteps
 from distillkit_guided.guided_teacher import GuidedTeacher
 from helpers.digits import MODEL, PLAIN, SCORED, TEACHER, Run, distil, settings
 from helpers.pipelines import alone

@@ -31,7 +31,7 @@ from torch import nn
 from distillkit.config.fit import estimate
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Inventory
-from distillkit.noise.seeds import generator
+from distillkit.sampling import generator
 from distillkit.training import assemble
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import SMALL
 from diffusers import UNet2DModel
-from distillkit_cache.origin import teacher_of
+from distillkit_cache.store import teacher_of
 from helpers.digits import MODEL, PLAIN, SCORED, TEACHER, Run, read_checkpoint, settings
 from helpers.networks import NOISE, latent_pipeline
 from helpers.pipelines import alone, assert_same_weights, own
@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import StudentTable
 from distillkit.noise import Predictor
-from distillkit.noise.seeds import generator
-from distillkit.sampling import noise_for, sample
+from distillkit.sampling import generator, noise_for, sample
 from distillkit.training.assemble import Parts, load, prepare
 from distillkit.training.run import run
 

@@ -8,11 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from distillkit_losses.absolute import XL1
-from distillkit_losses.huber import XHuber
-from distillkit_losses.squared import EpsMse, VMse, XMse
-from distillkit_losses.weighted import WeightedLoss
-from distillkit_losses.weighting import Weighting
+from distillkit_losses.losses import XL1, EpsMse, VMse, WeightedLoss, Weighting, XHuber, XMse
 
 from distillkit.interfaces import JumpBatch, TargetBatch
 from distillkit.noise import Condition, Prediction

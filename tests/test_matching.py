@@ -11,11 +11,9 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from diffusers.schedulers import scheduling_dpmsolver_multistep
-from distillkit_dsd.self_teacher import SelfTeacher
-from distillkit_losses.absolute import XL1
-from distillkit_losses.squared import XMse
-from distillkit_matching.solver import Walk
-from distillkit_matching.trajectory_matching import TrajectoryMatching
+from distillkit_dsd.dsd import SelfTeacher
+from distillkit_losses.losses import XL1, XMse
+from distillkit_matching.trajectory_matching import TrajectoryMatching, Walk
 from distillkit_pd.frozen_teacher import FrozenTeacher
 from torch import Tensor, nn
 

@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from distillkit_metrics.inception import FILE, Inception
-from distillkit_metrics.metrics import FrechetDistance, InceptionScore, KernelDistance
-from distillkit_metrics.pixels import Pixels
-from distillkit_metrics.scores import frechet_distance, inception_score, kernel_distance
+from distillkit_metrics.features import FILE, Inception, Pixels
+from distillkit_metrics.metrics import (
+    FrechetDistance,
+    InceptionScore,
+    KernelDistance,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+)
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 

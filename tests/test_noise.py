@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distillkit.errors import GridError
 from distillkit.noise import Condition, NoisePath, Prediction, PredictionType, Predictor, TablePath
-from distillkit.noise.table import AUTO_START_RATIO, Spacing
+from distillkit.noise.path import AUTO_START_RATIO, Spacing
 
 T = 1000
 # LDM's β, linear in the square root; ᾱ in float64.

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distillkit_data.digits import Digits
+from distillkit_data.datasets import Digits
 from distillkit_data.noised_data import NoisedData
-from distillkit_dsd.merged_steps import MergedSteps
-from distillkit_losses.squared import XMse
+from distillkit_dsd.dsd import MergedSteps
+from distillkit_losses.losses import XMse
 from distillkit_pd.frozen_teacher import FrozenTeacher
 from helpers.digits import distil
 from torch import Tensor, nn

@@ -11,9 +11,8 @@ from diffusers.schedulers import scheduling_lcm
 from torch import Tensor, nn
 
 from distillkit.noise import Condition, PredictionType, Predictor, TablePath
-from distillkit.noise.seeds import generator
-from distillkit.noise.table import Spacing
-from distillkit.sampling import noise_for, sample, sample_consistency
+from distillkit.noise.path import Spacing
+from distillkit.sampling import generator, noise_for, sample, sample_consistency
 
 BETAS = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64).square()
 

@@ -6,11 +6,7 @@ from collections.abc import Callable, Iterator
 from math import exp
 
 import pytest
-from distillkit_schedules.constant import Constant
-from distillkit_schedules.convergence import Convergence
-from distillkit_schedules.exponential import Exponential
-from distillkit_schedules.halving import Halving
-from distillkit_schedules.linear import Linear
+from distillkit_schedules.schedules import Constant, Convergence, Exponential, Halving, Linear
 from pydantic import ValidationError
 
 from distillkit.interfaces import Schedule, Stage

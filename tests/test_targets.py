@@ -8,9 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from distillkit_dsd.ema_teacher import EmaTeacher
-from distillkit_dsd.merged_steps import MergedSteps
-from distillkit_dsd.self_teacher import SelfTeacher
+from distillkit_dsd.dsd import MergedSteps, SelfTeacher
+from distillkit_dsd.variants import EmaTeacher
 from distillkit_pd.frozen_teacher import FrozenTeacher
 from torch import Tensor, nn
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from distillkit_data.noised_data import NoisedData
-from distillkit_schedules.halving import Halving
+from distillkit_schedules.schedules import Halving
 from helpers.digits import MODEL, PLAIN, SCORED, Run, distil, settings
 from PIL import Image
 from torch import Tensor, nn

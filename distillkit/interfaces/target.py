@@ -47,7 +47,7 @@ class JumpBatch:
             self,
             z=self.z.to(device),
             times=self.times.to(device),
-            condition=self.condition.map(lambda tensor: tensor.to(device)),
+            condition=self.condition.to(device),
             data=None if self.data is None else self.data.to(device),
             noise=None if self.noise is None else self.noise.to(device),
             landing=None if self.landing is None else self.landing.to(device),

@@ -1,13 +1,11 @@
 """The noise algebra: paths α(t), σ(t), their grids of times, DDIM steps, and what a network's output says."""
 
-from distillkit.noise.condition import GUIDANCE, Condition
 from distillkit.noise.cosine import CosinePath
 from distillkit.noise.edm import EdmPath
 from distillkit.noise.flow import FlowPath
-from distillkit.noise.path import NoisePath
-from distillkit.noise.prediction import Prediction, PredictionType
+from distillkit.noise.path import NoisePath, TablePath
+from distillkit.noise.prediction import GUIDANCE, Condition, Prediction, PredictionType
 from distillkit.noise.predictor import Predictor
-from distillkit.noise.table import TablePath
 
 __all__ = [
     "GUIDANCE",

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 
 from distillkit.errors import GridError
-from distillkit.noise.table import Spacing, TablePath
+from distillkit.noise.path import Spacing, TablePath
 
 
 class CosinePath(TablePath):

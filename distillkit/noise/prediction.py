@@ -1,11 +1,63 @@
-"""What a network's output says about a noisy sample, whichever of ε, v, u and x it predicts."""
+"""A network's conditions, and what its output says about a noisy sample, whichever of ε, v, u and x it predicts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
+
+GUIDANCE = "guidance"
+"""What a network's input for the guidance scale is called."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One batch's conditions.
+
+    Attributes:
+        inputs: the network's extra inputs by name, each [B, ...] (`{"class_labels": [B]}`; empty if unconditional).
+        null: the same inputs for "no condition", which classifier-free guidance needs; None if the model has none.
+        guidance: guidance scale s per sample, [B], in x̂ = x̂_u + s(x̂_c − x̂_u); s = 1 is no guidance. (Meng et al.
+            and LCM write w = s − 1.) None: no guidance, and no second half of the batch.
+    """
+
+    inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    null: Mapping[str, torch.Tensor] | None = None
+    guidance: torch.Tensor | None = None
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Condition:
+        """The same with `change` applied to every tensor (moved to a device, part of the batch taken)."""
+        return Condition(
+            {key: change(value) for key, value in self.inputs.items()},
+            None if self.null is None else {key: change(value) for key, value in self.null.items()},
+            None if self.guidance is None else change(self.guidance),
+        )
+
+    def to(self, device: torch.device) -> Condition:
+        """The same conditions on another device."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of it by name, each [B, ...], to be stored: "inputs.…", "null.…" and "guidance"."""
+        found = {f"inputs.{key}": value for key, value in self.inputs.items()}
+        found |= {f"null.{key}": value for key, value in (self.null or {}).items()}
+        return found if self.guidance is None else found | {"guidance": self.guidance}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Condition:
+        """From `tensors`; other names are left alone."""
+        inputs, null = (
+            {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
+            for part in ("inputs.", "null.")
+        )
+        return cls(inputs, null or None, tensors.get("guidance"))
+
+    def mixed(self) -> Condition:
+        """The same for a network that does not know yet what the scale that it is told means: guidance by mixing."""
+        return replace(self, guidance=self.inputs[GUIDANCE])
+
 
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
 """What the network's output is: ε, v = αε − σx, x itself (diffusers' names), or flow matching's velocity u = ε − x."""

@@ -11,9 +11,8 @@ from typing import Any, Self, TypeAlias
 import torch
 
 from distillkit.errors import DistillkitError
-from distillkit.noise.condition import Condition
 from distillkit.noise.path import NoisePath
-from distillkit.noise.prediction import Prediction, PredictionType
+from distillkit.noise.prediction import Condition, Prediction, PredictionType
 
 Forward: TypeAlias = "Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]"
 """(network, z [B, C, H, W], t [B], extra inputs) -> the network's raw output [B, C, H, W]."""
@@ -82,24 +81,25 @@ class Predictor:
         return Prediction.from_output(self.kind, output, z, self.path.alpha(t), self.path.sigma(t))
 
     def _output(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
-        z, condition = self._cast(z), condition.map(self._cast)
-        if condition.guidance is None:
-            return self._forward_network(self.network, z, t, condition.inputs).float()
-        null = condition.null
-        if null is None:
-            raise ValueError("guidance needs the model's null condition, and this model has none")
+        guidance, null = condition.guidance, condition.null
+        inputs = condition.inputs
+        if guidance is not None:
+            if null is None:
+                raise ValueError("guidance needs the model's null condition, and this model has none")
+            z, t = torch.cat([z, z]), torch.cat([t, t])
+            inputs = {key: torch.cat([value, null[key]]) for key, value in inputs.items()}
+        # In the network's precision, but for what is a number for each sample: times, and guidance scales.
+        dtype = next(self.network.parameters()).dtype
+        inputs = {
+            key: value.to(dtype) if value.is_floating_point() and value.dim() > 1 else value
+            for key, value in inputs.items()
+        }
+        output = self._forward_network(self.network, z.to(dtype), t, inputs).float()
+        if guidance is None:
+            return output
         # x̂ is affine in the output at a given z, so mixing outputs is mixing x̂.
-        inputs = {key: torch.cat([value, null[key]]) for key, value in condition.inputs.items()}
-        both = self._forward_network(self.network, torch.cat([z, z]), torch.cat([t, t]), inputs).float()
-        conditional, unconditional = both.chunk(2)
-        scale = condition.guidance.view(-1, 1, 1, 1)
-        return unconditional + scale * (conditional - unconditional)
-
-    def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Cast to the network's precision, unless it is one number per sample (as a guidance scale is)."""
-        if tensor.dim() < 2 or not tensor.is_floating_point():
-            return tensor
-        return tensor.to(next(self.network.parameters()).dtype)
+        conditional, unconditional = output.chunk(2)
+        return unconditional + guidance.view(-1, 1, 1, 1) * (conditional - unconditional)
 
     def unsharded(self) -> AbstractContextManager[Any]:
         """Inside, all weights can be read in every process, also if an engine shards them. Collective."""

@@ -12,7 +12,7 @@ from distillkit.config import Settings, make_plan
 from distillkit.errors import ConfigError, DistillkitError, GridError, Mistake
 from distillkit.interfaces import Data, Model, PrecomputingSource, Stage
 from distillkit.noise import NoisePath, Predictor
-from distillkit.noise.seeds import generator
+from distillkit.sampling import generator
 
 
 @dataclass(frozen=True)

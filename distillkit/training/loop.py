@@ -12,7 +12,7 @@ import torch
 from distillkit import distributed
 from distillkit.config import series
 from distillkit.interfaces import Stage, TargetBatch, Update
-from distillkit.noise.seeds import generator
+from distillkit.sampling import generator
 from distillkit.training.assemble import Parts
 
 

@@ -16,8 +16,7 @@ from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Data, JumpBatch, Model, PrecomputingSource, Stage, Teacher
 from distillkit.noise import NoisePath, Predictor
 from distillkit_cache import making
-from distillkit_cache.origin import grid_of, teacher_of
-from distillkit_cache.store import Store
+from distillkit_cache.store import Store, grid_of, teacher_of
 
 
 class CachedTrajectories(PrecomputingSource):

@@ -12,8 +12,7 @@ import torch
 
 from distillkit.interfaces import Model, Teacher, draw_condition
 from distillkit.noise import Condition, Predictor
-from distillkit.noise.seeds import generator
-from distillkit.sampling import walk
+from distillkit.sampling import generator, walk
 
 STATES = "states"
 
@@ -41,7 +40,7 @@ def make(
     """
     tensors = {key: torch.cat([one[key] for one in begun]) for key in begun[0]}
     device = student.device
-    condition = Condition.from_tensors(tensors).map(lambda tensor: tensor.to(device))
+    condition = Condition.from_tensors(tensors).to(device)
     noise = tensors[STATES][:, 0].to(device)
     states = islice(walk(teacher.predict, student.path, noise, condition, steps), None, None, stride)
     return tensors | {STATES: torch.stack([state.cpu() for state in states], 1)}

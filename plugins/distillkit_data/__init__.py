@@ -6,11 +6,20 @@ from typing import Any
 
 from distillkit import hookimpl
 from distillkit.interfaces import Data, Source
-from distillkit_data.digits import Digits
-from distillkit_data.fashion_mnist import FashionMnist
-from distillkit_data.images import Images
+from distillkit_data.datasets import Digits, FashionMnist, Images
 from distillkit_data.noised_data import NoisedData
-from distillkit_data.presets import PRESETS
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "training": {
+        # A trailing grid of as many steps as the path has times visits all of them.
+        "schedule": {"type": "constant", "steps": 1000},
+        "source": {"type": "noised-data", "batch": 64},
+        "loss": [{"type": "v-mse", "against": "data"}],
+        "grid": {"start": 999},
+        "optimizer": {"learning_rate": 1e-3, "final_learning_rate": 0.0, "warmup": 200, "betas": [0.9, 0.99]},
+        "ema": {"decay": 0.999, "warmup": True},
+    }
+}
 
 
 @hookimpl

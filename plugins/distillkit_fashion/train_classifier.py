@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distillkit.interfaces import FeatureStatistics
-from distillkit.noise.seeds import generator
+from distillkit.sampling import generator
 from distillkit_fashion.classifier import Classifier, load_classifier, prepare, save_classifier, save_reference
 
 BATCH = 128

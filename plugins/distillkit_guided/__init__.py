@@ -7,7 +7,21 @@ from typing import Any
 from distillkit import hookimpl
 from distillkit.interfaces import Teacher
 from distillkit_guided.guided_teacher import GuidedTeacher
-from distillkit_guided.presets import PRESETS
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Meng et al. 2023, section 3.1, with the teacher's own guided samples in the place of data.
+    # The scales are the DSD paper's.
+    "guided": {
+        "teacher": {"type": "guided"},
+        # A single step at the student's own z: the target is the teacher's x̂ there.
+        "target": {"type": "merged-steps", "stride": 1, "form": "last"},
+        "schedule": {"type": "constant", "steps": 16},
+        "source": {"type": "trajectory", "staggered": True, "guidance": [1.0, 3.0]},
+        "loss": [{"type": "x-mse", "weighting": "truncated-snr"}],
+        "optimizer": {"learning_rate": 3e-4, "final_learning_rate": 3e-5, "betas": [0.9, 0.98], "clip": 1.0},
+        "ema": {"decay": 0.95},
+    }
+}
 
 
 @hookimpl

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from distillkit import hookimpl
 from distillkit.interfaces import Loss
-from distillkit_losses.absolute import XL1
-from distillkit_losses.huber import XHuber
-from distillkit_losses.squared import EpsMse, FlowMse, VMse, XMse
+from distillkit_losses.losses import XL1, EpsMse, FlowMse, VMse, XHuber, XMse
 
 
 @hookimpl

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from distillkit import hookimpl
 from distillkit.interfaces import Features, Metric
-from distillkit_metrics.inception import Inception
+from distillkit_metrics.features import Inception, Pixels
 from distillkit_metrics.metrics import FrechetDistance, InceptionScore, KernelDistance
-from distillkit_metrics.pixels import Pixels
 
 
 @hookimpl

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from distillkit import hookimpl
 from distillkit.interfaces import Schedule
-from distillkit_schedules.constant import Constant
-from distillkit_schedules.convergence import Convergence
-from distillkit_schedules.exponential import Exponential
-from distillkit_schedules.halving import Halving
-from distillkit_schedules.linear import Linear
+from distillkit_schedules.schedules import Constant, Convergence, Exponential, Halving, Linear
 
 
 @hookimpl

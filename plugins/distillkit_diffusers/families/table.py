@@ -10,8 +10,8 @@ import torch
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export, Sampler
 from distillkit.noise import CosinePath, PredictionType, TablePath
-from distillkit.noise.table import Spacing
-from distillkit.sampling.consistency import TIMESTEP_SCALING
+from distillkit.noise.path import Spacing
+from distillkit.sampling import TIMESTEP_SCALING
 from distillkit_diffusers.export import Sampling
 from distillkit_diffusers.families.family import Family
 

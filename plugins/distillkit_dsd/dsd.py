@@ -1,15 +1,77 @@
-"""The model's own sampling trajectories as data: no data set."""
+"""Direct self-distillation (Algorithm 2): the model teaches itself to take several steps of its own walk at once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 
 from distillkit import distributed
-from distillkit.interfaces import Data, JumpBatch, Model, Source, Stage, draw_condition
-from distillkit.noise import Condition, NoisePath
+from distillkit.interfaces import Data, JumpBatch, Model, Source, Stage, Target, TargetBatch, Teacher, draw_condition
+from distillkit.noise import Condition, NoisePath, Prediction, Predictor
+
+
+class SelfTeacher(Teacher):
+    """The network that is trained, as it is at this very update; no second network (Algorithm 2)."""
+
+    name = "self"
+
+    @property
+    def reuses_student(self) -> bool:
+        """The student takes a jump's first fine step."""
+        return True
+
+    def setup(self, student: Predictor) -> None:
+        """Remember the student."""
+        self._student = student
+
+    def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
+        """The student's own prediction."""
+        prediction: Prediction = self._student(z, t, condition)
+        return prediction
+
+
+class MergedSteps(Target):
+    """Walk the jump's fine steps with the teacher; the student should have got there at once."""
+
+    name = "merged-steps"
+
+    class Options(Target.Options):
+        """
+        Attributes:
+            stride: fine steps per jump; "all": the whole trajectory (Luhman & Luhman 2021). 1 is for a teacher that
+                knows more than the student at the very same z (guided distillation).
+            form: "landing": the x̂ with which one DDIM step lands where the fine steps do (Algorithms 1 and 2);
+                "last": the last fine step's x̂ (the prose of section 4.1, and the authors' code).
+        """
+
+        stride: Literal["all"] | Annotated[int, Field(ge=1)] = 2
+        form: Literal["landing", "last"] = "landing"
+
+    options: Options
+
+    def stride(self, stage: Stage) -> int:
+        """Fine steps per jump."""
+        return stage.steps if self.options.stride == "all" else self.options.stride
+
+    def teacher_evaluations(self, stage: Stage, teacher: Teacher) -> int:
+        """One per fine step, but for a first one that the student has made already."""
+        return self.stride(stage) - teacher.reuses_student
+
+    def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
+        """The x̂ to reach, and where the fine steps landed."""
+        z, x0 = jumps.z, student.x0
+        for i, (t, s) in enumerate(pairwise(jumps.times)):
+            reused = teacher.reuse(student) if i == 0 else None
+            x0 = (reused or teacher.predict(z, t, jumps.condition)).x0
+            z = path.ddim(z, x0, t, s)
+        if self.options.form == "landing":
+            x0 = path.invert_ddim(jumps.z, z, jumps.times[0], jumps.times[-1])
+        return TargetBatch(x0, z)
 
 
 class Trajectory(Source):

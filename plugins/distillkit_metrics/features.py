@@ -1,17 +1,37 @@
-"""The Inception network of FID, as torch-fidelity has it."""
+"""Features that need no data set of their own: the Inception network of FID, as torch-fidelity has it, and pixels."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import torch_fidelity.feature_extractor_inceptionv3
 
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Features
-from distillkit_metrics.inception_network import load_inception
+
+
+def load_inception(path: Path) -> torch.nn.Module:
+    """The frozen network: uint8 images [B, 3, H, W] -> (features [B, 2048], logits without their bias [B, 1008]).
+
+    Raises:
+        DistillkitError: the file does not hold this network's weights.
+    """
+    try:
+        # torch-fidelity unpickles the file with no restriction; a file that holds more than tensors stops here.
+        torch.load(path, map_location="meta", weights_only=True)
+        network: torch.nn.Module = torch_fidelity.feature_extractor_inceptionv3.FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
+        )
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DistillkitError(f"features.weights: {path} does not hold Inception's weights ({reason})") from error
+    return network
+
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 SOURCE = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
@@ -74,3 +94,27 @@ class Inception(Features):
     def hash(self) -> str:
         """Of the weights file and the preprocessing; known after `setup`."""
         return self._hash
+
+
+class Pixels(Features):
+    """Every pixel is a feature. There is no network and there are no classes."""
+
+    name = "pixels"
+    metric_suffix = "-pixels"
+
+    def setup(self, device: torch.device) -> None:
+        """There is nothing to load."""
+
+    def extract(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """uint8 images [B, C, H, W] -> [B, C·H·W] in [−1, 1]."""
+        return images.flatten(1).float() / 127.5 - 1, None
+
+    @property
+    def hash(self) -> str:
+        """Of the formula, as there are no weights."""
+        return hashlib.sha256(b"x / 127.5 - 1").hexdigest()[:8]
+
+    @property
+    def has_logits(self) -> bool:
+        """There are none."""
+        return False
