@@ -50,6 +50,10 @@ class TorchEngine(Engine):
 
     options: Options
 
+    # Before `prepare`, and in a single process.
+    _sharded: torch.nn.Module | None = None
+    _ddp: torch.nn.parallel.DistributedDataParallel | None = None
+
     @property
     def _fsdp(self) -> bool:
         return self.options.sharding == "fsdp" and distributed.world_size() > 1
@@ -76,9 +80,6 @@ class TorchEngine(Engine):
         if self.options.gradient_checkpointing:
             enable_gradient_checkpointing(network)
         self._module, self._optimizer_table = module.to(self.device), optimizer
-        # Asked here once, so that an update of a single process asks for no other.
-        self._sharded: torch.nn.Module | None = None
-        self._ddp: torch.nn.parallel.DistributedDataParallel | None = None
         if self._fsdp:
             self._replica = Replica(module, network)
             shard_network(network, self.device)
