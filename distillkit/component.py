@@ -36,6 +36,8 @@ class Component(ABC):
     """
 
     name: ClassVar[str]
+    default: ClassVar[bool] = False
+    """Whether it is taken where nothing names a component of its kind. distillkit's own go before third parties'."""
 
     class Options(StrictModel):
         """The keys of the component's table. Unknown keys are errors."""

@@ -17,9 +17,9 @@ from describe import options, summary
 
 from distillkit import hookspecs
 from distillkit.cli.group import COMMANDS, cli
-from distillkit.config.layers import DEFAULTS
+from distillkit.config.layers import DEFAULTED
 from distillkit.config.tables import CORE, REQUIRED
-from distillkit.registry import KINDS, Kind, load_registry
+from distillkit.registry import KINDS, Kind, Registry, load_registry
 
 FOLDER = Path(__file__).parent
 
@@ -60,7 +60,7 @@ def reference_page() -> str:
         text = summary(table).partition(": ")[2]
         parts += [f"### `[{name}]`\n", f"{text[0].upper()}{text[1:]}\n", options(table)]
     for kind in KINDS.values():
-        parts += [f"## {kind.name.capitalize()}\n", _kind(kind)]
+        parts += [f"## {kind.name.capitalize()}\n", _kind(kind, registry)]
         for name, claims in sorted(registry.components[kind.name].items()):
             for claim in claims:
                 if claim.plugin.package == "distillkit":
@@ -74,11 +74,11 @@ def reference_page() -> str:
     return "\n".join(parts)
 
 
-def _kind(kind: Kind) -> str:
+def _kind(kind: Kind, registry: Registry) -> str:
     """What a kind is for, where it stands in a config, and what a plugin does about it."""
     table = f"`[[{kind.name}]]`, as many as you like" if kind.many else f"`[{kind.name}]`"
-    if kind.name in DEFAULTS:
-        need = f"`{DEFAULTS[kind.name]['type']}` where a config names none"
+    if kind.name in DEFAULTED:
+        need = f"`{registry.default(kind.name)}` where a config names none"
     else:
         need = "required" if kind.name in REQUIRED else "only where something needs it"
     where = f"Table {table}: {need}" if kind.in_config else "No table of a config: a command names it"

@@ -11,6 +11,7 @@ import torch
 from helpers.digits import MODEL, PLAIN, SCORED, Run, distil, read_checkpoint, settings
 from safetensors import safe_open
 
+from distillkit.config import Config
 from distillkit.errors import ConfigError
 from distillkit.training.run import run
 from distillkit.training.scoring import BestScore, BestWeights
@@ -102,5 +103,5 @@ def test_higher_may_be_better_and_not_a_number_never_is(tmp_path: Path) -> None:
 )
 def test_a_score_that_is_not_taken(tmp_path: Path, given: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        run(settings(tmp_path, "dsdi", *given, tables=TABLES), tmp_path / "run")
+        run(Config.of(settings(tmp_path, "dsdi", *given, tables=TABLES)), tmp_path / "run")
     assert said in str(caught.value)

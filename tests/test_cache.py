@@ -21,7 +21,7 @@ from helpers.digits import MODEL, PLAIN, TEACHER, Run, distil, settings
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distillkit.config import Settings, evaluations_before, make_plan
+from distillkit.config import Components, evaluations_before, make_plan
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import JumpBatch, Stage
 from distillkit.sampling import noise_for
@@ -60,7 +60,7 @@ class Begun:
         return source.draw(torch.Generator().manual_seed(seed))
 
 
-def wanted(*options: str) -> Settings:
+def wanted(*options: str) -> Components:
     return settings(Path(), "luhman-cached", *SMALL, "run.updates=3", *options)
 
 

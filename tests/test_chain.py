@@ -16,10 +16,10 @@ from helpers.digits import MODEL, PLAIN, SCORED, TEACHER, Run
 from safetensors.torch import load_file
 
 from distillkit.cli.group import cli
-from distillkit.config import Chain, read_chain, read_config
+from distillkit.config import Config, read_config
 from distillkit.errors import ConfigError, DistillkitError, RunInterrupted
 from distillkit.interfaces import JumpBatch
-from distillkit.training import chain as chains
+from distillkit.training import run as runs
 from distillkit.training.run import run
 from distillkit.training.step import DistillStep
 
@@ -52,10 +52,8 @@ def written(folder: Path, text: str = CHAIN) -> Path:
     return file
 
 
-def read(folder: Path, *assignments: str, text: str = CHAIN) -> Chain:
-    found = read_chain(written(folder, text), assignments)
-    assert isinstance(found, Chain)
-    return found
+def read(folder: Path, *assignments: str, text: str = CHAIN) -> Config:
+    return read_config(written(folder, text), assignments)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -71,16 +69,29 @@ def test_phases_lay_their_tables_over_the_files_over_their_presets(tmp_path: Pat
     first, second = read(tmp_path, "source.batch=2", "phase[1].run.updates=5").phases
     assert (first.run.method, first.run.name, first.run.updates) == ("dsdi", "two-1", 4)
     assert (second.run.method, second.run.name, second.run.updates) == ("tsd", "two-2", 5)
-    assert (first.source.options.batch, second.source.options.batch) == (2, 2)
+    assert (first.tables["source"]["batch"], second.tables["source"]["batch"]) == (2, 2)
     assert first.tables["teacher"] == {"type": "self"}
     assert second.tables["schedule"] == {"type": "halving", "start": 4, "stop": 2, "cycles": 1}
 
 
-def test_a_config_without_phases_is_no_chain(tmp_path: Path) -> None:
+def test_a_config_without_phase_tables_has_one_phase(tmp_path: Path) -> None:
     text = 'preset = "dsdi"\n[run]\nupdates = 4\n' + MODEL + PLAIN
-    found = read_chain(written(tmp_path, text))
-    assert not isinstance(found, Chain)
-    assert found.tables == read_config(written(tmp_path, text)).tables
+    found = read(tmp_path, text=text)
+    [phase] = found.phases
+    assert (found.name, phase.run.name) == ("two", "two")
+    assert found.tables == phase.tables
+    # So has one with a single [[phase]], and it is the same config.
+    alone = read(tmp_path, text='[[phase]]\npreset = "dsdi"\nrun = { updates = 4 }\n' + MODEL + PLAIN)
+    assert alone == found
+
+
+def test_settings_are_data_and_components_are_new_each_time(tmp_path: Path) -> None:
+    [first, _] = read(tmp_path).phases
+    one, other = first.components(), first.components()
+    assert one.model is not other.model
+    assert one.tracker is not other.tracker
+    assert one.model.options is other.model.options
+    assert first.components().tables is first.tables
 
 
 def test_the_resolved_config_reads_as_the_same_chain(tmp_path: Path) -> None:
@@ -125,7 +136,7 @@ def test_assignments_that_are_none(tmp_path: Path, assignment: str, said: str) -
 def test_phases_that_do_not_fit_are_told_before_the_first_begins(tmp_path: Path) -> None:
     sets = ["phase[1].teacher.type=guided", "phase[1].schedule.start=2048", "phase[1].schedule.stop=2048"]
     with pytest.raises(ConfigError) as error:
-        chains.run_chain(read(tmp_path, *sets), tmp_path / "run")
+        run(read(tmp_path, *sets), tmp_path / "run")
     assert [str(mistake).partition(",")[0] for mistake in error.value.mistakes] == [
         "phase[1].schedule: a grid of 2048 steps needs 1 to 1000 steps: the noise path has 1000 times",
         "phase[1].model.guidance_input: is required: the teacher 'guided' teaches the network to take the guidance "
@@ -136,7 +147,7 @@ def test_phases_that_do_not_fit_are_told_before_the_first_begins(tmp_path: Path)
 
 def test_a_changed_phase_is_named(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(DistillkitError, match=r"has changed since the run began, in phase\[1\]\.run\.updates;"):
-        chains.run_chain(read(tmp_path, "phase[1].run.updates=9"), whole, resume=True)
+        run(read(tmp_path, "phase[1].run.updates=9"), whole, resume=True)
 
 
 def test_a_chain_stopped_in_a_later_phase_goes_on_elsewhere(
@@ -146,22 +157,22 @@ def test_a_chain_stopped_in_a_later_phase_goes_on_elsewhere(
     forward = DistillStep.forward
     calls = iter(range(99))
 
-    def interrupted(self: DistillStep, jumps: JumpBatch) -> Any:
+    def interrupted(self: DistillStep, jumps: JumpBatch, update: int) -> Any:
         if next(calls) == 5:
             signal.raise_signal(signal.SIGINT)
-        return forward(self, jumps)
+        return forward(self, jumps, update)
 
     monkeypatch.setattr(DistillStep, "forward", interrupted)
     with pytest.raises(RunInterrupted):
-        chains.run_chain(read(tmp_path), tmp_path / "run")
+        run(read(tmp_path), tmp_path / "run")
     assert len(Run(tmp_path / "run/phases/2").journal) == 2
     (tmp_path / "run").rename(tmp_path / "moved")
-    chains.run_chain(read(tmp_path), tmp_path / "moved", resume=True)
+    run(read(tmp_path), tmp_path / "moved", resume=True)
     assert equal(tmp_path / "moved", whole)
 
 
 def test_what_a_phase_loads_is_gone_when_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = chains.run
+    real = runs.run_phase
     networks: list[int] = []
 
     def count(*arguments: Any, **keywords: Any) -> list[dict[str, Any]]:
@@ -169,8 +180,8 @@ def test_what_a_phase_loads_is_gone_when_it_is_over(tmp_path: Path, monkeypatch:
         networks.append(sum(type(found) is UNet2DModel for found in gc.get_objects()))
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(chains, "run", count)
-    chains.run_chain(read(tmp_path), tmp_path / "run")
+    monkeypatch.setattr(runs, "run_phase", count)
+    run(read(tmp_path), tmp_path / "run")
     assert networks[1] == networks[0]
 
 
@@ -191,7 +202,7 @@ def test_plan_shows_phases(tmp_path: Path) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A chain's folder."""
     folder = tmp_path_factory.mktemp("chain")
-    chains.run_chain(read(folder), folder / "run")
+    run(read(folder), folder / "run")
     return folder / "run"
 
 
@@ -224,7 +235,7 @@ def test_what_a_chain_leaves(whole: Path) -> None:
 @pytest.mark.parametrize("stopped", [1, 2])
 def test_a_stopped_chain_goes_on(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int) -> None:
     """Stopped at the boundary behind a phase."""
-    real = chains.run
+    real = runs.run_phase
 
     def once(*arguments: Any, **keywords: Any) -> list[dict[str, Any]]:
         rows = real(*arguments, **keywords)
@@ -232,11 +243,11 @@ def test_a_stopped_chain_goes_on(whole: Path, tmp_path: Path, monkeypatch: pytes
             raise RunInterrupted
         return rows
 
-    monkeypatch.setattr(chains, "run", once)
+    monkeypatch.setattr(runs, "run_phase", once)
     with pytest.raises(RunInterrupted):
-        chains.run_chain(read(tmp_path), tmp_path / "run")
-    monkeypatch.setattr(chains, "run", real)
+        run(read(tmp_path), tmp_path / "run")
+    monkeypatch.setattr(runs, "run_phase", real)
     first = (tmp_path / "run/phases/1/journal.jsonl").stat().st_mtime_ns
-    chains.run_chain(read(tmp_path), tmp_path / "run", resume=True)
+    run(read(tmp_path), tmp_path / "run", resume=True)
     assert (tmp_path / "run/phases/1/journal.jsonl").stat().st_mtime_ns == first
     assert equal(tmp_path / "run", whole)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from helpers.digits import Run, distil, read_checkpoint, settings
 
+from distillkit.config import Choice, Config
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import NoTracker, RunInfo
 from distillkit.training import checkpoint
@@ -141,26 +142,31 @@ class Absent(NoTracker):
         raise ConnectionError("nobody answers")
 
 
+def absent(folder: Path) -> Config:
+    made = settings(folder, "dsdi", *OPTIONS)
+    return Config.of(replace(made, choices={**made.choices, "tracker": [Choice(Absent, Absent.Options())]}))
+
+
 def test_a_tracker_that_cannot_start_leaves_no_folder(tmp_path: Path) -> None:
-    wanted = settings(tmp_path, "dsdi", *OPTIONS)
+    wanted = absent(tmp_path)
     with pytest.raises(ConnectionError, match="nobody answers"):
-        run(replace(wanted, tracker=Absent(Absent.Options())), tmp_path / "run")
+        run(wanted, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert len(distil(tmp_path, "dsdi", *OPTIONS).journal) == 2
 
 
 def test_a_tracker_that_cannot_start_again_leaves_the_run(finished: Run, tmp_path: Path) -> None:
-    wanted = settings(tmp_path, "dsdi", *OPTIONS)
+    wanted = absent(tmp_path)
     before = {file: file.read_bytes() for file in finished.folder.rglob("*") if file.is_file()}
     with pytest.raises(ConnectionError, match="nobody answers"):
-        run(replace(wanted, tracker=Absent(Absent.Options())), finished.folder, resume=True)
+        run(wanted, finished.folder, resume=True)
     assert before == {file: file.read_bytes() for file in finished.folder.rglob("*") if file.is_file()}
 
 
 def test_resuming_with_another_config(finished: Run, tmp_path: Path) -> None:
     changed = settings(tmp_path, "dsdi", *OPTIONS, "run.seed=3", "source.batch=5", "optimizer.clip=2.0")
     with pytest.raises(DistillkitError) as caught:
-        run(changed, finished.folder, resume=True, allow=["source"])
+        run(Config.of(changed), finished.folder, resume=True, allow=["source"])
     assert str(caught.value) == (
         f"{finished.folder}: the config has changed since the run began, in optimizer.clip, run.seed; "
         f"resume with the run's own: distillkit run {finished.folder}/config.toml --output {finished.folder} --resume; "
@@ -194,7 +200,7 @@ def test_a_change_that_is_allowed_is_made(tmp_path: Path) -> None:
     wanted = settings(
         tmp_path, "dsdn", "run.updates=6", "source.batch=2", "schedule.steps=4", "optimizer.learning_rate=0.5"
     )
-    run(wanted, whole.folder, resume=True, allow=["run.updates", "optimizer.learning_rate"])
+    run(Config.of(wanted), whole.folder, resume=True, allow=["run.updates", "optimizer.learning_rate"])
     rates = [line["learning_rate"] for line in whole.journal]
     assert len(rates) == 6
     assert max(rates[:2]) < 1e-3
@@ -215,7 +221,12 @@ def test_changes_that_do_not_fit(tmp_path: Path) -> None:
         "student.adapter=lora": f"{newest}: does not fit the config: 'network.",
     }.items():
         with pytest.raises(DistillkitError) as caught:
-            run(settings(tmp_path, "dsdn", *base, change), whole.folder, resume=True, allow=[change.partition(".")[0]])
+            run(
+                Config.of(settings(tmp_path, "dsdn", *base, change)),
+                whole.folder,
+                resume=True,
+                allow=[change.partition(".")[0]],
+            )
         assert str(caught.value).startswith(said)
     assert (whole.folder / "config.toml").read_bytes() == config
 
@@ -237,7 +248,7 @@ def test_another_engine_or_number_of_processes(finished: Run, tmp_path: Path, mo
 
 def test_resuming_where_there_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(DistillkitError) as caught:
-        run(settings(tmp_path, "dsdi", *OPTIONS), tmp_path / "no", resume=True)
+        run(Config.of(settings(tmp_path, "dsdi", *OPTIONS)), tmp_path / "no", resume=True)
     assert str(caught.value) == f"{tmp_path}/no: holds no run to resume (no config.toml)"
 
 

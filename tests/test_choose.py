@@ -12,7 +12,7 @@ from distillkit_schedules.schedules import Halving
 from helpers.digits import TEACHER
 
 from distillkit import distributed
-from distillkit.config import Settings, make_plan
+from distillkit.config import Components, make_plan
 from distillkit.config.choose import Wish, choose
 from distillkit.config.fit import Memory, estimate, fit
 from distillkit.errors import DistillkitError
@@ -27,8 +27,8 @@ REGISTRY = load_registry()
 TINY = Scale(1_220_000, 240)
 
 
-def chosen(method: str, steps: int, *overrides: str, **wish: Any) -> Settings:
-    return choose(Wish(str(TEACHER), steps, method, **wish), overrides, lambda _: 24 * GB, REGISTRY)[0]
+def chosen(method: str, steps: int, *overrides: str, **wish: Any) -> Components:
+    return choose(Wish(str(TEACHER), steps, method, **wish), overrides, lambda _: 24 * GB, REGISTRY)[0].components()
 
 
 def refusal(method: str, steps: int = 4, *overrides: str, **wish: Any) -> str:
@@ -166,7 +166,7 @@ def test_learning_rates_go_with_the_root_of_the_size() -> None:
 
 def test_the_papers_presets_keep_the_papers_rate_at_the_papers_size() -> None:
     """Table 3: CelebA-HQ."""
-    settings = choose(Wish(str(TEACHER), 1, "dsdi"), ["optimizer.learning_rate=1e-6"], lambda _: 24 * GB, REGISTRY)[0]
+    settings = chosen("dsdi", 1, "optimizer.learning_rate=1e-6")
     scale = REGISTRY.scales["dsdi"]
     found = fit(settings, CELEBA, scale, 24 * GB, (), None)["optimizer"]
     assert found["learning_rate"] == 1e-6
@@ -233,7 +233,7 @@ def test_an_engine_that_takes_less(monkeypatch: pytest.MonkeyPatch, room: int, e
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(distributed, "init", lambda device, timeout: None)
     wish = Wish(str(TEACHER), 4, "dsd-anchored")
-    engine = choose(wish, ["engine.precision=fp32"], of_machine(room * 45_321), REGISTRY)[0].engine
+    engine = choose(wish, ["engine.precision=fp32"], of_machine(room * 45_321), REGISTRY)[0].components().engine
     assert f"{engine.name} {engine.options.model_dump().get('zero_stage')}" == expected
 
 

@@ -144,7 +144,7 @@ def test_errors_are_one_message(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("distillkit.cli.check.read_chain", fail)
+    monkeypatch.setattr("distillkit.cli.check.read_config", fail)
     result = call("check", config.path)
     assert (result.exit_code, result.stdout, result.stderr) == (code, "", message)
 
@@ -153,7 +153,7 @@ def test_our_own_faults_keep_their_traceback(config: ConfigFile, monkeypatch: py
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("distillkit.cli.check.read_chain", fail)
+    monkeypatch.setattr("distillkit.cli.check.read_config", fail)
     with pytest.raises(ZeroDivisionError):
         call("check", config.path)
 

@@ -10,16 +10,22 @@ import tomli_w
 from conftest import ConfigFile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from distillkit.config import make_plan, read_config
+from distillkit.config import Components, Config, make_plan, read_config
 from distillkit.config.explain import explain
 from distillkit.registry import load_registry
 
 DSDI = 'preset = "dsdi"\n[run]\nupdates = 7\n'
 
 
+def only(config: Config) -> Components:
+    """The settings and components of a config of one phase."""
+    [phase] = config.phases
+    return phase.components()
+
+
 def test_defaults(config: ConfigFile) -> None:
     """What nobody named: the run is called as its file, the method as its preset."""
-    settings = read_config(config.write(DSDI))
+    settings = only(read_config(config.write(DSDI)))
     assert (settings.run.name, settings.run.method) == ("mine", "dsdi")
     assert (settings.engine.name, settings.data, settings.metrics) == ("torch", None, [])
 
@@ -38,7 +44,7 @@ def test_another_type_replaces_the_preset_s_table_whole(config: ConfigFile) -> N
 
 
 def test_lists_replace_the_preset_s_list_whole(config: ConfigFile) -> None:
-    settings = read_config(config.write(DSDI + '[[loss]]\ntype = "v-mse"\n'))
+    settings = only(read_config(config.write(DSDI + '[[loss]]\ntype = "v-mse"\n')))
     assert [loss.name for loss in settings.losses] == ["v-mse"]
 
 
@@ -63,12 +69,12 @@ def test_set(config: ConfigFile, assignments: list[str], table: str, expected: d
 
 def test_steps_given_twice_count_once(config: ConfigFile) -> None:
     given = ["evaluation.steps=[4, 2, 4]", "evaluation.teacher_steps=[16, 16]"]
-    evaluation = read_config(config.write(DSDI), given).evaluation
+    evaluation = only(read_config(config.write(DSDI), given)).evaluation
     assert (evaluation.steps, evaluation.teacher_steps) == ((4, 2), (16,))
 
 
 def test_set_reaches_into_the_preset_s_lists(config: ConfigFile) -> None:
-    settings = read_config(config.write(DSDI), ["loss[0].weight=2"])
+    settings = only(read_config(config.write(DSDI), ["loss[0].weight=2"]))
     assert settings.losses[0].options.weight == 2
     assert settings.tables["loss"][0]["weighting"] == "truncated-snr"
 
@@ -88,7 +94,7 @@ def test_resolved_config_is_the_same_config(config: ConfigFile, tmp_path: Path, 
     resolved.write_text(tomli_w.dumps(first.tables), encoding="utf-8")
     second = read_config(resolved)
     assert second.tables == first.tables
-    assert make_plan(second) == make_plan(first)
+    assert make_plan(only(second)) == make_plan(only(first))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +112,7 @@ def test_resolved_config_is_the_same_config(config: ConfigFile, tmp_path: Path, 
 )
 def test_plan(config: ConfigFile, assignments: list[str], stages: list[tuple[int, int, int]]) -> None:
     """(N, updates, evaluations), worked out by hand."""
-    plan = make_plan(read_config(config.write(DSDI), assignments))
+    plan = make_plan(only(read_config(config.write(DSDI), assignments)))
     assert [(part.steps, part.updates, part.updates * part.evaluations) for part in plan] == stages
 
 

@@ -93,13 +93,14 @@ def written(schedule: str = "", every: int = 5, steps: str = "[1, 2, 4]") -> str
     ],
 )
 def test_score_that_is_watched(config: ConfigFile, metric: str, stage: int, expected: float) -> None:
-    settings = read_config(config.write(written(metric)))
+    settings = read_config(config.write(written(metric))).phases[0].components()
     planned = make_plan(settings)[stage]
     assert series(settings, planned, [TAKEN, TAKEN]) == [expected, expected]
 
 
 def test_other_schedules_watch_none(config: ConfigFile) -> None:
-    settings = read_config(config.write(written().replace('type = "convergence"', 'type = "linear"')))
+    text = written().replace('type = "convergence"', 'type = "linear"')
+    settings = read_config(config.write(text)).phases[0].components()
     assert series(settings, make_plan(settings)[0], [TAKEN]) == []
 
 

@@ -90,7 +90,7 @@ def test_what_came_of_it_is_distilled_further(done: tuple[Run, Result], tmp_path
     run, _ = done
     file = tmp_path / "further.toml"
     assert call(run.folder, "--steps", "1", "--write", file).exit_code == 0
-    settings = read_config(file)
+    [settings] = read_config(file).phases
     assert settings.tables["model"]["path"] == str(run.folder / "pipeline")
     assert (settings.run.name, settings.evaluation.guidance) == ("pipeline-1-step", 2.0)
 
@@ -100,7 +100,7 @@ def test_a_config_is_written_and_nothing_run(tmp_path: Path, monkeypatch: pytest
     result = call(TEACHER, "--write", "mine.toml")
     assert result.exit_code == 0, result.output
     assert [file.name for file in tmp_path.iterdir()] == ["mine.toml"]
-    settings = read_config(Path("mine.toml"))
+    [settings] = read_config(Path("mine.toml")).phases
     assert settings.tables == tomllib.loads(Path("mine.toml").read_text(encoding="utf-8"))
     assert (settings.run.name, settings.run.updates, settings.evaluation.export_steps) == (
         "digits_teacher-4-steps",

@@ -17,7 +17,7 @@ from helpers.text_pipelines import stable_diffusion
 
 from distillkit import hookspecs
 from distillkit.cli.group import COMMANDS, cli
-from distillkit.config import read_chain
+from distillkit.config import read_config
 from distillkit.config.layers import lay_over
 from distillkit.config.tables import CORE
 from distillkit.registry import KINDS, load_registry
@@ -149,7 +149,7 @@ def test_configs_are_right(page: Path, folders: Path) -> None:
         below = REST if whole or {"preset", "phase"} & tables.keys() else REST | {"preset": "dsdi"}
         config = folders / "page.toml"
         config.write_text(tomli_w.dumps(lay_over(below, tables)), encoding="utf-8")
-        read_chain(config)
+        read_config(config)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from helpers.digits import PLAIN, settings
 from helpers.networks import unet
 from helpers.pipelines import assert_trained_alone, distil, load, own, stock, stock_alone
 
+from distillkit.config import Config
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.sampling import noise_for
 from distillkit.training.run import run
@@ -95,7 +96,7 @@ def test_a_new_network_is_trained_on_data(tmp_path: Path) -> None:
     tables += 'scheduler = { _class_name = "EDMEulerScheduler", sigma_data = 0.5 }\n' + PLAIN
     loss = ['loss[0].type="x-mse"', 'loss[0].against="data"', 'grid.start="auto"', 'loss[0].weighting="snr-plus-one"']
     made = settings(tmp_path, "training", "run.updates=3", "source.batch=4", *loss, tables=tables)
-    run(made, tmp_path / "run")
+    run(Config.of(made), tmp_path / "run")
     assert load(tmp_path / "run/pipeline").spec.prediction == "sample"
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from distillkit.config import EvaluationTable, GridTable, OptimizerTable, RunTable, Settings
+from distillkit.config import Components, EvaluationTable, GridTable, OptimizerTable, RunTable
 from distillkit.evaluation import Evaluator, Pictures, sheet, tables, to_uint8, write_png
 from distillkit.interfaces import Data, Export, Features, Metric, Model, ModelSpec
 from distillkit.noise import Condition, Predictor, TablePath
@@ -91,13 +91,14 @@ class Checks(Data):
 
 def settings(
     features: Features | None = None, metrics: list[Metric] | None = None, data: bool = True, **evaluation: Any
-) -> Settings:
+) -> Components:
     checks = Checks(Checks.Options())
     checks.setup()
     unused = cast(Any, None)
-    return Settings(
+    return Components(
         origin="test",
         tables={},
+        choices={},
         run=RunTable(name="test", updates=1),
         grid=GridTable(),
         optimizer=OptimizerTable(),

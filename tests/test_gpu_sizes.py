@@ -31,7 +31,7 @@ def test_memory_of_the_allocator(tmp_path: Path, name: str, more: str) -> None:
         f'preset = "dsdi"\n[run]\nupdates = 60\n[model]\ntype = "diffusers"\npath = "{folder}"\n{more}\n'
         '[source]\nbatch = 2\n[engine]\ntype = "torch"\ndevice = "cuda"\nprecision = "bf16"\n[tracker]\ntype = "none"\n'
     )
-    settings = read_config(config)
+    settings = read_config(config).phases[0].components()
     inventory = DiffusersModel(DiffusersModel.Options(path=folder)).inventory()
     assert inventory is not None
     gc.collect()

@@ -21,13 +21,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distillkit.cli.group import cli
-from distillkit.config import Chain, read_chain
+from distillkit.config import read_config
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.interfaces import GuidanceInput, JumpBatch, Stage
 from distillkit.noise import Predictor
 from distillkit.sampling import noise_for, sample
 from distillkit.training import assemble
-from distillkit.training import chain as chains
+from distillkit.training import run as runs
 
 TOLD = MODEL + "guidance_input = [1.0, 3.0]\n"
 COUNT = 60
@@ -248,14 +248,13 @@ schedule = { start = 4, cycles = 1 }
 def test_a_chain_and_its_second_phase_again(tmp_path: Path) -> None:
     """Stage 1 and stage 2 in one config; stopped between them, the weights are the same."""
     (tmp_path / "two.toml").write_text(CHAIN + TOLD + PLAIN, encoding="utf-8")
-    chain = read_chain(tmp_path / "two.toml")
-    assert isinstance(chain, Chain)
+    config = read_config(tmp_path / "two.toml")
     folder = tmp_path / "run"
-    chains.run_chain(chain, folder)
+    runs.run(config, folder)
     whole = Run(folder).weights()
     assert "class_embedding.guidance.weight" in whole
     shutil.rmtree(folder / "phases/2")
-    chains.run_chain(chain, folder, resume=True)
+    runs.run(config, folder, resume=True)
     assert all(torch.equal(weight, whole[name]) for name, weight in Run(folder).weights().items())
 
 

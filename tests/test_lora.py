@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from test_evaluation import TinyModel
 from torch import Tensor, nn
 
+from distillkit.config import Config
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import StudentTable
 from distillkit.noise import Predictor
@@ -214,8 +215,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Parts]:
             parts.append(made)
             prepare(made)
 
-        patch.setattr("distillkit.training.run.prepare", keep)
-        run(settings(folder, "tsd", *RUN, *LORA, tables=MODEL + PLAIN + SCORED), folder / "run")
+        patch.setattr("distillkit.training.phase.prepare", keep)
+        run(Config.of(settings(folder, "tsd", *RUN, *LORA, tables=MODEL + PLAIN + SCORED)), folder / "run")
     return Run(folder / "run"), parts[0]
 
 
@@ -346,7 +347,7 @@ MISTAKES = {
 def test_what_the_network_shows_to_be_wrong(tmp_path: Path, case: str) -> None:
     assignments, model, message = MISTAKES[case]
     with pytest.raises(DistillkitError) as caught:
-        run(settings(tmp_path, "tsd", *TINY, *LORA, *assignments, tables=model + PLAIN), tmp_path / "run")
+        run(Config.of(settings(tmp_path, "tsd", *TINY, *LORA, *assignments, tables=model + PLAIN)), tmp_path / "run")
     assert str(caught.value) == message.format(file=tmp_path / "mine.toml")
     assert not (tmp_path / "run").exists()
 

@@ -97,7 +97,7 @@ def test_what_is_made_before_the_updates_is_timed_and_not_kept(
     last = call(path, "--measure").splitlines()
     assert last[2].split()[:3] == ["before", "0", "12"]
     assert " before the updates, " in last[-1]
-    parts = load(read_config(path))
+    parts = load(read_config(path).phases[0].components())
     for part in prepare(parts):
         part()
     found = json.loads(call(path, "--measure", "--json"))

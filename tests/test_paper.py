@@ -36,7 +36,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("data", "folder"), [(data, data) for data in TABLE_3], indirect=["folder"])
 def test_settings_and_times(data: str, folder: Path, variant: str) -> None:
     """Table 3, N from 64, and CompVis' times (its `make_ddim_timesteps`, where their number divides 1000)."""
-    settings = read_config(ROOT / f"configs/{data}_{variant}.toml", [f"model.path={folder}", "tracker.type=none"])
+    config = read_config(ROOT / f"configs/{data}_{variant}.toml", [f"model.path={folder}", "tracker.type=none"])
+    settings = config.phases[0].components()
     optimizer, ema = settings.optimizer, settings.ema
     assert ema is not None
     rates = (optimizer.learning_rate, optimizer.final_learning_rate)

@@ -14,11 +14,11 @@ from helpers.pipelines import distil, load, own, stock
 from helpers.text_pipelines import PROMPTS, flux, sd3, stable_diffusion
 
 from distillkit.cli.group import cli
-from distillkit.config import Chain, read_chain
+from distillkit.config import read_config
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.interfaces import Export
 from distillkit.sampling import noise_for
-from distillkit.training.chain import run_chain
+from distillkit.training.run import run
 
 NOISE = noise_for(0, range(3), (4, 8, 8))
 TOLD = f"prompts = {json.dumps(PROMPTS)}"
@@ -85,9 +85,8 @@ def test_commands_and_chains_hand_prompts_on(teacher: Path, tmp_path: Path) -> N
     file = tmp_path / "two.toml"
     text = f'[model]\ntype = "diffusers"\npath = "{teacher}"\nsize = [16, 24]\n{TOLD}\n{tables}{phase}{phase}'
     file.write_text(text, encoding="utf-8")
-    chain = read_chain(file)
-    assert isinstance(chain, Chain)
-    run_chain(chain, tmp_path / "run")
+    config = read_config(file)
+    run(config, tmp_path / "run")
     second = (tmp_path / "run/phases/2/config.toml").read_text(encoding="utf-8")
     assert 'phases/1/pipeline"' in second
 

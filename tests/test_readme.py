@@ -16,7 +16,7 @@ from helpers.snippets import ROOT, blocks, parse, shell_commands
 from PIL import Image
 
 from distillkit.cli.group import COMMANDS, cli
-from distillkit.config import Chain, make_plan, read_chain, read_config
+from distillkit.config import make_plan, read_config
 
 README = ROOT / "README.md"
 COMMANDS_IN_README = [words for words in shell_commands(README) if words[0] == "distillkit"]
@@ -79,9 +79,8 @@ def test_every_config_passes_its_check(config: Path, elsewhere: Path) -> None:
     text = config.read_text(encoding="utf-8")
     overrides = [f"data.folder={elsewhere}"] if re.search(r'type = "(fashion-mnist|images)"', text) else []
     overrides += [f"features.weights={elsewhere / 'inception.pth'}"] if 'type = "inception"' in text else []
-    found = read_chain(config, overrides)
-    for settings in found.phases if isinstance(found, Chain) else [found]:
-        assert sum(part.updates for part in make_plan(settings)) == settings.run.updates
+    for settings in read_config(config, overrides).phases:
+        assert sum(part.updates for part in make_plan(settings.components())) == settings.run.updates
 
 
 def test_methods_cost_what_the_table_says(config: ConfigFile) -> None:
@@ -90,8 +89,8 @@ def test_methods_cost_what_the_table_says(config: ConfigFile) -> None:
     found = {}
     for preset in costs:
         data = '[data]\ntype = "digits"\n' if preset in ("pd", "training", "dsd-training") else ""
-        settings = read_config(config.write(f'preset = "{preset}"\n[run]\nupdates = 640\n{data}'))
-        first = make_plan(settings)[0]
+        settings = read_config(config.write(f'preset = "{preset}"\n[run]\nupdates = 640\n{data}')).phases[0]
+        first = make_plan(settings.components())[0]
         n = first.steps
         each = first.evaluations
         found[preset] = "1 + N" if each == 1 + n else f"{each:g}"

@@ -18,7 +18,7 @@ from helpers.pipelines import assert_trained_alone, distil, load, own, stock, st
 from helpers.text_pipelines import PROMPTS, flux, sd3, sdxl, stable_diffusion
 from safetensors.torch import load_file
 
-from distillkit.config import Settings
+from distillkit.config import Components
 from distillkit.sampling import noise_for
 
 SCALE = 2.5
@@ -120,7 +120,7 @@ def test_what_it_is_told_matters(teachers: dict[str, Path], name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(teachers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, Settings]]:
+def runs(teachers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, Components]]:
     """Every kind's run."""
     top = tmp_path_factory.mktemp("runs")
     made = {}
@@ -132,7 +132,7 @@ def runs(teachers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_only_the_network_is_trained(
-    teachers: dict[str, Path], runs: dict[str, tuple[Run, Settings]], name: str
+    teachers: dict[str, Path], runs: dict[str, tuple[Run, Components]], name: str
 ) -> None:
     kind, (run, made) = KINDS[name], runs[name]
     family: Any = made.model.family
@@ -148,7 +148,7 @@ def test_only_the_network_is_trained(
 
 
 def test_the_other_parts_are_as_they_came(
-    teachers: dict[str, Path], runs: dict[str, tuple[Run, Settings]], name: str
+    teachers: dict[str, Path], runs: dict[str, tuple[Run, Components]], name: str
 ) -> None:
     exported = runs[name][0].folder / "pipeline"
     for folder in [teachers[name], *(part for part in teachers[name].iterdir() if part.is_dir())]:
@@ -165,7 +165,9 @@ def test_the_other_parts_are_as_they_came(
 
 
 @pytest.fixture(scope="module")
-def images(runs: dict[str, tuple[Run, Settings]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+def images(
+    runs: dict[str, tuple[Run, Components]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, torch.Tensor]:
     """What a process without distillkit draws with every kind's export."""
     cases, noises = {}, {}
     for name, kind in KINDS.items():
@@ -177,7 +179,7 @@ def images(runs: dict[str, tuple[Run, Settings]], tmp_path_factory: pytest.TempP
 
 
 def test_an_export_samples_the_same_where_there_is_no_distillkit(
-    runs: dict[str, tuple[Run, Settings]], images: dict[str, torch.Tensor], name: str
+    runs: dict[str, tuple[Run, Components]], images: dict[str, torch.Tensor], name: str
 ) -> None:
     folder = runs[name][0].folder / "pipeline"
     model = load(folder, **KINDS[name].options)
@@ -185,7 +187,7 @@ def test_an_export_samples_the_same_where_there_is_no_distillkit(
     torch.testing.assert_close(images[name], ours, rtol=0, atol=1e-5)
 
 
-def test_an_export_says_how_it_was_trained(runs: dict[str, tuple[Run, Settings]], name: str) -> None:
+def test_an_export_says_how_it_was_trained(runs: dict[str, tuple[Run, Components]], name: str) -> None:
     """Its scheduler has the run's grid, and its model card the steps and the scale, in a snippet that runs."""
     run, made = runs[name]
     folder = run.folder / "pipeline"

@@ -16,6 +16,7 @@ from helpers.digits import MODEL, PLAIN, SCORED, Run, distil, settings
 from PIL import Image
 from torch import Tensor, nn
 
+from distillkit.config import Choice, Config
 from distillkit.interfaces import JumpBatch, Stage
 from distillkit.noise import Predictor
 from distillkit.sampling import sample
@@ -92,8 +93,9 @@ def test_a_stage_ends_with_its_updates_or_when_the_schedule_says_so(
             return done == over
 
     wanted = settings(tmp_path, "dsdi", *SHORT)
-    schedule = Judging(Judging.Options(start=4))
-    run(replace(wanted, schedule=schedule), tmp_path / "run")
+    schedule = Choice(Judging, Judging.Options(start=4))
+    wanted = replace(wanted, choices={**wanted.choices, "schedule": [schedule]})
+    run(Config.of(wanted), tmp_path / "run")
     assert [line["stage"] for line in Run(tmp_path / "run").journal] == stages
 
 

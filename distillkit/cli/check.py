@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from distillkit.cli.options import config_argument, set_option
-from distillkit.config import read_chain
+from distillkit.config import read_config
 
 
 @click.command()
@@ -19,5 +19,5 @@ def command(config: Path, assignments: tuple[str, ...]) -> None:
     The exit code is 0 if nothing is wrong, 2 otherwise.
     """
 
-    read_chain(config, assignments)
+    read_config(config, assignments)
     click.echo(f"{config}: ok")

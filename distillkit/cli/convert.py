@@ -9,6 +9,7 @@ import click
 from distillkit.config import read_component
 from distillkit.errors import DistillkitError
 from distillkit.files import replacing
+from distillkit.registry import load_registry
 
 
 @click.command()
@@ -16,8 +17,8 @@ from distillkit.files import replacing
 @click.option("--config", type=click.Path(path_type=Path), required=True, metavar="YAML", help="Its networks' config.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="A new folder.")
 @click.option("--no-ema", is_flag=True, help="Take the weights themselves, where CKPT also has their running average.")
-@click.option("--format", "kind", default="compvis", show_default=True, help="Whose code made CKPT.")
-def command(checkpoint: Path, config: Path, output: Path, no_ema: bool, kind: str) -> None:
+@click.option("--format", "kind", help="Whose code made CKPT: a converter's name.")
+def command(checkpoint: Path, config: Path, output: Path, no_ema: bool, kind: str | None) -> None:
     """Turn CKPT, a checkpoint of a model's original code, into a folder that diffusers and distillkit load.
 
     Only this command opens a pickled model: with torch's restricted loading, which makes tensors and runs nothing. A
@@ -29,6 +30,7 @@ def command(checkpoint: Path, config: Path, output: Path, no_ema: bool, kind: st
             raise DistillkitError(f"{file}: there is no such file; give the {what}'s")
     if output.exists():
         raise DistillkitError(f"{output}: exists already; nothing was overwritten. Give a new folder with --output")
+    kind = kind or load_registry().default("converter")
     converter = read_component("converter", {"type": kind}, "--format")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import tomli_w
 from distillkit.cli.options import set_option
 from distillkit.cli.pipeline import pipeline_folder
 from distillkit.cli.summary import describe
+from distillkit.config import Config
 from distillkit.config.choose import Wish, choose
 from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.training.measure import device_memory
@@ -80,12 +81,13 @@ def command(
         settings, inventory = choose(Wish(model, steps, method, updates, guidance, prompts), assignments, device_memory)
         place = output or Path("runs", settings.run.name)
         config = write or place / "config.toml"
-        click.echo("\n".join(describe(settings, inventory, device_memory(settings.engine), place, config)))
+        components = settings.components()
+        click.echo("\n".join(describe(components, inventory, device_memory(components.engine), place, config)))
         if write is not None:
             _write(settings.tables, write)
             return
 
-        run(settings, place)
+        run(Config.of(settings), place)
     except ConfigError as error:
         raise ConfigError(map(_with_flag, error.mistakes), error.source) from None
 

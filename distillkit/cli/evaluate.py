@@ -13,6 +13,7 @@ from distillkit.cli.pipeline import grid_of, load_model, make_predictor, picture
 from distillkit.config import read_scoring
 from distillkit.evaluation import Evaluator
 from distillkit.evaluation.report import tables
+from distillkit.registry import load_registry
 from distillkit.training.terminal import Reporter
 
 
@@ -51,7 +52,12 @@ def command(
 
     folder = pipeline_folder(pipeline)
     model = load_model(folder, prompts)
-    tables: dict[str, Any] = {"features": {"type": "inception"}, "metric": [{"type": "fid"}], "evaluation": {}}
+    registry = load_registry()
+    tables: dict[str, Any] = {
+        "features": {"type": registry.default("features")},
+        "metric": [{"type": registry.default("metric")}],
+        "evaluation": {},
+    }
     tables |= tables_of_run(folder)
     # The pipeline has its own.
     tables["grid"] = grid_of(model)
@@ -64,7 +70,12 @@ def command(
         tables["evaluation"]["samples"] = samples
     if reference is not None:
         channels, size = picture_shape(model)
-        tables["data"] = {"type": "images", "folder": str(reference), "size": size, "channels": channels}
+        tables["data"] = {
+            "type": registry.default("data"),
+            "folder": str(reference),
+            "size": size,
+            "channels": channels,
+        }
         tables["evaluation"]["reference"] = "data"
     scoring = read_scoring(tables, str(folder), assignments)
 

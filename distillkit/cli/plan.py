@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from distillkit.cli.options import config_argument, echo_json, echo_table, json_option, set_option
-from distillkit.config import Chain, evaluations_before, make_plan, read_chain
+from distillkit.config import evaluations_before, make_plan, read_config
 from distillkit.training.measure import measure as take
 from distillkit.training.terminal import clock
 
@@ -26,12 +26,12 @@ def command(config: Path, assignments: tuple[str, ...], measure: bool, as_json: 
     any of them yet.
     """
 
-    settings = read_chain(config, assignments)
-    chained = isinstance(settings, Chain)
-    phases = settings.phases if isinstance(settings, Chain) else [settings]
+    settings = read_config(config, assignments).phases
+    chained = len(settings) > 1
+    phases = [phase.components() for phase in settings]
     plans = [make_plan(phase) for phase in phases]
     stages: list[dict[str, Any]] = [
-        # A config without phases says nothing of them.
+        # A config of one phase does not number it.
         ({"phase": number} if chained else {})
         | {"steps": part.steps, "updates": part.updates, "evaluations": part.updates * part.evaluations}
         for number, plan in enumerate(plans, 1)
@@ -43,7 +43,7 @@ def command(config: Path, assignments: tuple[str, ...], measure: bool, as_json: 
     if before:
         found["before"] = before
     if measure:
-        measured, memory, device = take(phases)
+        measured, memory, device = take(settings)
         for stage, seconds in zip(stages, (time for phase in measured for time in phase.stages), strict=True):
             stage["seconds"] = round(seconds, 3)
         found["measured"] = {

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from distillkit.cli.options import config_argument, set_option
-from distillkit.config import Chain, read_chain
-from distillkit.training.chain import run_chain
+from distillkit.config import read_config
 from distillkit.training.run import run
 
 
@@ -34,10 +33,5 @@ def command(
 ) -> None:
     """Distil (or train) as CONFIG says, score the result, and write it all to the run's folder."""
 
-    settings = read_chain(config, assignments)
-    # After reading, so that a mistake shows before torch is loaded.
-    if isinstance(settings, Chain):
-        run_chain(settings, output or Path("runs", settings.name), resume=resume, allow=allow)
-        return
-
-    run(settings, output or Path("runs", settings.run.name), resume=resume, allow=allow)
+    read = read_config(config, assignments)
+    run(read, output or Path("runs", read.name), resume=resume, allow=allow)

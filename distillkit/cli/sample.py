@@ -13,6 +13,7 @@ from distillkit.cli.options import prompts_option
 from distillkit.cli.pipeline import load_model, make_predictor, pipeline_folder, tables_of_run
 from distillkit.config import read_scoring
 from distillkit.evaluation import Pictures, sheet, write_png
+from distillkit.registry import load_registry
 
 
 @click.command()
@@ -42,7 +43,7 @@ def command(
     evaluation = {"guidance": tables_of_run(folder).get("evaluation", {}).get("guidance", 1.0), "seed": seed}
     if guidance is not None:
         evaluation["guidance"] = guidance
-    tables = {"evaluation": evaluation, "engine": {"type": "torch", "device": device}}
+    tables = {"evaluation": evaluation, "engine": {"type": load_registry().default("engine"), "device": device}}
     scoring = read_scoring(tables, str(folder))
     labels = _labels(class_labels, count)
     model = load_model(folder, prompts)

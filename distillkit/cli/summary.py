@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distillkit.config import Settings, make_plan
+from distillkit.config import Components, make_plan
 from distillkit.config.fit import activations, estimate
 from distillkit.interfaces import Inventory
 
 
-def describe(settings: Settings, inventory: Inventory, memory: float, place: Path, config: Path) -> list[str]:
+def describe(settings: Components, inventory: Inventory, memory: float, place: Path, config: Path) -> list[str]:
     """The plan, a line for each question.
 
     Args:
@@ -50,7 +50,7 @@ def describe(settings: Settings, inventory: Inventory, memory: float, place: Pat
     return [f"{name:<10}{text}" for name, text in lines.items()]
 
 
-def _stages(settings: Settings) -> str:
+def _stages(settings: Components) -> str:
     """How N falls, and what that costs."""
     plan = make_plan(settings)
     depths = [stage.steps for stage in plan]

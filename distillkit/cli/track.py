@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from distillkit.config import read_component
-from distillkit.config.layers import DEFAULTS, read_toml
+from distillkit.config.layers import read_toml
 from distillkit.errors import DistillkitError
+from distillkit.registry import load_registry
 
 
 @click.command()
@@ -25,6 +26,10 @@ def command(run: Path, uri: str | None) -> None:
         raise DistillkitError(f"{run}: holds no run (no config.toml)")
     tables = read_toml(config)
     # A chain is recorded as its first phase is.
-    table = tables.get("phase", [tables])[0]["tracker"] if uri is None else {**DEFAULTS["tracker"], "uri": uri}
+    table = (
+        tables.get("phase", [tables])[0]["tracker"]
+        if uri is None
+        else {"type": load_registry().default("tracker"), "uri": uri}
+    )
     tracker = read_component("tracker", table, str(config) if uri is None else "--uri")
     click.echo(tracker.send(run))

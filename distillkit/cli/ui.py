@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from distillkit.config import read_component
-from distillkit.config.layers import DEFAULTS, read_toml
+from distillkit.config.layers import read_toml
+from distillkit.registry import load_registry
 
 
 @click.command()
@@ -17,7 +18,7 @@ from distillkit.config.layers import DEFAULTS, read_toml
 def command(run: Path | None, store: str | None, port: int) -> None:
     """Open the UI of the store that RUN, a run's folder, was recorded in, until Ctrl-C."""
 
-    table = DEFAULTS["tracker"]
+    default = table = {"type": load_registry().default("tracker")}
     origin = "tracker"
     if run is not None:
         origin = str(run / "config.toml")
@@ -25,7 +26,7 @@ def command(run: Path | None, store: str | None, port: int) -> None:
         # A chain is recorded as its first phase is.
         table = tables.get("phase", [tables])[0].get("tracker", table)
     if store is not None:
-        table = {**DEFAULTS["tracker"], "uri": store}
+        table = {**default, "uri": store}
         origin = "--store"
     tracker = read_component("tracker", table, origin)
     tracker.open_ui(port)

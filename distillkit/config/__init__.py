@@ -1,15 +1,17 @@
-"""From a TOML file, a preset and `--set` to checked settings and the parts that they name."""
+"""From a TOML file, a preset and `--set` to checked settings and the components that they name."""
 
-from distillkit.config.pieces import read_component, read_scoring, table_of_result
+from distillkit.config.pieces import read_choice, read_component, read_scoring, table_of_result
 from distillkit.config.plan import evaluations_before, make_plan
-from distillkit.config.read import Chain, read_chain, read_config
-from distillkit.config.settings import Scoring, Settings
-from distillkit.config.tables import EvaluationTable, GridTable, RunTable
+from distillkit.config.read import read_config
+from distillkit.config.settings import Components, Config, Scoring, Settings
+from distillkit.config.tables import Choice, EvaluationTable, GridTable, RunTable
 from distillkit.config.watch import find_score, score_name, scores_taken, series
 from distillkit.interfaces import EmaTable, OptimizerTable
 
 __all__ = [
-    "Chain",
+    "Choice",
+    "Components",
+    "Config",
     "EmaTable",
     "EvaluationTable",
     "GridTable",
@@ -20,7 +22,7 @@ __all__ = [
     "evaluations_before",
     "find_score",
     "make_plan",
-    "read_chain",
+    "read_choice",
     "read_component",
     "read_config",
     "read_scoring",

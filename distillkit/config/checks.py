@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 
 from distillkit.config.plan import stride
-from distillkit.config.settings import Scoring, Settings
+from distillkit.config.settings import Components, Scoring
 from distillkit.config.watch import find_score, scores_taken, watched
 from distillkit.errors import Mistake
 from distillkit.interfaces import Source, Stage
 from distillkit.registry import Registry
 
 
-def check_together(settings: Settings, wrong: Collection[str], registry: Registry) -> Iterator[Mistake]:
+def check_together(settings: Components, wrong: Collection[str], registry: Registry) -> Iterator[Mistake]:
     """Every mistake that takes two tables to see.
 
     Args:
@@ -27,7 +27,7 @@ def check_together(settings: Settings, wrong: Collection[str], registry: Registr
         yield from _needs(settings, registry)
 
 
-def _targets(settings: Settings) -> Iterator[Mistake]:
+def _targets(settings: Components) -> Iterator[Mistake]:
     against_target = any(loss.options.against == "target" for loss in settings.losses)
     if settings.target is not None and settings.teacher is None:
         yield Mistake("teacher", f"is required: the target '{settings.target.name}' asks it for predictions")
@@ -53,7 +53,7 @@ NOT_GIVEN = {
 """What to say of a source that does not give what a target or a loss needs."""
 
 
-def _needs(settings: Settings, registry: Registry) -> Iterator[Mistake]:
+def _needs(settings: Components, registry: Registry) -> Iterator[Mistake]:
     """What a target and the losses need of a batch of jumps, its source must give."""
     source, target = settings.source, settings.target
     against_data = [i for i, loss in enumerate(settings.losses) if loss.options.against == "data"]
@@ -75,7 +75,7 @@ def _sources_with(need: str, registry: Registry) -> list[str]:
     return sorted(name for name, one in sources.items() if issubclass(one, Source) and need in one.gives)
 
 
-def _stages(settings: Settings) -> Iterator[Mistake]:
+def _stages(settings: Components) -> Iterator[Mistake]:
     schedule = settings.schedule
     given = ", ".join(f"{key} = {value}" for key, value in settings.tables["schedule"].items() if key != "type")
     what = f"'{schedule.name}' with {given}" if given else f"'{schedule.name}'"
@@ -112,13 +112,13 @@ def _stages(settings: Settings) -> Iterator[Mistake]:
             return
 
 
-def _data(settings: Settings) -> Iterator[Mistake]:
+def _data(settings: Components) -> Iterator[Mistake]:
     source = settings.source
     if "data" in source.gives and settings.data is None:
         yield Mistake("data", f"is required: the source '{source.name}' draws from a data set; add a [data] table")
 
 
-def _sampler(settings: Settings) -> Iterator[Mistake]:
+def _sampler(settings: Components) -> Iterator[Mistake]:
     if settings.evaluation.sampler == "consistency" and settings.grid.spacing != "trailing":
         yield Mistake(
             "grid.spacing",
@@ -127,7 +127,7 @@ def _sampler(settings: Settings) -> Iterator[Mistake]:
         )
 
 
-def _watched(settings: Settings) -> Iterator[Mistake]:
+def _watched(settings: Components) -> Iterator[Mistake]:
     schedule = settings.schedule
     for steps, _ in schedule.shares():
         jumps = steps // stride(settings, Stage(steps, 0))
@@ -146,7 +146,7 @@ def _watched(settings: Settings) -> Iterator[Mistake]:
             return
 
 
-def _best(settings: Settings) -> Iterator[Mistake]:
+def _best(settings: Components) -> Iterator[Mistake]:
     evaluation = settings.evaluation
     if evaluation.best is None:
         return
@@ -184,7 +184,7 @@ def check_scores(settings: Scoring) -> Iterator[Mistake]:
             )
 
 
-CHECKS: dict[Callable[[Settings], Iterator[Mistake]], set[str]] = {
+CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     _targets: {"loss", "target", "teacher", "source"},
     _stages: {"schedule", "target", "teacher"},
     _watched: {"schedule", "target", "evaluation", "features", "metric"},

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from distillkit import distributed
+from distillkit.component import Component
 from distillkit.config.fit import TooLargeError, fit
 from distillkit.config.layers import lay_over, parse_assignments
 from distillkit.config.read import settle
@@ -71,37 +70,35 @@ def choose(
     """
     registry, overrides, origin = registry or load_registry(), list(overrides), f"distillkit distill {wish.model}"
     tables = _asked(wish, registry)
-    settings = settle(lay_over({}, tables), wish.name, overrides, registry, origin)
-    inventory = settings.model.inventory(settings.student)
+
+    def chosen(more: Mapping[str, Any]) -> Settings:
+        return settle(lay_over(tables, more), wish.name, overrides, registry, origin)
+
+    components = chosen({}).components()
+    inventory = components.model.inventory(components.student)
     if inventory is None:
         raise DistillkitError(f"{origin}: the size of the model is not known; write a config, and use distillkit run")
     fixed = {assignment.key for assignment in parse_assignments(overrides)[0]}
-    scale, room = registry.scales.get(wish.method), memory(settings.engine)
+    scale, room = registry.scales.get(wish.method), memory(components.engine)
     try:
-        fitted = fit(settings, inventory, scale, room, fixed, wish.guidance)
+        fitted = fit(components, inventory, scale, room, fixed, wish.guidance)
     except TooLargeError:
-        for engine in () if "engine.type" in fixed else _smaller(settings.engine.device.type):
+        for engine in () if "engine.type" in fixed else _smaller(registry, components.engine.device.type):
             tables["engine"] = engine
-            settings = settle(lay_over({}, tables), wish.name, overrides, registry, origin)
-            settings.engine.setup()
+            components = chosen({}).components()
+            components.engine.setup()
             with suppress(TooLargeError):
-                fitted = fit(settings, inventory, scale, room, fixed, wish.guidance)
+                fitted = fit(components, inventory, scale, room, fixed, wish.guidance)
                 break
         else:
             raise
-    return settle(lay_over(tables, fitted), wish.name, overrides, registry, origin), inventory
+    return chosen(fitted), inventory
 
 
-def _smaller(device: str) -> Iterator[dict[str, Any]]:
-    """Engines that take less of a device's memory than plain torch, if they are there: the faster ones first."""
-    if find_spec("deepspeed") is None:
-        return
-    deepspeed = {"type": "deepspeed", "precision": "auto"}
-    stages = (2, 3) if distributed.world_size() > 1 else ()
-    yield from ({**deepspeed, "zero_stage": stage} for stage in stages)
-    # On a CPU, the host's memory is the device's.
-    if device != "cpu":
-        yield from ({**deepspeed, "zero_stage": stage, "offload": "optimizer"} for stage in stages or (2,))
+def _smaller(registry: Registry, device_type: str) -> list[dict[str, Any]]:
+    """Tables of engines that take less of a device's memory."""
+    engines = cast(list[type[Engine]], registry.classes("engine"))
+    return [{"type": engine.name, **options} for engine in engines for options in engine.memory_saving(device_type)]
 
 
 def _asked(wish: Wish, registry: Registry) -> dict[str, Any]:
@@ -128,11 +125,11 @@ def _asked(wish: Wish, registry: Registry) -> dict[str, Any]:
     return {
         "preset": wish.method,
         "run": {"name": wish.name, "updates": updates},
-        "model": {"type": "diffusers", "path": wish.path} | prompts,
+        "model": {"type": registry.default("model"), "path": wish.path} | prompts,
         "schedule": schedule,
         # The steps that a fall of two halvings teaches.
         "evaluation": {"steps": [wish.steps, 2 * wish.steps, 4 * wish.steps], "export_steps": wish.steps},
-        "engine": {"type": "torch", "precision": "auto"},
+        "engine": {"type": registry.default("engine"), "precision": "auto"},
     }
 
 
@@ -144,8 +141,8 @@ def _schedule(wish: Wish, preset: Mapping[str, Any], registry: Registry) -> tupl
         updates to walk as many of them.
     """
     table = preset["schedule"]
-    [schedule] = cast(list[Schedule], Reader(registry).components("schedule", table))
-    [target] = cast(list[Target], Reader(registry).components("target", preset["target"]))
+    schedule = cast(Schedule, _make(registry, "schedule", table))
+    target = cast(Target, _make(registry, "target", preset["target"]))
     deepest = max(steps for steps, _ in schedule.shares())
     stride = target.stride(Stage(deepest, 0))
     if stride == deepest and wish.steps != 1:
@@ -158,5 +155,10 @@ def _schedule(wish: Wish, preset: Mapping[str, Any], registry: Registry) -> tupl
             "write a config, and use distillkit run"
         )
     table = {**table, **options}
-    [ending] = cast(list[Schedule], Reader(registry).components("schedule", table))
+    ending = cast(Schedule, _make(registry, "schedule", table))
     return table, max(steps for steps, _ in ending.shares()) / deepest
+
+
+def _make(registry: Registry, kind: str, table: Mapping[str, Any]) -> Component:
+    [choice] = Reader(registry).choices(kind, table)
+    return choice.make()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from distillkit.config.settings import Settings
+from distillkit.config.settings import Components
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Inventory
 from distillkit.registry import Scale
@@ -23,7 +23,7 @@ class TooLargeError(DistillkitError):
 
 
 def fit(
-    settings: Settings,
+    settings: Components,
     inventory: Inventory,
     scale: Scale | None,
     memory: float,
@@ -68,7 +68,7 @@ def fit(
     return tables
 
 
-def _rates(settings: Settings, inventory: Inventory, scale: Scale | None) -> dict[str, Any]:
+def _rates(settings: Components, inventory: Inventory, scale: Scale | None) -> dict[str, Any]:
     """Learning rates ∝ 1/√parameters, relative to the network that the preset's rate was chosen for."""
     if scale is None:
         return {}
@@ -114,7 +114,7 @@ class Memory:
         return self.trained + self.copies + self.frozen
 
 
-def estimate(settings: Settings, inventory: Inventory) -> Memory:
+def estimate(settings: Components, inventory: Inventory) -> Memory:
     """What the parts of a config hold on to from the first update to the last.
 
     Activations come on top: `activations`.

@@ -13,8 +13,8 @@ from typing import Any
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.registry import Registry, UnknownNameError
 
-DEFAULTS: dict[str, Any] = {"engine": {"type": "torch"}, "tracker": {"type": "mlflow"}}
-"""What a config gets that names no other."""
+DEFAULTED = ("engine", "tracker")
+"""The kinds of which a config that names no component gets the default one."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -48,7 +48,8 @@ def complete(
         the tables, without `preset`; what was wrong with `preset` and the assignments.
     """
     assignments, mistakes = parse_assignments(overrides)
-    base: dict[str, Any] = {**DEFAULTS, "run": {"name": name}}
+    base: dict[str, Any] = {kind: {"type": registry.default(kind)} for kind in DEFAULTED}
+    base["run"] = {"name": name}
     mistakes += assign(tables, [a for a in assignments if a.key == "preset"])
     preset = tables.pop("preset", None)
     if preset is not None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from math import gcd
 
-from distillkit.config.settings import Settings
+from distillkit.config.settings import Components
 from distillkit.interfaces import PrecomputingSource, Stage
 
 
-def make_plan(settings: Settings) -> list[Stage]:
+def make_plan(settings: Components) -> list[Stage]:
     """Divide the run's updates among the schedule's stages."""
     accumulate = settings.optimizer.accumulate
 
@@ -26,18 +26,18 @@ def make_plan(settings: Settings) -> list[Stage]:
     ]
 
 
-def evaluations_before(settings: Settings, plan: list[Stage]) -> int:
+def evaluations_before(settings: Components, plan: list[Stage]) -> int:
     """Evaluations before the first update, if no run has done any of the source's work before."""
     source = settings.source
     return source.evaluations_before(plan) if isinstance(source, PrecomputingSource) else 0
 
 
-def stride(settings: Settings, stage: Stage) -> int:
+def stride(settings: Components, stage: Stage) -> int:
     """The target's stride; 1 without a target (plain training)."""
     return 1 if settings.target is None else settings.target.stride(stage)
 
 
-def _evaluations(settings: Settings, stage: Stage) -> int:
+def _evaluations(settings: Components, stage: Stage) -> int:
     """Evaluations per batch: the student's, and the target's."""
     if settings.target is None or settings.teacher is None:
         return 1

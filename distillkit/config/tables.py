@@ -135,9 +135,21 @@ OPTIONAL = ("ema", "student")
 REQUIRED = ("model", "schedule", "source", "loss")
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A component that a config names: its class, and the options in its table."""
+
+    component: type[Component]
+    options: Component.Options
+
+    def make(self) -> Component:
+        """A new component, not set up."""
+        return self.component(self.options)
+
+
 @dataclass
 class Reader:
-    """Makes what tables describe, and notes what is wrong and what the tables say in full.
+    """Validates tables; collects mistakes and the tables with every default written out.
 
     Attributes:
         registry: where components are looked up.
@@ -160,7 +172,7 @@ class Reader:
             self.resolved[name] = _dump(made)
         return made
 
-    def components(self, kind: str, table: Any) -> list[Component]:
+    def choices(self, kind: str, table: Any) -> list[Choice]:
         """The components of a kind that a table, or a list of tables, names. Those that are wrong are left out."""
         many = KINDS[kind].many
         form = f"[[{kind}]]" if many else f"[{kind}]"
@@ -172,13 +184,13 @@ class Reader:
             self._note(kind, f"must be a list of tables: write {form}" if many else f"must be one table: write {form}")
             return []
         entries = [(toml_key(kind, (i,)), entry) for i, entry in enumerate(table)] if many else [(kind, table)]
-        made = [part for key, entry in entries if (part := self._component(kind, key, entry)) is not None]
-        resolved = [{"type": part.name, **_dump(part.options)} for part in made]
+        choices = [choice for key, entry in entries if (choice := self._choice(kind, key, entry)) is not None]
+        resolved = [{"type": choice.component.name, **_dump(choice.options)} for choice in choices]
         if resolved:
             self.resolved[kind] = resolved if many else resolved[0]
-        return made
+        return choices
 
-    def _component(self, kind: str, key: str, table: Any) -> Component | None:
+    def _choice(self, kind: str, key: str, table: Any) -> Choice | None:
         if not isinstance(table, Mapping):
             self._note(key, f"must be a table with a `type` (got {table!r})")
             return None
@@ -196,9 +208,9 @@ class Reader:
         options = self._validate(component.Options, rest, key, f"'{name}'")
         if options is None:
             return None
-        part = component(cast(Component.Options, options))
-        self.mistakes += [Mistake(f"{key}.{m.key}" if m.key else key, m.message) for m in part.check()]
-        return part
+        choice = Choice(component, cast(Component.Options, options))
+        self.mistakes += [Mistake(f"{key}.{m.key}" if m.key else key, m.message) for m in choice.make().check()]
+        return choice
 
     def _validate(self, model: type[BaseModel], table: Any, key: str, owner: str) -> BaseModel | None:
         """Check a table strictly: TOML has types, so a string is no number and a number no switch.

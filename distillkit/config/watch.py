@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from distillkit.config.settings import Settings
+from distillkit.config.settings import Components
 from distillkit.interfaces import Metric, Stage
 
 
@@ -13,7 +13,7 @@ def score_name(label: str, steps: int) -> str:
     return f"{label}/steps-{steps}"
 
 
-def scores_taken(settings: Settings) -> dict[str, Metric]:
+def scores_taken(settings: Components) -> dict[str, Metric]:
     """Every score that is taken during the run, by name, and the metric that it is of; metric by metric."""
     features = settings.features
     if features is None:
@@ -25,7 +25,7 @@ def scores_taken(settings: Settings) -> dict[str, Metric]:
     }
 
 
-def watched(settings: Settings, steps: int) -> str | None:
+def watched(settings: Components, steps: int) -> str | None:
     """The score that decides when a stage is over whose student samples in `steps` steps.
 
     None: none does, or it is none of those that the run takes (the config's checks tell).
@@ -34,12 +34,12 @@ def watched(settings: Settings, steps: int) -> str | None:
     return None if wanted is None else find_score(settings, wanted)
 
 
-def find_score(settings: Settings, wanted: str) -> str | None:
+def find_score(settings: Components, wanted: str) -> str | None:
     """The score that "fd-fashion/steps-4" or "steps-4" (of the first metric) means; None: it is not taken."""
     return next((name for name in scores_taken(settings) if name == wanted or name.endswith(f"/{wanted}")), None)
 
 
-def series(settings: Settings, stage: Stage, scores: Sequence[Mapping[str, float]]) -> list[float]:
+def series(settings: Components, stage: Stage, scores: Sequence[Mapping[str, float]]) -> list[float]:
     """The watched score after each evaluation of a stage, lower being better; empty if none is watched.
 
     Args:

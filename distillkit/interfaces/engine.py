@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import cos, pi
@@ -123,6 +123,17 @@ class ShardedState(ABC):
             average: whether the config has `[ema]`.
         """
         return parameters * (20 if average else 16)
+
+    @classmethod
+    def memory_saving(cls, device_type: str) -> Iterable[dict[str, Any]]:
+        """Options with which training takes less of a device's memory than with another engine, the fastest first.
+
+        `distillkit distill` tries them where a network doesn't fit otherwise. Optional; must not import torch.
+
+        Args:
+            device_type: "cpu" or "cuda".
+        """
+        return ()
 
 
 class Engine(Component, ShardedState):

@@ -63,6 +63,21 @@ class Registry:
         self._check_owners(kind, name, [claim.plugin for claim in claims], sorted(self.components[kind]))
         return claims[0].component
 
+    def default(self, kind: str) -> str:
+        """The name of the component that is taken where nothing names one of its kind.
+
+        Raises:
+            UnknownNameError: there is none.
+        """
+        for component in self.classes(kind):
+            if component.default:
+                return component.name
+        raise UnknownNameError(f"no installed plugin has a default {kind}: name one")
+
+    def classes(self, kind: str) -> list[type[Component]]:
+        """All classes of a kind, distillkit's own first."""
+        return [claim.component for claims in self.components[kind].values() for claim in claims]
+
     def preset(self, name: str) -> dict[str, Any]:
         """The tables of a preset.
 

@@ -22,10 +22,10 @@ from distillkit.config import Settings
 from distillkit.evaluation import Pictures
 from distillkit.interfaces import Engine, PrecomputingSource
 from distillkit.training.assemble import Parts, load, prepare, prepare_source
-from distillkit.training.chain import from_result
 from distillkit.training.export import export
 from distillkit.training.folder import RunFolder
 from distillkit.training.loop import Position, updates
+from distillkit.training.run import from_result
 from distillkit.training.terminal import Reporter
 
 UPDATES = 4
@@ -59,16 +59,16 @@ def measure(phases: Sequence[Settings]) -> tuple[list[Measured], int, str]:
     """
     reporter = Reporter(Console(stderr=True, quiet=True))
     # Claims the device, and meets the other processes.
-    phases[0].engine.setup()
+    engine = phases[0].components().engine
+    engine.setup()
     with tempfile.TemporaryDirectory(prefix="distillkit-") as temporary:
         place = RunFolder(Path(distributed.broadcast(temporary)))
         found = [_phase(from_result(phase, place.path, i), place, i, reporter) for i, phase in enumerate(phases, 1)]
-    device = phases[0].engine.device
-    return found, _memory(device), str(device)
+    return found, _memory(engine.device), str(engine.device)
 
 
 def _phase(settings: Settings, place: RunFolder, number: int, reporter: Reporter) -> Measured:
-    parts = load(settings)
+    parts = load(settings.components())
     before = 0.0
     missing, source = prepare(parts), parts.settings.source
     if missing and isinstance(source, PrecomputingSource):

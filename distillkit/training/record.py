@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from distillkit import distributed
+from distillkit.config import Settings
 from distillkit.errors import RunInterrupted, Terminated
 from distillkit.interfaces import NoTracker, RunInfo, Tracker
 from distillkit.training.terminal import SIGNALS, deferred
@@ -40,6 +41,6 @@ def recorded(tracker: Tracker, info: RunInfo, undo: Callable[[], None]) -> Itera
     tracker.finish("finished")
 
 
-def own_tracker(tracker: Tracker) -> Tracker:
-    """The config's tracker in the main process, and one that does nothing in the others."""
-    return tracker if distributed.is_main_process() else NoTracker(NoTracker.Options())
+def own_tracker(settings: Settings) -> Tracker:
+    """A config's tracker in the main process, and one that does nothing in the others."""
+    return settings.components().tracker if distributed.is_main_process() else NoTracker(NoTracker.Options())

@@ -1,40 +1,42 @@
-"""One run from its settings to its folder: score the teacher, train, score the student, export, track."""
+"""Carries out a config: its phases one after the other, each from the result of the one before."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import json
+import re
+import shutil
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
-from distillkit.config import Settings, make_plan
+from distillkit import distributed
+from distillkit.config import Config, Settings, make_plan, read_choice, table_of_result
+from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.evaluation import tables
-from distillkit.interfaces import RunInfo
-from distillkit.training import checkpoint
-from distillkit.training.assemble import Parts, load, prepare
-from distillkit.training.export import export
+from distillkit.files import replacing, write_text, writing
+from distillkit.interfaces import RunInfo, Tracker
+from distillkit.training.assemble import load
+from distillkit.training.checks import check_model
 from distillkit.training.folder import RunFolder
-from distillkit.training.loop import Position
+from distillkit.training.phase import run_phase
 from distillkit.training.record import own_tracker, recorded
-from distillkit.training.scoring import BestWeights, RunScores
 from distillkit.training.terminal import Reporter
-from distillkit.training.train import Training
 
 
-def run(
-    settings: Settings, folder: Path, resume: bool = False, parent: Path | None = None, allow: Collection[str] = ()
-) -> list[dict[str, Any]]:
-    """Carry out a run.
+def run(config: Config, folder: Path, resume: bool = False, allow: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Carry out a config.
+
+    A run of one phase has the phase's folder. Several phases have folders of their own, phases/1, phases/2, …; what the
+    last one leaves is also the run's: its pipeline and its samples. scores.json then has the first phase's teacher and
+    the last one's student, and journal.jsonl has all phases, told apart by "phase".
 
     Args:
-        settings: the checked config.
+        config: the checked config.
         folder: the run's folder; must not hold anything yet, unless `resume`.
-        resume: go on from the folder's newest checkpoint, or from the start if there is none yet. A run that is
-            finished is only said to be so.
-        parent: the folder of the chain that this is a phase of.
+        resume: go on from where the run was stopped. A phase that is finished is not carried out again.
         allow: keys of the config, or tables, that may have changed since the run began.
 
     Returns:
@@ -43,104 +45,125 @@ def run(
     Raises:
         DistillkitError: a fault in what the user gave, found before anything was overwritten; or something cannot be
             written.
-        RunInterrupted: Ctrl-C or SIGTERM during the updates; a checkpoint was written.
+        RunInterrupted: Ctrl-C or SIGTERM; what was written so far stays readable.
     """
-    reporter = Reporter(Console())
-    settings = replace(settings, tracker=own_tracker(settings.tracker))
+    tracker = own_tracker(config.phases[0])
+    if len(config.phases) == 1:
+        return run_phase(config.phases[0], folder, tracker, resume, allow=allow)
     with RunFolder(folder) as place:
-        changed: list[str] = []
         if resume:
-            # A phase's model is the result of the one before, wherever the chain's folder lies by now; the chain has
-            # compared.
-            changed = place.open(settings.tables, ignore=() if parent is None else ("model",), allow=allow)
+            changed = place.open(config.tables, allow=allow)
+            _check_yet_to_come(changed, config, place)
+            if changed:
+                place.write_config(config.tables)
         else:
             place.check_free()
-        info = _info(settings, folder, resume, parent)
-        if place.finished:
-            rows = _close(settings, place, info, changed, reporter)
-        else:
-            rows = _make(settings, place, info, changed, reporter)
-    for table in tables(rows):
-        reporter.console.print(table)
-    record = f"   record: distillkit ui {folder}" if settings.tracker.has_ui else ""
-    adapter = "" if settings.student is None else f"   lora: {place.lora}"
-    reporter.say(f"pipeline: {place.pipeline}{adapter}   samples: {place.samples}{record}")
+            check_phases(config.phases)
+            place.create(config.tables)
+        info = RunInfo(config.name, folder, _plan(config), resume)
+        with recorded(tracker, info, place.discard if not resume else lambda: None):
+            if place.finished:
+                Reporter(Console()).say(f"{folder}: this run is finished")
+                rows = place.read_scores()
+            else:
+                _run_phases(config, place, tracker, allow)
+                rows = _gather(config, place) if distributed.is_main_process() else []
+        if distributed.is_main_process():
+            _print(config, place)
     return rows
 
 
-def _info(settings: Settings, folder: Path, resumed: bool, parent: Path | None) -> RunInfo:
-    plan = [(stage.steps, stage.updates, stage.updates * stage.evaluations) for stage in make_plan(settings)]
-    return RunInfo(settings.run.name, folder, plan, resumed, parent)
+def check_phases(phases: Sequence[Settings]) -> None:
+    """Check all phases against the model that the first one loads, before it begins.
+
+    Raises:
+        ConfigError: a phase does not fit what the one before will leave.
+        DistillkitError: the device or the model is not there.
+    """
+    model = load(phases[0].components()).settings.model
+    mistakes = []
+    for i, phase in enumerate(phases):
+        components = replace(phase.components(), model=model)
+        path = model.spec.with_grid(phase.grid.spacing, phase.grid.start).path
+        found = check_model(components, path, make_plan(components), [earlier.components() for earlier in phases[:i]])
+        mistakes += [Mistake(f"phase[{i}].{mistake.key}", mistake.message) for mistake in found]
+    if mistakes:
+        raise ConfigError(mistakes, phases[0].origin)
 
 
-def _make(
-    settings: Settings, place: RunFolder, info: RunInfo, changed: Collection[str], reporter: Reporter
-) -> list[dict[str, Any]]:
-    """A run that is not finished yet, from its beginning or from where it stood."""
-    parts = load(settings)
-    work = prepare(parts)
-    # Reads the reference, so that all that may be missing is missed before anything is written.
-    scores = RunScores(parts, place, reporter)
-    newest = None
-    if info.resumed:
-        newest = checkpoint.find(place.checkpoints, parts, reporter.say)
-        if newest is None:
-            reporter.say(f"{place.path}: there is no checkpoint yet: beginning anew")
-    else:
-        place.create(settings.tables)
-    with recorded(settings.tracker, info, place.discard if not info.resumed else lambda: None):
-        if settings.evaluation.teacher and settings.teacher is not None and not settings.model.spec.untrained:
-            scores.teacher(_known(place, "teacher") if not changed else [])
-        if work:
-            _do(work, parts, reporter)
-        position = Position() if newest is None else checkpoint.restore(newest, parts)
-        if changed:
-            # It fits.
-            place.write_config(settings.tables)
-        _train_and_leave(parts, position, place, reporter, scores, changed)
-    return scores.rows
+def _run_phases(config: Config, place: RunFolder, tracker: Tracker, allow: Collection[str]) -> None:
+    """The phases that are not finished."""
+    for i, phase in enumerate(config.phases, 1):
+        here = _folder(place, i)
+        if not here.finished:
+            own = {re.sub(rf"^phase\[{i - 1}\]\.", "", key) for key in allow}
+            settings = from_result(phase, place.path, i)
+            run_phase(settings, here.path, tracker, here.config.is_file(), parent=place.path, allow=own)
 
 
-def _train_and_leave(
-    parts: Parts,
-    position: Position,
-    place: RunFolder,
-    reporter: Reporter,
-    scores: RunScores,
-    changed: Collection[str],
-) -> None:
-    """The updates, the student's scores and the pipeline."""
-    before = position.update
-    best = None if parts.settings.evaluation.best is None else BestWeights(place.best, parts)
-    Training(parts, position, place, reporter, scores, best).run()
-    if best is not None and (found := best.restore()) is not None:
-        reporter.say(f"best: {found.score} = {found.value:.4g} after update {found.update} of {position.update}")
-    # Scores of these weights, if the run was stopped behind its last update.
-    scores.student(_known(place, "student") if before == position.update and not changed else [])
-    export(parts, place.pipeline, scores.rows)
+def _folder(place: RunFolder, number: int) -> RunFolder:
+    """The folder of a phase, from 1."""
+    return RunFolder(place.path / "phases" / str(number))
 
 
-def _known(place: RunFolder, model: str) -> list[dict[str, Any]]:
-    return [row for row in place.read_scores() if row["model"] == model]
+def _check_yet_to_come(changed: Collection[str], config: Config, place: RunFolder) -> None:
+    """A phase that is finished has its config.
+
+    Raises:
+        DistillkitError: it has changed.
+    """
+    for i, _ in enumerate(config.phases, 1):
+        late = [key for key in changed if key.startswith(f"phase[{i - 1}].")]
+        if late and _folder(place, i).finished:
+            raise DistillkitError(
+                f"{place.path}: phase {i} is finished, and the config has changed in {', '.join(late)}: change only "
+                "what is yet to come, or begin anew in another folder with --output"
+            )
 
 
-def _close(
-    settings: Settings, place: RunFolder, info: RunInfo, changed: Collection[str], reporter: Reporter
-) -> list[dict[str, Any]]:
-    """A run that is finished: its tracker may not know it."""
-    again = f"; delete {place.pipeline} to go on with what has changed: {', '.join(changed)}" if changed else ""
-    reporter.say(f"{place.path}: this run is finished{again}")
-    with recorded(settings.tracker, info, lambda: None):
-        return place.read_scores()
+def _plan(config: Config) -> list[tuple[int, int, int]]:
+    stages = [stage for phase in config.phases for stage in make_plan(phase.components())]
+    return [(stage.steps, stage.updates, stage.updates * stage.evaluations) for stage in stages]
 
 
-def _do(work: Sequence[Callable[[], None]], parts: Parts, reporter: Reporter) -> None:
-    """What the source has to do, with the network as it is when the run begins."""
-    source, engine, counted = parts.settings.source, parts.settings.engine, parts.student.evaluations
-    before = counted.count
-    # Nothing was averaged yet: this is the network as it was loaded, whole.
-    with reporter.task(source.name, len(work)), torch.no_grad(), engine.averaged(), engine.autocast():
-        for part in work:
-            part()
-            reporter.advance(1)
-    reporter.say(f"{source.name}: {counted.count - before} evaluations before the first update")
+def from_result(phase: Settings, folder: Path, number: int) -> Settings:
+    """Phase `number`, from 1, of the run in a folder, with the result of the one before as its model."""
+    if number == 1:
+        return phase
+    table = table_of_result(phase.tables, folder / "phases" / str(number - 1) / "pipeline")
+    choices = {**phase.choices, "model": [read_choice("model", table, phase.origin)]}
+    return replace(phase, choices=choices, tables={**phase.tables, "model": table})
+
+
+def _gather(config: Config, place: RunFolder) -> list[dict[str, Any]]:
+    """Make the run's own files from the phases'."""
+    phases = [_folder(place, i) for i, _ in enumerate(config.phases, 1)]
+    lines = [
+        json.dumps({"phase": i, **json.loads(line)}) + "\n"
+        for i, phase in enumerate(phases, 1)
+        for line in phase.journal.read_text(encoding="utf-8").splitlines()
+    ]
+    with writing(place.journal):
+        write_text(place.journal, "".join(lines))
+    first, last = (phase.read_scores() for phase in (phases[0], phases[-1]))
+    rows = [row for row in first if row["model"] == "teacher"] + [row for row in last if row["model"] == "student"]
+    place.write_scores(rows)
+    # The pipeline last: where it is, the run is over.
+    for name in ("samples", "pipeline"):
+        path = place.path / name
+        with writing(path), replacing(path) as temporary:
+            shutil.copytree(phases[-1].path / name, temporary)
+    return rows
+
+
+def _print(config: Config, place: RunFolder) -> None:
+    """One table: the teacher, and the student after each phase."""
+    rows: list[dict[str, Any]] = []
+    for i, phase in enumerate(config.phases, 1):
+        found = _folder(place, i).read_scores()
+        rows += [row for row in found if i == 1 and row["model"] == "teacher"]
+        label = f"after phase {i} ({phase.run.method})"
+        rows += [row | {"model": label} for row in found if row["model"] == "student"]
+    console = Console()
+    for table in tables(rows):
+        console.print(table)

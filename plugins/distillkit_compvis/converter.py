@@ -40,6 +40,7 @@ class CompVis(Converter):
     """CompVis' latent-diffusion with a VQ first stage: unconditional, or conditioned on classes."""
 
     name = "compvis"
+    default = True
 
     def convert(self, checkpoint: Path, config: Path, ema: bool, folder: Path) -> str:
         """See the base class. The config is read first, as it is small."""

@@ -144,6 +144,7 @@ class Images(Data):
     """
 
     name = "images"
+    default = True
 
     class Options(Data.Options):
         """

@@ -100,6 +100,7 @@ class DiffusersModel(FamilyModel):
     """A pipeline that diffusers saved, of the family that its own files name, or a new `UNet2DModel`."""
 
     name = "diffusers"
+    default = True
     kept_options = PROMPT_OPTIONS
 
     Options = DiffusersOptions  # type: ignore[assignment]  # mypy wants nested classes, and takes no alias

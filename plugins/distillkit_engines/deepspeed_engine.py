@@ -66,6 +66,18 @@ class DeepSpeedEngine(Engine):
 
     options: Options
 
+    @classmethod
+    def memory_saving(cls, device_type: str) -> Iterator[dict[str, Any]]:
+        """Higher ZeRO stages, then the optimiser offloaded to the host, if DeepSpeed is installed."""
+        if find_spec("deepspeed") is None:
+            return
+        several = (2, 3) if distributed.world_size() > 1 else ()
+        yield from ({"precision": "auto", "zero_stage": stage} for stage in several)
+        # On a CPU, the host's memory is the device's.
+        if device_type != "cpu":
+            for stage in several or (2,):
+                yield {"precision": "auto", "zero_stage": stage, "offload": "optimizer"}
+
     def check(self) -> Iterator[Mistake]:
         """DeepSpeed is there, and its JSON does not contradict the options."""
         options = self.options

@@ -27,6 +27,7 @@ class TorchEngine(Engine):
     """CPUs or GPUs; float32 weights, optionally bfloat16 autocast; fused AdamW; EMA; DDP or FSDP2."""
 
     name = "torch"
+    default = True
 
     class Options(Engine.Options):
         """

@@ -42,6 +42,7 @@ class Inception(Features):
     """2048 features and 1008 logits of the Inception v3 of 2015, for FID, KID and Inception Score as published."""
 
     name = "inception"
+    default = True
     metric_suffix = ""
 
     class Options(Features.Options):

@@ -84,6 +84,7 @@ class FrechetDistance(Metric):
     """Fréchet distance of the features, each set taken as a Gaussian (Heusel et al. 2017). Lower is better."""
 
     name = "fid"
+    default = True
     needs_reference = True
 
     def label(self, features: Features) -> str:

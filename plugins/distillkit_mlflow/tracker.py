@@ -45,6 +45,7 @@ class MlflowTracker(Tracker):
     """
 
     name = "mlflow"
+    default = True
     has_ui = True
 
     class Options(Component.Options):

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from distillkit.config import Settings, read_config
+from distillkit.config import Components, Config, read_config
 from distillkit.training.run import run
 
 TEACHER = Path(__file__).parents[1] / "data/digits_teacher"
@@ -80,15 +80,15 @@ def read_checkpoint(folder: Path) -> dict[str, Tensor]:
     return {f"engine/{key}": value for key, value in engine.items()} | load_file(folder / "state.safetensors")
 
 
-def settings(folder: Path, preset: str, *assignments: str, tables: str = MODEL + PLAIN) -> Settings:
-    """A preset's settings over the teacher, with assignments as of --set."""
+def settings(folder: Path, preset: str, *assignments: str, tables: str = MODEL + PLAIN) -> Components:
+    """A preset's settings and components over the teacher, with assignments as of --set."""
     file = folder / "mine.toml"
     file.write_text(f'preset = "{preset}"\n{tables}', encoding="utf-8")
-    return read_config(file, assignments)
+    return read_config(file, assignments).phases[0].components()
 
 
 def distil(folder: Path, preset: str, *assignments: str, tables: str = MODEL + PLAIN, resume: bool = False) -> Run:
     """Carry out a run in folder/run."""
     folder.mkdir(exist_ok=True)
-    run(settings(folder, preset, *assignments, tables=tables), folder / "run", resume=resume)
+    run(Config.of(settings(folder, preset, *assignments, tables=tables)), folder / "run", resume=resume)
     return Run(folder / "run")

@@ -15,7 +15,7 @@ from distillkit_diffusers.model import DiffusersModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from distillkit.config import Settings
+from distillkit.config import Components, Config
 from distillkit.noise import Predictor
 from distillkit.sampling import sample
 from distillkit.training.run import run
@@ -140,17 +140,17 @@ def stock_alone_all(
     return load_file(scratch / "images.safetensors")
 
 
-def distil(folder: Path, teacher: Path, preset: str, *assignments: str, model: str = "") -> tuple[Run, Settings]:
+def distil(folder: Path, teacher: Path, preset: str, *assignments: str, model: str = "") -> tuple[Run, Components]:
     """A short run from a teacher's folder in folder/run, with data for no one; `model` are lines of its table."""
     few = ("run.updates=3", "schedule.start=4", "source.batch=2", "evaluation.steps=[2]")
     tables = f'[model]\ntype = "diffusers"\npath = "{teacher}"\n{model}\n{PLAIN}'
     folder.mkdir(exist_ok=True)
     made = settings(folder, preset, *few, *assignments, tables=tables)
-    run(made, folder / "run")
+    run(Config.of(made), folder / "run")
     return Run(folder / "run"), made
 
 
-def assert_trained_alone(found: Run, made: Settings, frozen: Iterable[nn.Module]) -> None:
+def assert_trained_alone(found: Run, made: Components, frozen: Iterable[nn.Module]) -> None:
     """Only the distilled network's weights have a gradient, optimiser state and an average; `frozen` has none."""
     names = {name for name, _ in made.model.network.named_parameters()}
     [checkpoint] = (found.folder / "checkpoints").iterdir()

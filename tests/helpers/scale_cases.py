@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from distillkit import distributed
+from distillkit.config import Config
 from distillkit.interfaces import EmaTable, Engine, OptimizerTable
 from distillkit.training.assemble import load, prepare
 from distillkit.training.journal import DivergenceGuard, Journal
@@ -223,7 +224,10 @@ def whole_run(folder: Path) -> None:
         f"source.batch={SAMPLES // distributed.world_size()}",
     )
     engine = ENGINES["zero-3"] if distributed.world_size() > 1 else ()
-    run(settings(own(folder), "dsdi", *words, *scored, *more, *engine, tables=MODEL + PLAIN + SCORED), folder / "run")
+    run(
+        Config.of(settings(own(folder), "dsdi", *words, *scored, *more, *engine, tables=MODEL + PLAIN + SCORED)),
+        folder / "run",
+    )
 
 
 def everything(folder: Path) -> None:

@@ -1,0 +1,131 @@
+"""What takes the loaded model to check: its grids, its guidance, its adapter, its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from distillkit.config import Components
+from distillkit.errors import DistillkitError, GridError, Mistake
+from distillkit.interfaces import Data, Model, Stage
+from distillkit.noise import NoisePath
+
+
+def check_model(
+    settings: Components, path: NoisePath, plan: Sequence[Stage], earlier: Sequence[Components] = ()
+) -> list[Mistake]:
+    """The mistakes in a config that only the loaded model shows.
+
+    Args:
+        settings: with the loaded model.
+        path: its noise path, with the grids that they ask for.
+        plan: their stages.
+        earlier: the phases before.
+    """
+    spec, evaluation = settings.model.spec, settings.evaluation
+    wanted = [("schedule", stage.steps) for stage in plan]
+    wanted += [("evaluation.steps", steps) for steps in evaluation.steps]
+    wanted += [("evaluation.teacher_steps", steps) for steps in evaluation.teacher_steps]
+    if evaluation.export_steps is not None:
+        wanted.append(("evaluation.export_steps", evaluation.export_steps))
+    mistakes = {}
+    for key, steps in wanted:
+        try:
+            path.grid(steps)
+        except GridError as error:
+            mistakes[key] = Mistake(key, str(error))
+    if evaluation.sampler not in spec.samplers:
+        mistakes["evaluation.sampler"] = Mistake(
+            "evaluation.sampler",
+            f'is "{evaluation.sampler}", which the exported pipeline of {spec.label} could not do; expected '
+            f"{' or '.join(spec.samplers)}",
+        )
+    taught = any(phase.teacher is not None and "guidance" in phase.teacher.gives for phase in earlier)
+    # What an earlier phase leaves is no new network.
+    for mistake in [*_check_guidance(settings, taught), *([] if earlier else _check_adapter(settings))]:
+        mistakes[mistake.key] = mistake
+    return [*mistakes.values()]
+
+
+def check_data(data: Data, model: Model) -> None:
+    """The images must be as large as the model's, and their labels classes that it is conditioned on.
+
+    Raises:
+        DistillkitError: they are not.
+    """
+    data.check_shape(model)
+    if model.spec.classes is None:
+        return
+    if data.classes is None and not model.spec.supports_guidance:
+        raise DistillkitError(
+            f"data: the images of '{data.name}' have no labels, and the model is conditioned on {model.spec.classes} "
+            'classes, none of which means "no class"; give labelled images, or name that class in model.null_class'
+        )
+    if data.classes is not None and data.classes > model.spec.classes:
+        raise DistillkitError(
+            f"data: the images of '{data.name}' have {data.classes} classes, and the model {model.spec.classes}"
+        )
+
+
+def _check_guidance(settings: Components, taught: bool) -> Iterator[Mistake]:
+    """Scales that the model can do, and a teacher for what its network does not know yet."""
+    spec, teacher = settings.model.spec, settings.teacher
+    told = spec.guidance_input
+    if told is not None and taught:
+        told = replace(told, new=False)
+    asked = {"source.guidance": settings.source.options.guidance, "evaluation.guidance": settings.evaluation.guidance}
+    for key, guidance in asked.items():
+        scales = guidance if isinstance(guidance, tuple) else (guidance,)
+        if told is not None and not (told.low <= min(scales) and max(scales) <= told.high):
+            yield Mistake(
+                key,
+                f"must lie in [{told.low:g}, {told.high:g}], the scales that the network takes as an input (got "
+                f"{_written(scales)})",
+            )
+        elif not spec.supports_guidance and set(scales) != {1}:
+            yield Mistake(key, "must be 1: the model has no null condition for guidance to compare with")
+        elif told is None and min(scales) < 1:
+            yield Mistake(
+                key,
+                f"must be 1 (none) or more, as diffusers' pipelines guide above 1 only (got {_written(scales)})",
+            )
+    mixes = teacher is not None and "guidance" in teacher.gives
+    if told is not None and told.new and not mixes:
+        yield Mistake(
+            "spec.guidance_input",
+            "is new to the network, which has to be taught what it means first: begin with the preset 'guided', "
+            "and distil its result (see [[phase]])",
+        )
+    elif teacher is not None and mixes and told is None:
+        yield Mistake(
+            "spec.guidance_input",
+            f"is required: the teacher '{teacher.name}' teaches the network to take the guidance scale as an input; "
+            "give the lowest and the highest scale, as in [1.0, 3.0]",
+        )
+    elif teacher is not None and mixes and told is not None and not told.new:
+        yield Mistake(
+            "teacher.type",
+            f"'{teacher.name}' mixes two predictions of a network without guidance, and {spec.label} takes the scale "
+            "as an input and guides by itself; use a teacher that does not, as the presets pd, tsd and dsdi do",
+        )
+
+
+def _check_adapter(settings: Components) -> Iterator[Mistake]:
+    """What an adapter stands beside must be there for others, too."""
+    spec = settings.model.spec
+    told = spec.guidance_input
+    if settings.student is None:
+        return
+    if spec.untrained:
+        yield Mistake("student", "adapts a network that has been trained, and the model is a new one: leave it out")
+    elif told is not None and told.new:
+        yield Mistake(
+            "student",
+            "adapts what the network has, and spec.guidance_input gives it a new layer: teach that one without "
+            "[student], and distil the result (see [[phase]])",
+        )
+
+
+def _written(scales: tuple[float, ...]) -> str:
+    numbers = ", ".join(f"{scale:g}" for scale in scales)
+    return f"[{numbers}]" if len(scales) > 1 else numbers

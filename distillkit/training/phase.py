@@ -1,0 +1,149 @@
+"""One phase from its settings to its folder: score the teacher, train, score the student, export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from distillkit.config import Components, Settings, make_plan
+from distillkit.evaluation import tables
+from distillkit.interfaces import RunInfo, Tracker
+from distillkit.training import checkpoint
+from distillkit.training.assemble import Parts, load, prepare
+from distillkit.training.export import export
+from distillkit.training.folder import RunFolder
+from distillkit.training.loop import Position
+from distillkit.training.record import recorded
+from distillkit.training.scoring import BestWeights, RunScores
+from distillkit.training.terminal import Reporter
+from distillkit.training.train import Training
+
+
+def run_phase(
+    settings: Settings,
+    folder: Path,
+    tracker: Tracker,
+    resume: bool = False,
+    parent: Path | None = None,
+    allow: Collection[str] = (),
+) -> list[dict[str, Any]]:
+    """Carry out one phase.
+
+    Args:
+        settings: its checked settings.
+        folder: its folder; must not hold anything yet, unless `resume`.
+        tracker: records it.
+        resume: go on from the folder's newest checkpoint, or from the start if there is none yet. A phase that is
+            finished is not carried out again.
+        parent: the folder of the run that has several phases, of which this is one.
+        allow: keys of the config, or tables, that may have changed since the phase began.
+
+    Returns:
+        the rows of scores.json.
+
+    Raises:
+        DistillkitError: a fault in what the user gave, found before anything was overwritten; or something cannot be
+            written.
+        RunInterrupted: Ctrl-C or SIGTERM during the updates; a checkpoint was written.
+    """
+    reporter = Reporter(Console())
+    # Made for this phase: what they load is gone when it is over.
+    components = replace(settings.components(), tracker=tracker)
+    with RunFolder(folder) as place:
+        changed: list[str] = []
+        if resume:
+            # With several phases, the model is the result of the phase before, wherever the run's folder lies by now,
+            # and the whole config has been compared.
+            changed = place.open(settings.tables, ignore=() if parent is None else ("model",), allow=allow)
+        else:
+            place.check_free()
+        plan = [(stage.steps, stage.updates, stage.updates * stage.evaluations) for stage in make_plan(components)]
+        info = RunInfo(settings.run.name, folder, plan, resume, parent)
+        if place.finished:
+            rows = _close(place, tracker, info, changed, reporter)
+        else:
+            rows = _make(components, place, info, changed, reporter)
+    for table in tables(rows):
+        reporter.console.print(table)
+    record = f"   record: distillkit ui {folder}" if tracker.has_ui else ""
+    adapter = "" if settings.student is None else f"   lora: {place.lora}"
+    reporter.say(f"pipeline: {place.pipeline}{adapter}   samples: {place.samples}{record}")
+    return rows
+
+
+def _make(
+    components: Components, place: RunFolder, info: RunInfo, changed: Collection[str], reporter: Reporter
+) -> list[dict[str, Any]]:
+    """A phase that is not finished yet, from its beginning or from where it stood."""
+    parts = load(components)
+    work = prepare(parts)
+    # Reads the reference, so that all that may be missing is missed before anything is written.
+    scores = RunScores(parts, place, reporter)
+    newest = None
+    if info.resumed:
+        newest = checkpoint.find(place.checkpoints, parts, reporter.say)
+        if newest is None:
+            reporter.say(f"{place.path}: there is no checkpoint yet: beginning anew")
+    else:
+        place.create(components.tables)
+    with recorded(components.tracker, info, place.discard if not info.resumed else lambda: None):
+        if components.evaluation.teacher and components.teacher is not None and not components.model.spec.untrained:
+            scores.teacher(_known(place, "teacher") if not changed else [])
+        if work:
+            _do(work, parts, reporter)
+        position = Position() if newest is None else checkpoint.restore(newest, parts)
+        if changed:
+            # It fits.
+            place.write_config(components.tables)
+        _train_and_leave(parts, position, place, reporter, scores, changed)
+    return scores.rows
+
+
+def _train_and_leave(
+    parts: Parts,
+    position: Position,
+    place: RunFolder,
+    reporter: Reporter,
+    scores: RunScores,
+    changed: Collection[str],
+) -> None:
+    """The updates, the student's scores and the pipeline."""
+    before = position.update
+    best = None if parts.settings.evaluation.best is None else BestWeights(place.best, parts)
+    Training(parts, position, place, reporter, scores, best).run()
+    if best is not None and (found := best.restore()) is not None:
+        reporter.say(f"best: {found.score} = {found.value:.4g} after update {found.update} of {position.update}")
+    # Scores of these weights, if the run was stopped behind its last update.
+    scores.student(_known(place, "student") if before == position.update and not changed else [])
+    export(parts, place.pipeline, scores.rows)
+
+
+def _known(place: RunFolder, model: str) -> list[dict[str, Any]]:
+    return [row for row in place.read_scores() if row["model"] == model]
+
+
+def _close(
+    place: RunFolder, tracker: Tracker, info: RunInfo, changed: Collection[str], reporter: Reporter
+) -> list[dict[str, Any]]:
+    """A phase that is finished: its tracker may not know it."""
+    again = f"; delete {place.pipeline} to go on with what has changed: {', '.join(changed)}" if changed else ""
+    reporter.say(f"{place.path}: this run is finished{again}")
+    with recorded(tracker, info, lambda: None):
+        return place.read_scores()
+
+
+def _do(work: Sequence[Callable[[], None]], parts: Parts, reporter: Reporter) -> None:
+    """What the source has to do, with the network as it is when the run begins."""
+    source, engine, counted = parts.settings.source, parts.settings.engine, parts.student.evaluations
+    before = counted.count
+    # Nothing was averaged yet: this is the network as it was loaded, whole.
+    with reporter.task(source.name, len(work)), torch.no_grad(), engine.averaged(), engine.autocast():
+        for part in work:
+            part()
+            reporter.advance(1)
+    reporter.say(f"{source.name}: {counted.count - before} evaluations before the first update")
