@@ -92,13 +92,13 @@ def _check_guidance(settings: Components, taught: bool) -> Iterator[Mistake]:
     mixes = teacher is not None and "guidance" in teacher.gives
     if told is not None and told.new and not mixes:
         yield Mistake(
-            "spec.guidance_input",
+            "model.guidance_input",
             "is new to the network, which has to be taught what it means first: begin with the preset 'guided', "
             "and distil its result (see [[phase]])",
         )
     elif teacher is not None and mixes and told is None:
         yield Mistake(
-            "spec.guidance_input",
+            "model.guidance_input",
             f"is required: the teacher '{teacher.name}' teaches the network to take the guidance scale as an input; "
             "give the lowest and the highest scale, as in [1.0, 3.0]",
         )
@@ -121,7 +121,7 @@ def _check_adapter(settings: Components) -> Iterator[Mistake]:
     elif told is not None and told.new:
         yield Mistake(
             "student",
-            "adapts what the network has, and spec.guidance_input gives it a new layer: teach that one without "
+            "adapts what the network has, and model.guidance_input gives it a new layer: teach that one without "
             "[student], and distil the result (see [[phase]])",
         )
 
