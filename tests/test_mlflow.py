@@ -254,6 +254,12 @@ def test_a_chain_made_with_another_tracker(uri: str, client: MlflowClient, tmp_p
     assert found[1].data.tags["mlflow.parentRunId"] == found[0].info.run_id
 
 
+def test_the_process_that_sends_does_not_import_torch() -> None:
+    """It would take as long again as MLflow."""
+    code = "import sys, distillkit_mlflow.shipper; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_another_store_gets_the_same(uri: str, client: MlflowClient, tmp_path: Path) -> None:
     """However often the run was stopped, and sent in between."""
     run = RunFolder(tmp_path / "run", SETTINGS)
@@ -494,7 +500,7 @@ def ui(uri: str, client: MlflowClient, tmp_path: Path) -> Iterator[tuple[int, su
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     code = (
-        "import sys; from distillkit_mlflow import MlflowTracker; "
+        "import sys; from distillkit_mlflow.tracker import MlflowTracker; "
         "MlflowTracker(MlflowTracker.Options(uri=sys.argv[1])).open_ui(int(sys.argv[2]))"
     )
     with (tmp_path / "ui.log").open("w") as log:

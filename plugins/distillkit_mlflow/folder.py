@@ -21,7 +21,6 @@ from safetensors import safe_open
 
 from distillkit.errors import redact
 from distillkit.files import write_text
-from distillkit.interfaces.tracker import Status
 
 MAX_LENGTH = 6000
 """Characters of a parameter's value that MLflow keeps."""
@@ -36,7 +35,8 @@ class Record:
         plan: (steps, updates, evaluations) of each stage; None likewise.
         id: identifies the run in every store, as a tag.
         started: when the run began, in ms since the epoch.
-        status: how the run ended; None while it goes on, and if it was killed before it could say so.
+        status: how the run ended ("finished", "failed" or "killed"); None while it goes on, and if it was killed
+            before it could say so.
         ended: when, in ms since the epoch.
     """
 
@@ -44,7 +44,7 @@ class Record:
     plan: list[tuple[int, int, int]] | None
     id: str
     started: int
-    status: Status | None = None
+    status: str | None = None
     ended: int | None = None
 
 
@@ -63,7 +63,7 @@ def begin(folder: Path, store: str | None = None, plan: list[tuple[int, int, int
     write_json(folder / "tracking.json", asdict(record))
 
 
-def end(folder: Path, status: Status) -> None:
+def end(folder: Path, status: str) -> None:
     """Write how a run ended, if its record could be written."""
     if (record := read_record(folder)) is not None:
         record.status, record.ended = status, round(time.time() * 1000)
