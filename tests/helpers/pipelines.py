@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from distillkit_diffusers.model import DiffusersModel
 from safetensors.torch import load_file, save_file
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from distillkit.config import Components, Config
 from distillkit.noise import Predictor
 from distillkit.sampling import sample
+from distillkit.training import assemble
 from distillkit.training.run import run
 from helpers.digits import PLAIN, Run, read_checkpoint, settings
 
@@ -141,12 +143,23 @@ def stock_alone_all(
 
 
 def distil(folder: Path, teacher: Path, preset: str, *assignments: str, model: str = "") -> tuple[Run, Components]:
-    """A short run from a teacher's folder in folder/run, with data for no one; `model` are lines of its table."""
+    """A short run from a teacher's folder in folder/run, without data, and the components that it made.
+
+    `model` has more lines for its table.
+    """
     few = ("run.updates=3", "schedule.start=4", "source.batch=2", "evaluation.steps=[2]")
     tables = f'[model]\ntype = "diffusers"\npath = "{teacher}"\n{model}\n{PLAIN}'
     folder.mkdir(exist_ok=True)
-    made = settings(folder, preset, *few, *assignments, tables=tables)
-    run(Config.of(made), folder / "run")
+    loaded: list[Components] = []
+
+    def keep(components: Components) -> assemble.Parts:
+        loaded.append(components)
+        return assemble.load(components)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distillkit.training.phase.load", keep)
+        run(Config.of(settings(folder, preset, *few, *assignments, tables=tables)), folder / "run")
+    [made] = loaded
     return Run(folder / "run"), made
 
 
