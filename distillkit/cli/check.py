@@ -18,6 +18,5 @@ def command(config: Path, assignments: tuple[str, ...]) -> None:
 
     The exit code is 0 if nothing is wrong, 2 otherwise.
     """
-
     read_config(config, assignments)
     click.echo(f"{config}: ok")

@@ -17,7 +17,6 @@ def command(ctx: click.Context, shell: str) -> None:
     zsh:  echo 'eval "$(distillkit completion zsh)"' >> ~/.zshrc
     fish: distillkit completion fish > ~/.config/fish/completions/distillkit.fish
     """
-
     completion = get_completion_class(shell)
     assert completion is not None
     click.echo(completion(ctx.find_root().command, {}, "distillkit", "_DISTILLKIT_COMPLETE").source())

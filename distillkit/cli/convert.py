@@ -24,7 +24,6 @@ def command(checkpoint: Path, config: Path, output: Path, no_ema: bool, kind: st
     Only this command opens a pickled model: with torch's restricted loading, which makes tensors and runs nothing. A
     file that asks for more is refused.
     """
-
     for file, what in ((checkpoint, "checkpoint"), (config, "config")):
         if not file.is_file():
             raise DistillkitError(f"{file}: there is no such file; give the {what}'s")

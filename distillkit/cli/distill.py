@@ -74,7 +74,6 @@ def command(
     What is not asked for is chosen for the size of the network and the machine, and shown. The run's folder has the
     config that it amounts to, which `distillkit run` carries out again. --set changes anything in it.
     """
-
     folder = Path(pipeline)
     model = str(pipeline_folder(folder)) if folder.is_dir() else pipeline
     try:
@@ -100,7 +99,6 @@ def _with_flag(mistake: Mistake) -> Mistake:
 
 def _write(tables: dict[str, Any], file: Path) -> None:
     """Write a config where nothing is yet."""
-
     try:
         with file.open("x", encoding="utf-8") as config:
             config.write(tomli_w.dumps(tables))

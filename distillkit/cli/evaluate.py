@@ -49,7 +49,6 @@ def command(
     --set change what the config's tables evaluation, engine, data, features and metric say; grid and sampler are
     the pipeline's own, unless --set names others.
     """
-
     folder = pipeline_folder(pipeline)
     model = load_model(folder, prompts)
     registry = load_registry()
@@ -100,7 +99,6 @@ def command(
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-
     for table in tables(rows):
         Console().print(table)
     for protocol in dict.fromkeys(row["protocol"] for row in rows):

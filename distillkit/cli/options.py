@@ -55,7 +55,6 @@ def echo_table(columns: list[str], rows: list[list[str]], numbers: bool = False)
         rows: the cells.
         numbers: whether all columns but the first are numbers, set flush right.
     """
-
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if numbers and i else "left", overflow="fold")

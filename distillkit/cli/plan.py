@@ -25,7 +25,6 @@ def command(config: Path, assignments: tuple[str, ...], measure: bool, as_json: 
     A row "before" has the evaluations that a source makes before the first update (of each phase), if no run has made
     any of them yet.
     """
-
     settings = read_config(config, assignments).phases
     chained = len(settings) > 1
     phases = [phase.components() for phase in settings]

@@ -15,7 +15,6 @@ from distillkit.registry import load_registry
 def command(as_json: bool) -> None:
     """List every part that a config or a command can name, with the package it comes from; plugins that did not load
     come last, with the reason."""
-
     registry = load_registry()
     components = [
         {"kind": kind, "name": name, "package": claim.plugin.package, "version": claim.plugin.version}

@@ -32,6 +32,5 @@ def command(
     config: Path, assignments: tuple[str, ...], output: Path | None, resume: bool, allow: tuple[str, ...]
 ) -> None:
     """Distil (or train) as CONFIG says, score the result, and write it all to the run's folder."""
-
     read = read_config(config, assignments)
     run(read, output or Path("runs", read.name), resume=resume, allow=allow)

@@ -38,7 +38,6 @@ def command(
     device: str,
 ) -> None:
     """Draw samples from PIPELINE, the folder of a diffusers pipeline or of a run, as one picture."""
-
     folder = pipeline_folder(pipeline)
     evaluation = {"guidance": tables_of_run(folder).get("evaluation", {}).get("guidance", 1.0), "seed": seed}
     if guidance is not None:

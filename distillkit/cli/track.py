@@ -20,7 +20,6 @@ def command(run: Path, uri: str | None) -> None:
 
     The store may have been down, or the run was killed before all was sent, or it was made with another tracker.
     """
-
     config = run / "config.toml"
     if not config.is_file():
         raise DistillkitError(f"{run}: holds no run (no config.toml)")

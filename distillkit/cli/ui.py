@@ -17,7 +17,6 @@ from distillkit.registry import load_registry
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def command(run: Path | None, store: str | None, port: int) -> None:
     """Open the UI of the store that RUN, a run's folder, was recorded in, until Ctrl-C."""
-
     default = table = {"type": load_registry().default("tracker")}
     origin = "tracker"
     if run is not None:

@@ -34,7 +34,6 @@ class FeatureStatistics:
     @classmethod
     def of(cls, features: torch.Tensor, logits: torch.Tensor | None, hash: str) -> FeatureStatistics:
         """The statistics of images with features [n, D] and logits [n, K] (or None), n at least 2; all is kept."""
-
         mean = features.mean(0, dtype=torch.float64)
         covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=features.device)
         # In parts, as float64 copies of all features of a large reference would take gigabytes.

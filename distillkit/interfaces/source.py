@@ -57,7 +57,6 @@ class Data(Component):
         Raises:
             DistillkitError: they are not.
         """
-
         images, _ = self.batch(torch.tensor([0]))
         if (found := tuple(model.encode(images).shape[1:])) != tuple(model.spec.sample_shape):
             raise DistillkitError(

@@ -10,11 +10,9 @@ from distillkit_cache.stored_landing import StoredLanding
 
 @hookimpl
 def distillkit_sources() -> list[type[Source]]:
-
     return [CachedTrajectories]
 
 
 @hookimpl
 def distillkit_targets() -> list[type[Target]]:
-
     return [StoredLanding]

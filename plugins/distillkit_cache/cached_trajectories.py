@@ -71,7 +71,6 @@ class CachedTrajectories(PrecomputingSource):
         Raises:
             DistillkitError: what is there is another teacher's, or damaged; or it would take too much room.
         """
-
         assert teacher is not None  # the config's checks see to it
         options, model = self.options, self._model
         begin = partial(making.begin, model, self.draw_guidance, options.seed)
@@ -135,7 +134,6 @@ class CachedTrajectories(PrecomputingSource):
 
     def draw(self, generator: torch.Generator) -> JumpBatch:
         """Random jumps of random trajectories."""
-
         batch = self.global_batch
         drawn = torch.randint(self.options.trajectories, (batch,), generator=generator)
         jumps = self.shard(torch.randint(len(self._times), (batch,), generator=generator))

@@ -28,11 +28,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @hookimpl
 def distillkit_targets() -> list[type[Target]]:
-
     return [Consistency]
 
 
 @hookimpl
 def distillkit_presets() -> dict[str, dict[str, Any]]:
-
     return PRESETS

@@ -56,7 +56,6 @@ class Consistency(Target):
 
     def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The average's f where the teacher's step from `step.z` landed, and that place."""
-
         t, s = jumps.times
         x0 = (teacher.reuse(student) or teacher.predict(jumps.z, t, jumps.condition)).x0
         z = path.ddim(jumps.z, x0, t, s)

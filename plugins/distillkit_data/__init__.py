@@ -24,17 +24,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @hookimpl
 def distillkit_data() -> list[type[Data]]:
-
     return [Digits, FashionMnist, Images]
 
 
 @hookimpl
 def distillkit_sources() -> list[type[Source]]:
-
     return [NoisedData]
 
 
 @hookimpl
 def distillkit_presets() -> dict[str, dict[str, Any]]:
-
     return PRESETS

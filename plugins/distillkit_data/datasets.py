@@ -101,7 +101,6 @@ class FashionMnist(Data):
 
     def setup(self) -> None:
         """Read the files."""
-
         images, labels = (read_idx(path) for stem in self._stems() if (path := self._find(stem)) is not None)
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise DistillkitError(
@@ -129,7 +128,6 @@ class FashionMnist(Data):
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images [B, 1, 28 + 2·padding, 28 + 2·padding] in [−1, 1] and labels [B]."""
-
         images = self._images[indices].float().div(127.5).sub(1)
         return torch.nn.functional.pad(images, (self.options.padding,) * 4, value=-1.0), self._labels[indices]
 
@@ -187,13 +185,11 @@ class Images(Data):
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images [B, channels, size, size] in [−1, 1] and labels [B] (None without sub-folders)."""
-
         chosen = indices.tolist()
         images = torch.stack([self._read(self._paths[i]) for i in chosen])
         return images, None if self._labels is None else torch.tensor([self._labels[i] for i in chosen])
 
     def _read(self, path: Path) -> torch.Tensor:
-
         size = self.options.size
         try:
             with PIL.Image.open(path) as image:

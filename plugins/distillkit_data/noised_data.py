@@ -46,7 +46,6 @@ class NoisedData(Source):
 
     def draw(self, generator: torch.Generator) -> JumpBatch:
         """A batch of images, each at a random jump's start."""
-
         batch = self.global_batch
         indices = torch.randint(len(self._data), (batch,), generator=generator)
         images, labels = self._data.batch(self.shard(indices))
@@ -62,7 +61,6 @@ class NoisedData(Source):
 
     def _draw_times(self, generator: torch.Generator) -> torch.Tensor:
         """The jumps' times, [stride + 1, B] with the B of all processes."""
-
         batch, stride = self.global_batch, self._stride
         if self.options.times == "grid":
             return self._jumps[torch.randint(len(self._jumps), (batch,), generator=generator)].T.contiguous()

@@ -58,23 +58,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @hookimpl
 def distillkit_teachers() -> list[type[Teacher]]:
-
     return [SelfTeacher, EmaTeacher]
 
 
 @hookimpl
 def distillkit_targets() -> list[type[Target]]:
-
     return [MergedSteps, NoisierStep]
 
 
 @hookimpl
 def distillkit_sources() -> list[type[Source]]:
-
     return [Trajectory]
 
 
 @hookimpl
 def distillkit_presets() -> dict[str, dict[str, Any]]:
-
     return PRESETS

@@ -108,7 +108,6 @@ class Trajectory(Source):
 
     def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """Lay out the stage's jumps; all samples are about to begin a walk."""
-
         batch = self.global_batch
         jumps = stage.jumps
         self._initial_scale = path.initial_scale
@@ -128,7 +127,6 @@ class Trajectory(Source):
 
     def draw(self, generator: torch.Generator) -> JumpBatch:
         """The jumps at which the samples stand; those whose walk is over begin a new one."""
-
         over = self._left == 0
         if over.any():
             self._begin(over, generator)
@@ -143,7 +141,6 @@ class Trajectory(Source):
 
     def _begin(self, over: torch.Tensor, generator: torch.Generator) -> None:
         """New noise and conditions for the samples in the mask `over`, [B]."""
-
         batch = self.global_batch
         noise = (
             self.shard(torch.randn(batch, *self._model.spec.sample_shape, generator=generator)) * self._initial_scale
@@ -162,7 +159,6 @@ class Trajectory(Source):
 
     def advance(self, z_next: torch.Tensor) -> None:
         """Go on from where the fine steps landed; where that is not finite, from the walk's beginning."""
-
         assert self._jumps is not None
         finite = z_next.isfinite().flatten(1).all(1)
         z = torch.where(finite.view(-1, 1, 1, 1), z_next, self._start.to(z_next.device))
@@ -195,7 +191,6 @@ class Trajectory(Source):
 
 def _mix(mask: torch.Tensor, new: JumpBatch, old: JumpBatch) -> JumpBatch:
     """`new` where the mask [B] is set, `old` elsewhere."""
-
     new = new.to(old.z.device)
     mask = mask.to(old.z.device)
 

@@ -79,7 +79,6 @@ class NoisierStep(Target):
 
     def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The teacher's x̂ there; the student's own step lands where it lands."""
-
         assert jumps.data is not None  # needs "data": the config's checks see to it
         start, end = jumps.times
         noisier = (2 * start - end).clamp(max=path.start)

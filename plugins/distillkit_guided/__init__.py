@@ -26,11 +26,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @hookimpl
 def distillkit_teachers() -> list[type[Teacher]]:
-
     return [GuidedTeacher]
 
 
 @hookimpl
 def distillkit_presets() -> dict[str, dict[str, Any]]:
-
     return PRESETS

@@ -9,5 +9,4 @@ from distillkit_losses.losses import XL1, EpsMse, FlowMse, VMse, XHuber, XMse
 
 @hookimpl
 def distillkit_losses() -> list[type[Loss]]:
-
     return [EpsMse, FlowMse, VMse, XHuber, XL1, XMse]

@@ -27,11 +27,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @hookimpl
 def distillkit_targets() -> list[type[Target]]:
-
     return [TrajectoryMatching]
 
 
 @hookimpl
 def distillkit_presets() -> dict[str, dict[str, Any]]:
-
     return PRESETS

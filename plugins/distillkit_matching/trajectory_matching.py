@@ -131,7 +131,6 @@ class TrajectoryMatching(Target):
 
     def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The x̂ that would land on the teacher's state, and where the student landed."""
-
         begin, end = jumps.times[0], jumps.times[-1]
         walk = self._walk or Walk.begin(jumps.z, begin)
         # A sample at the grid's first time is at new noise, which the teacher begins at as well.
@@ -151,6 +150,5 @@ class TrajectoryMatching(Target):
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from there."""
-
         mine = {key: distributed.shard(value) for key, value in state.items()}
         self._walk = Walk.from_state_dict(mine) if mine else None

@@ -10,11 +10,9 @@ from distillkit_metrics.metrics import FrechetDistance, InceptionScore, KernelDi
 
 @hookimpl
 def distillkit_features() -> list[type[Features]]:
-
     return [Inception, Pixels]
 
 
 @hookimpl
 def distillkit_metrics() -> list[type[Metric]]:
-
     return [FrechetDistance, KernelDistance, InceptionScore]

@@ -78,7 +78,6 @@ class Inception(Features):
         Raises:
             DistillkitError: the file is not there, or holds something else.
         """
-
         for mistake in self.check():
             raise DistillkitError(f"features.{mistake}")
         self._network = load_inception(self._weights).to(device)
@@ -86,7 +85,6 @@ class Inception(Features):
 
     def extract(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """uint8 images [B, 1 or 3, H, W] -> features [B, 2048] and logits without their bias [B, 1008]."""
-
         with torch.no_grad():
             features, logits = self._network(images.expand(-1, 3, -1, -1))
         return features, logits

@@ -93,7 +93,6 @@ class FrechetDistance(Metric):
 
     def compute(self, samples: FeatureStatistics, reference: FeatureStatistics | None) -> float:
         """The squared distance, 0 or more."""
-
         assert reference is not None  # needs_reference: the config's checks see to it
         return frechet_distance(samples.mean, samples.covariance, reference.mean, reference.covariance)
 
@@ -126,7 +125,6 @@ class KernelDistance(Metric):
         Raises:
             DistillkitError: the reference keeps no features.
         """
-
         assert reference is not None  # needs_reference
         assert samples.features is not None  # kept of samples always
         if reference.features is None:
@@ -161,6 +159,5 @@ class InceptionScore(Metric):
 
     def compute(self, samples: FeatureStatistics, reference: FeatureStatistics | None) -> float:
         """The score, 1 to the number of classes."""
-
         assert samples.logits is not None  # needs_logits: the config's checks see to it
         return inception_score(samples.logits, self.options.splits)

@@ -37,7 +37,6 @@ THUMBNAIL = 256
 
 def lock(folder: Path) -> BaseFileLock:
     """One process at a time sends a run."""
-
     return FileLock(folder / ".tracking.lock")
 
 

@@ -45,11 +45,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @hookimpl
 def distillkit_teachers() -> list[type[Teacher]]:
-
     return [FrozenTeacher]
 
 
 @hookimpl
 def distillkit_presets() -> dict[str, dict[str, Any]]:
-
     return PRESETS

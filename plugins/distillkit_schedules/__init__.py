@@ -9,5 +9,4 @@ from distillkit_schedules.schedules import Constant, Convergence, Exponential, H
 
 @hookimpl
 def distillkit_schedules() -> list[type[Schedule]]:
-
     return [Constant, Convergence, Exponential, Halving, Linear]

@@ -22,5 +22,4 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @hookimpl
 def distillkit_presets() -> dict[str, dict[str, Any]]:
-
     return PRESETS
