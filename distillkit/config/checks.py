@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-from distillkit.config.plan import stride
-from distillkit.config.settings import Components, Scoring
-from distillkit.config.watch import find_score, scores_taken, watched
+from distillkit.config.settings import Components, Scoring, find_score, scores_taken, stride, watched
 from distillkit.errors import Mistake
 from distillkit.interfaces import Source, Stage
 from distillkit.registry import Registry

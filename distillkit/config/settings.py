@@ -1,14 +1,16 @@
-"""A checked config as data, and the components that are made from it for one run."""
+"""A checked config as data, the components that are made from it for one run, and what follows from them: the plan of
+stages, and the scores that the run takes. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from math import gcd
 from typing import Any, cast
 
 from distillkit import interfaces
 from distillkit.config.tables import Choice, EvaluationTable, GridTable, RunTable
-from distillkit.interfaces import EmaTable, OptimizerTable, StudentTable
+from distillkit.interfaces import EmaTable, Metric, OptimizerTable, PrecomputingSource, Stage, StudentTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,3 +101,81 @@ class Components(Settings, Scoring):
     source: interfaces.Source
     losses: list[interfaces.Loss]
     tracker: interfaces.Tracker
+
+
+def make_plan(settings: Components) -> list[Stage]:
+    """Divide the run's updates among the schedule's stages."""
+    accumulate = settings.optimizer.accumulate
+
+    def trajectory(steps: int) -> int:
+        if not settings.source.sequential:
+            return 1
+        jumps = steps // stride(settings, Stage(steps, 0))
+        return jumps // gcd(jumps, accumulate)
+
+    stages = settings.schedule.plan(settings.run.updates, trajectory)
+    return [
+        replace(stage, stride=stride(settings, stage), evaluations=accumulate * _evaluations(settings, stage))
+        for stage in stages
+    ]
+
+
+def evaluations_before(settings: Components, plan: list[Stage]) -> int:
+    """Evaluations before the first update, if none of the source's work has been done by an earlier run."""
+    source = settings.source
+    return source.evaluations_before(plan) if isinstance(source, PrecomputingSource) else 0
+
+
+def stride(settings: Components, stage: Stage) -> int:
+    """The target's stride; 1 without a target (plain training)."""
+    return 1 if settings.target is None else settings.target.stride(stage)
+
+
+def _evaluations(settings: Components, stage: Stage) -> int:
+    """Evaluations per batch: the student's, and the target's."""
+    if settings.target is None or settings.teacher is None:
+        return 1
+    return 1 + settings.target.teacher_evaluations(stage, settings.teacher)
+
+
+def score_name(label: str, steps: int) -> str:
+    """What the score of a metric at a number of sampling steps is called: "fd-fashion/steps-4"."""
+    return f"{label}/steps-{steps}"
+
+
+def scores_taken(settings: Components) -> dict[str, Metric]:
+    """The scores that are taken during the run: name -> metric, metric by metric."""
+    features = settings.features
+    if features is None:
+        return {}
+    return {
+        score_name(metric.label(features), steps): metric
+        for metric in settings.metrics
+        for steps in settings.evaluation.steps
+    }
+
+
+def watched(settings: Components, steps: int) -> str | None:
+    """The score that decides when a stage is over whose student samples in `steps` steps; None if none does."""
+    wanted = settings.schedule.watches(steps)
+    return None if wanted is None else find_score(settings, wanted)
+
+
+def find_score(settings: Components, wanted: str) -> str | None:
+    """The score that "fd-fashion/steps-4" or "steps-4" (of the first metric) means; None: it is not taken."""
+    return next((name for name in scores_taken(settings) if name == wanted or name.endswith(f"/{wanted}")), None)
+
+
+def series(settings: Components, stage: Stage, scores: Sequence[Mapping[str, float]]) -> list[float]:
+    """The watched score after each evaluation of a stage, lower being better; empty if none is watched.
+
+    Args:
+        settings: the config.
+        stage: the stage.
+        scores: all scores by name, for each evaluation that the stage has seen.
+    """
+    name = watched(settings, stage.jumps)
+    if name is None:
+        return []
+    sign = -1 if scores_taken(settings)[name].higher_is_better else 1
+    return [sign * taken[name] for taken in scores]

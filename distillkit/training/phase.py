@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,18 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from distillkit import distributed
 from distillkit.config import Components, Settings, make_plan
+from distillkit.errors import RunInterrupted, Terminated
 from distillkit.evaluation import tables
-from distillkit.interfaces import RunInfo, Tracker
+from distillkit.interfaces import NoTracker, RunInfo, Tracker
 from distillkit.training import checkpoint
 from distillkit.training.assemble import Parts, load, prepare
 from distillkit.training.export import export
 from distillkit.training.folder import RunFolder
 from distillkit.training.loop import Position
-from distillkit.training.record import recorded
 from distillkit.training.scoring import BestWeights, RunScores
-from distillkit.training.terminal import Reporter
+from distillkit.training.terminal import SIGNALS, Reporter, deferred
 from distillkit.training.train import Training
 
 
@@ -147,3 +149,37 @@ def _do(work: Sequence[Callable[[], None]], parts: Parts, reporter: Reporter) ->
             part()
             reporter.advance(1)
     reporter.say(f"{source.name}: {counted.count - before} evaluations before the first update")
+
+
+@contextmanager
+def recorded(tracker: Tracker, info: RunInfo, undo: Callable[[], None]) -> Iterator[Tracker]:
+    """Inside, `tracker`, which this gives, is started; afterwards it is finished with the run's status.
+
+    Args:
+        tracker: to start.
+        info: the run.
+        undo: called if the tracker cannot start.
+    """
+    # A signal while it starts would leave nothing that could be finished as killed.
+    with deferred() as stop:
+        try:
+            tracker.start(info)
+        except BaseException:
+            undo()
+            raise
+    try:
+        if stop.asked:
+            raise KeyboardInterrupt if stop.number == SIGNALS[0] else Terminated
+        yield tracker
+    except (KeyboardInterrupt, RunInterrupted):
+        tracker.finish("killed")
+        raise
+    except BaseException:
+        tracker.finish("failed")
+        raise
+    tracker.finish("finished")
+
+
+def own_tracker(settings: Settings) -> Tracker:
+    """A config's tracker in the main process, and one that does nothing in the others."""
+    return settings.components().tracker if distributed.is_main_process() else NoTracker(NoTracker.Options())

@@ -21,8 +21,7 @@ from distillkit.interfaces import RunInfo, Tracker
 from distillkit.training.assemble import load
 from distillkit.training.checks import check_model
 from distillkit.training.folder import RunFolder
-from distillkit.training.phase import run_phase
-from distillkit.training.record import own_tracker, recorded
+from distillkit.training.phase import own_tracker, recorded, run_phase
 from distillkit.training.terminal import Reporter
 
 
