@@ -56,32 +56,50 @@ class _StandIn(ModuleType):
     """Stands in for a module until one of its attributes is read, then takes over all of the module's attributes."""
 
     def __getattr__(self, name: str) -> Any:
-        # The import system reads these of every new module.
-        if name.startswith("__") and name != "__version__":
+        # The import system reads others of these of every new module.
+        if name.startswith("__") and name not in ("__version__", "__file__", "__config__"):
             raise AttributeError(name)
+        return getattr(self._load(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The import system sets these of a new module, and a submodule on its parent.
+        if not name.startswith("__") and not isinstance(value, _StandIn):
+            setattr(self._load(), name, value)
+        super().__setattr__(name, value)
+
+    def _load(self) -> ModuleType:
+        """Import the module, and take over its attributes."""
         with _eager_imports():
             module = import_module(self.__name__)
-        for key, value in vars(module).items():
-            # Keep the stand-in of a submodule, which the module itself may not have imported.
-            if not isinstance(vars(self).get(key), _StandIn):
-                setattr(self, key, value)
-        return getattr(module, name)
+        # Keep the stand-in of a submodule, which the module itself may not have imported.
+        mine = {key for key, value in vars(self).items() if isinstance(value, _StandIn)}
+        vars(self).update({key: value for key, value in vars(module).items() if key not in mine})
+        return module
 
 
 class _Finder(MetaPathFinder, Loader):
     """Creates stand-ins for the installed packages in `HEAVY`."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        inside = isinstance(sys.modules.get(name.rpartition(".")[0]), _StandIn)
-        if inside or (name in HEAVY and PathFinder.find_spec(name, path) is not None):
-            return ModuleSpec(name, self, is_package=True)
-        return None
+        parent = sys.modules.get(name.rpartition(".")[0])
+        inside = isinstance(parent, _StandIn)
+        if not inside and name not in HEAVY:
+            return None
+        real = PathFinder.find_spec(name, vars(parent)["__locations__"] if inside else path)
+        if real is None and inside:
+            # It may exist without a file, as parts of extension modules do. If not, this raises.
+            with _eager_imports():
+                import_module(name)
+        elif real is None:
+            return None
+        return ModuleSpec(name, self, is_package=True, loader_state=real and real.submodule_search_locations)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _StandIn(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Do nothing: the stand-in loads the module later."""
+        """Remember where the submodules are; the stand-in loads the module later."""
+        vars(module)["__locations__"] = module.__spec__ and module.__spec__.loader_state
 
 
 @contextmanager
