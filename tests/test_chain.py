@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import signal
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from distillkit.interfaces import JumpBatch
 from distillkit.training import run as runs
 from distillkit.training.run import run
 from distillkit.training.step import DistillStep
+from distillkit.training.train import Training
 
 SMALL = "[source]\nbatch = 4\n[evaluation]\nsteps = [2]\nsamples = 5\ngrid = 2\nbatch = 5\n"
 PHASES = """
@@ -169,6 +172,22 @@ def test_a_chain_stopped_in_a_later_phase_goes_on_elsewhere(
     (tmp_path / "run").rename(tmp_path / "moved")
     run(read(tmp_path), tmp_path / "moved", resume=True)
     assert equal(tmp_path / "moved", whole)
+
+
+@pytest.mark.parametrize("allowed", ["phase[1]", "phase[1].optimizer", "phase[1].optimizer.learning_rate", "phase"])
+def test_a_phase_that_is_stopped_may_change(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: str
+) -> None:
+    """In a key, a table, or all of it; run and phase have the same config afterwards."""
+    shutil.copytree(whole, tmp_path / "run")
+    for made in ("pipeline", "phases/2/pipeline"):
+        shutil.rmtree(tmp_path / "run" / made)
+    monkeypatch.setattr(Training, "run", lambda self: None)
+    changed = read(tmp_path, "phase[1].optimizer.learning_rate=2e-6")
+    run(changed, tmp_path / "run", resume=True, allow=[allowed])
+    written = tomllib.loads((tmp_path / "run/phases/2/config.toml").read_text(encoding="utf-8"))
+    assert written["optimizer"]["learning_rate"] == 2e-6
+    assert tomllib.loads((tmp_path / "run/config.toml").read_text(encoding="utf-8")) == changed.tables
 
 
 def test_what_a_phase_loads_is_gone_when_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

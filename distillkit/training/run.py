@@ -96,6 +96,9 @@ def _run_phases(config: Config, place: RunFolder, tracker: Tracker, allow: Colle
         here = _folder(place, i)
         if not here.finished:
             own = {re.sub(rf"^phase\[{i - 1}\]\.", "", key) for key in allow}
+            # All of a phase, or of all phases, may change.
+            if own & {"phase", f"phase[{i - 1}]"}:
+                own |= phase.tables.keys()
             settings = from_result(phase, place.path, i)
             run_phase(settings, here.path, tracker, here.config.is_file(), parent=place.path, allow=own)
 

@@ -27,9 +27,6 @@ from distillkit_engines.common import (
 )
 from distillkit_engines.sharding import Replica
 
-SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-"""The attributes of DeepSpeed's loss scalers that change."""
-
 
 class DeepSpeedEngine(Engine):
     """ZeRO stages 0 to 3, with offload of the optimiser; bf16, fp16 or fp32; AdamW and EMA on float32 shards.
@@ -234,22 +231,10 @@ class DeepSpeedEngine(Engine):
 
     def state_dict(self) -> Mapping[str, torch.Tensor]:
         """This process's float32 weights, their average, AdamW's moments, and the loss scale."""
-        scaler = self._scaler()
-        return self._trained.state_dict() | {
-            f"scaler.{key}": torch.tensor(value, dtype=torch.float64)
-            for key in SCALER
-            if isinstance(value := getattr(scaler, key, None), int | float)
-        }
+        return self._trained.state_dict() | self._masters.scaler_state()
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Restore what `state_dict` returned."""
         self._trained.load_state_dict(state)
-        scaler = self._scaler()
-        for key in SCALER:
-            if (value := state.get(f"scaler.{key}")) is not None:
-                setattr(scaler, key, type(getattr(scaler, key))(value.item()))
+        self._masters.load_scaler_state(state)
         self._masters.copy_to_network()
-
-    def _scaler(self) -> Any:
-        optimizer = self._engine.optimizer
-        return getattr(optimizer, "loss_scale_config", None) or getattr(optimizer, "loss_scaler", None)

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from typing import Any
 
@@ -15,6 +16,9 @@ import torch
 import torch.distributed
 
 from distillkit import distributed
+
+SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""The attributes of DeepSpeed's loss scalers that change."""
 
 
 def initialize(
@@ -122,3 +126,23 @@ class MasterWeights:
             optimizer._reassign_or_swap_out_partitioned_parameters(i)
         if optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+    def scaler_state(self) -> dict[str, torch.Tensor]:
+        """What changes in the loss scaler of fp16; empty without one."""
+        scaler = self._scaler()
+        values = {key: getattr(scaler, key, None) for key in SCALER}
+        return {
+            f"scaler.{key}": torch.tensor(value, dtype=torch.float64)
+            for key, value in values.items()
+            if isinstance(value, int | float)
+        }
+
+    def load_scaler_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Restore what `scaler_state` returned."""
+        scaler = self._scaler()
+        for key in SCALER:
+            if (value := state.get(f"scaler.{key}")) is not None:
+                setattr(scaler, key, type(getattr(scaler, key))(value.item()))
+
+    def _scaler(self) -> Any:
+        return getattr(self._optimizer, "loss_scale_config", None) or getattr(self._optimizer, "loss_scaler", None)
