@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
 from distillkit.config import read_component
 from distillkit.errors import DistillkitError
-from distillkit.files import replacing
+from distillkit.files import replace
 from distillkit.registry import load_registry
 
 
@@ -31,11 +32,15 @@ def command(checkpoint: Path, config: Path, output: Path, no_ema: bool, kind: st
         raise DistillkitError(f"{output}: exists already; nothing was overwritten. Give a new folder with --output")
     kind = kind or load_registry().default("converter")
     converter = read_component("converter", {"type": kind}, "--format")
+    # On the same disk, so that it can be renamed; and in a folder that exists, so that a failure leaves no folders.
+    existing = next(folder for folder in output.absolute().parents if folder.exists())
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(output) as folder:
+        with TemporaryDirectory(prefix=f".{output.name}.", dir=existing) as temporary:
+            folder = Path(temporary) / output.name
             folder.mkdir()
             made = converter.convert(checkpoint, config, not no_ema, folder)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            replace(folder, output)
     except OSError as error:
         raise DistillkitError(f"{output}: cannot be written ({error.strerror})") from None
     click.echo(f"{output}: {made}")
