@@ -56,8 +56,8 @@ class _StandIn(ModuleType):
     """Stands in for a module until one of its attributes is read, then takes over all of the module's attributes."""
 
     def __getattr__(self, name: str) -> Any:
-        # The import system reads others of these of every new module.
-        if name.startswith("__") and name not in ("__version__", "__file__", "__config__"):
+        # The import system reads others of these of every new module, and `inspect` of every module that there is.
+        if name.startswith("__") and name not in ("__version__", "__config__"):
             raise AttributeError(name)
         return getattr(self._load(), name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,3 +75,11 @@ def test_from_import_reads_at_once() -> None:
     with lazy.lazy_imports():
         exec(f"from {NAME} import limit")
         assert imported()
+
+
+def test_looking_at_all_modules_imports_nothing() -> None:
+    """As `inspect` does for the source of a frame, in the middle of another import."""
+    with lazy.lazy_imports():
+        importlib.import_module(NAME)
+        inspect.getmodule(inspect.currentframe(), "no such file")
+        assert "limit" not in vars(sys.modules[NAME])
