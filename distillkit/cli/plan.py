@@ -32,7 +32,7 @@ def command(config: Path, assignments: tuple[str, ...], measure: bool, as_json: 
     stages: list[dict[str, Any]] = [
         # A config of one phase does not number it.
         ({"phase": number} if chained else {})
-        | {"steps": part.steps, "updates": part.updates, "evaluations": part.updates * part.evaluations}
+        | {"steps": part.steps, "updates": part.updates, "evaluations": part.all_evaluations}
         for number, plan in enumerate(plans, 1)
         for part in plan
     ]

@@ -60,7 +60,7 @@ def _stages(settings: Components) -> str:
     if length > 8:
         shown[2:-1] = ["…"]
     times = f", {len(depths) // length} times" if length < len(depths) else ""
-    evaluations = sum(stage.updates * stage.evaluations for stage in plan)
+    evaluations = sum(stage.all_evaluations for stage in plan)
     steps = settings.evaluation.export_steps
     return f"N = {', '.join(shown)}{times}: for {steps} steps; {evaluations} network evaluations"
 

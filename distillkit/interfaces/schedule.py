@@ -32,6 +32,11 @@ class Stage:
         """Jumps from noise to data: the sampling steps for which the student is taught."""
         return self.steps // self.stride
 
+    @property
+    def all_evaluations(self) -> int:
+        """Network evaluations of all its updates."""
+        return self.updates * self.evaluations
+
 
 class Schedule(Component):
     """The stages of a run. Must not import torch: `distillkit plan` doesn't."""

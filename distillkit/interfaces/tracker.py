@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from distillkit.component import Component
 from distillkit.errors import DistillkitError
+from distillkit.interfaces.schedule import Stage
 
 Status = Literal["finished", "failed", "killed"]
 
@@ -20,14 +22,14 @@ class RunInfo:
     Attributes:
         name: the run's name.
         folder: the run's folder.
-        plan: one (steps, updates, evaluations) per stage.
+        plan: the stages.
         resumed: whether the run goes on from a checkpoint.
         parent: the folder of the chain that this run is a phase of.
     """
 
     name: str
     folder: Path
-    plan: list[tuple[int, int, int]]
+    plan: Sequence[Stage]
     resumed: bool = False
     parent: Path | None = None
 

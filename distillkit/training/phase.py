@@ -64,8 +64,7 @@ def run_phase(
             changed = place.open(settings.tables, ignore=() if parent is None else ("model",), allow=allow)
         else:
             place.check_free()
-        plan = [(stage.steps, stage.updates, stage.updates * stage.evaluations) for stage in make_plan(components)]
-        info = RunInfo(settings.run.name, folder, plan, resume, parent)
+        info = RunInfo(settings.run.name, folder, make_plan(components), resume, parent)
         if place.finished:
             rows = _close(place, tracker, info, changed, reporter)
         else:
@@ -100,7 +99,7 @@ def _make(
             _do(work, parts, reporter)
         position = Position() if newest is None else checkpoint.restore(newest, parts)
         if changed:
-            # It fits.
+            # The checkpoint fits the config that has changed.
             place.write_config(components.tables)
         _train_and_leave(parts, position, place, reporter, scores, changed)
     return scores.rows

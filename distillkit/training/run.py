@@ -59,7 +59,8 @@ def run(config: Config, folder: Path, resume: bool = False, allow: Collection[st
             place.check_free()
             check_phases(config.phases)
             place.create(config.tables)
-        info = RunInfo(config.name, folder, _plan(config), resume)
+        plan = [stage for phase in config.phases for stage in make_plan(phase.components())]
+        info = RunInfo(config.name, folder, plan, resume)
         with recorded(tracker, info, place.discard if not resume else lambda: None):
             if place.finished:
                 Reporter(Console()).say(f"{folder}: this run is finished")
@@ -121,11 +122,6 @@ def _check_yet_to_come(changed: Collection[str], config: Config, place: RunFolde
                 f"{place.path}: phase {i} is finished, and the config has changed in {', '.join(late)}: change only "
                 "what is yet to come, or begin anew in another folder with --output"
             )
-
-
-def _plan(config: Config) -> list[tuple[int, int, int]]:
-    stages = [stage for phase in config.phases for stage in make_plan(phase.components())]
-    return [(stage.steps, stage.updates, stage.updates * stage.evaluations) for stage in stages]
 
 
 def from_result(phase: Settings, folder: Path, number: int) -> Settings:

@@ -99,7 +99,8 @@ class MlflowTracker(Tracker):
                 'correct it, or set tracker.type = "none"'
             ) from None
         self._folders.append(run.folder)
-        self._guard(lambda: begin(run.folder, redact_uri(self._uri), run.plan))
+        plan = [(stage.steps, stage.updates, stage.all_evaluations) for stage in run.plan]
+        self._guard(lambda: begin(run.folder, redact_uri(self._uri), plan))
         if len(self._folders) == 1:
             self._guard(self._start_process)
 

@@ -11,7 +11,7 @@ import numpy as np
 import tomli_w
 from PIL import Image
 
-from distillkit.interfaces import RunInfo
+from distillkit.interfaces import RunInfo, Stage
 
 SCORES = [
     {"model": "teacher", "steps": 4, "metric": "fd-fashion", "value": 58.5, "samples": 1000},
@@ -32,7 +32,7 @@ class RunFolder:
         (path / "config.toml").write_text(tomli_w.dumps(settings))
 
     def info(self, name: str = "first", resumed: bool = False, parent: Path | None = None) -> RunInfo:
-        return RunInfo(name, self.path, plan=[(4, 3, 6), (2, 1, 2)], resumed=resumed, parent=parent)
+        return RunInfo(name, self.path, plan=[Stage(4, 3, 2, 2), Stage(2, 1, 2, 2)], resumed=resumed, parent=parent)
 
     def update(self, update: int, **values: float | bool | None) -> None:
         """A line of the journal; the update took half a second."""
