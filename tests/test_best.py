@@ -75,7 +75,7 @@ def test_higher_may_be_better_and_not_a_number_never_is(tmp_path: Path) -> None:
 
     from distillkit.training.assemble import load, prepare
 
-    parts = load(settings(tmp_path, "dsdi", *RUN, "evaluation.best=steps-2", tables=TABLES))
+    parts = load(settings(tmp_path, "dsdi", *RUN, "evaluation.best=steps-2", tables=TABLES).components())
     prepare(parts)
     name = "fd-pixels/steps-2"
     lower = BestWeights(tmp_path / "lower.safetensors", parts)

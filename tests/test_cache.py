@@ -55,13 +55,13 @@ class Begun:
 
     def draw(self, seed: int = 0, stride: int = STEPS) -> JumpBatch:
         """A batch of the first stage."""
-        source, path = self.parts.settings.source, self.parts.student.path
+        source, path = self.parts.components.source, self.parts.student.path
         source.start_stage(Stage(STEPS, 1, stride), path)
         return source.draw(torch.Generator().manual_seed(seed))
 
 
 def wanted(*options: str) -> Components:
-    return settings(Path(), "luhman-cached", *SMALL, "run.updates=3", *options)
+    return settings(Path(), "luhman-cached", *SMALL, "run.updates=3", *options).components()
 
 
 def begin(*options: str) -> Begun:
@@ -98,7 +98,7 @@ def test_targets_are_those_made_on_the_fly(stride: int, guidance: str) -> None:
         prediction = student(jumps.z, jumps.times[0], jumps.condition)
     frozen = FrozenTeacher(FrozenTeacher.Options(renew="never"))
     frozen.setup(student)
-    target, teacher = parts.settings.target, parts.settings.teacher
+    target, teacher = parts.components.target, parts.components.teacher
     assert target is not None
     assert teacher is not None
     with torch.no_grad():
@@ -237,9 +237,9 @@ def test_plan_counts_what_a_new_cache_costs(capsys: pytest.CaptureFixture[str]) 
     falling = ('schedule.type="halving"', "schedule.start=4", "schedule.cycles=2", "evaluation.steps=[1]")
     options = [option for option in SMALL if not option.startswith("schedule")]
     options += ["run.updates=8", "optimizer.accumulate=2", *falling]
-    plan = make_plan(settings(Path(), "luhman-cached", *options))
+    plan = make_plan(settings(Path(), "luhman-cached", *options).components())
     assert [(planned.steps, planned.updates * planned.evaluations) for planned in plan] == [(4, 4), (2, 4)] * 2
-    assert evaluations_before(settings(Path(), "luhman-cached", *options), plan) == 3 * (4 + 2)
+    assert evaluations_before(settings(Path(), "luhman-cached", *options).components(), plan) == 3 * (4 + 2)
     run = distil(Path("run"), "luhman-cached", *options)
     assert "18 evaluations before the first update" in capsys.readouterr().out
     assert [line["evaluations"] for line in run.journal] == [2] * 8

@@ -233,15 +233,15 @@ def test_changes_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_another_engine_or_number_of_processes(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the manifest has them."""
-    parts = load(settings(tmp_path, "dsdi", *OPTIONS))
+    parts = load(settings(tmp_path, "dsdi", *OPTIONS).components())
     prepare(parts)
     newest = finished.folder / "checkpoints/update-000002"
     assert checkpoint.find(newest.parent, parts, print) is not None
-    monkeypatch.setattr(type(parts.settings.engine), "layout", "FSDP2 in 4 processes")
+    monkeypatch.setattr(type(parts.components.engine), "layout", "FSDP2 in 4 processes")
     sharded = r"its state is sharded otherwise \(replicated\) than this run's \(FSDP2 in 4 "
     with pytest.raises(DistillkitError, match=sharded):
         checkpoint.find(newest.parent, parts, print)
-    monkeypatch.setattr(type(parts.settings.engine), "name", "other")
+    monkeypatch.setattr(type(parts.components.engine), "name", "other")
     with pytest.raises(DistillkitError, match="was written by the engine 'torch', whose state 'other' cannot take"):
         checkpoint.find(newest.parent, parts, print)
 

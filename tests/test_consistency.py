@@ -156,7 +156,7 @@ def test_few_steps_get_better(run: Run) -> None:
 
 def test_three_evaluations_per_update(run: Run, tmp_path: Path) -> None:
     assert [line["evaluations"] for line in run.journal] == [3] * 60
-    [planned] = make_plan(settings(tmp_path, "consistency", *SHORT))
+    [planned] = make_plan(settings(tmp_path, "consistency", *SHORT).components())
     assert (planned.stride, planned.evaluations) == (1, 3)
 
 
@@ -168,7 +168,7 @@ def test_networks_in_memory(tmp_path: Path) -> None:
         return sum(type(thing) is UNet2DModel for thing in gc.get_objects())
 
     before = living()
-    parts = assemble.load(settings(tmp_path, "consistency", *SHORT))
+    parts = assemble.load(settings(tmp_path, "consistency", *SHORT).components())
     assemble.prepare(parts)
     assert living() - before == 3
 

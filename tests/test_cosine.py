@@ -122,7 +122,7 @@ def test_auto_start_of_an_eps_network() -> None:
 
 def draw(folder: Path, tables: str, *options: str, steps: int, stride: int = 2) -> JumpBatch:
     """A thousand jumps of `noised-data`."""
-    made = settings(folder, "pd", "run.updates=100", "source.batch=1000", *options, tables=tables + PLAIN)
+    made = settings(folder, "pd", "run.updates=100", "source.batch=1000", *options, tables=tables + PLAIN).components()
     parts = assemble.load(made)
     assemble.prepare(parts)
     made.source.start_stage(Stage(steps, 100, stride), parts.student.path)

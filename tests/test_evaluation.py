@@ -98,7 +98,6 @@ def settings(
     return Components(
         origin="test",
         tables={},
-        choices={},
         run=RunTable(name="test", updates=1),
         grid=GridTable(),
         optimizer=OptimizerTable(),

@@ -313,7 +313,7 @@ def test_index_and_card(stage_1: Run) -> None:
 
 def mistakes(folder: Path, preset: str, *options: str, tables: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        assemble.load(settings(folder, preset, "run.updates=64", *options, tables=tables))
+        assemble.load(settings(folder, preset, "run.updates=64", *options, tables=tables).components())
     return [str(mistake) for mistake in caught.value.mistakes]
 
 

@@ -131,7 +131,9 @@ def test_a_run_holds_what_is_estimated(tmp_path: Path, preset: str) -> None:
     LDMPipeline(vqvae, unet, DDPMScheduler()).save_pretrained(tmp_path / "teacher")
     del vqvae, unet
     before = bytes_of_tensors()
-    chosen = settings(tmp_path, preset, "run.updates=8", "source.batch=1", tables=tables(tmp_path / "teacher"))
+    chosen = settings(
+        tmp_path, preset, "run.updates=8", "source.batch=1", tables=tables(tmp_path / "teacher")
+    ).components()
     expected = estimate(chosen, found(tmp_path / "teacher")).total
     parts = assemble.load(chosen)
     assemble.prepare(parts)

@@ -49,7 +49,7 @@ def output(network: nn.Module) -> Tensor:
 
 def loaded(folder: Path, *assignments: str, preset: str = "tsd", adapter: tuple[str, ...] = LORA) -> Parts:
     folder.mkdir(exist_ok=True)
-    return load(settings(folder, preset, *TINY, *adapter, *assignments))
+    return load(settings(folder, preset, *TINY, *adapter, *assignments).components())
 
 
 def train_a_bit(student: Predictor) -> None:
@@ -269,8 +269,8 @@ def test_what_is_left_samples_the_same(trained: tuple[Run, Parts], tmp_path: Pat
     save_file({"noise": noise}, tmp_path / "noise.safetensors")
     script = SETUP + "".join(text + SAMPLE.format(name=name) for name, text in SCRIPTS.items())
     assert alone(script, tmp_path) == ""
-    with parts.settings.engine.averaged():
-        samples = sample(parts.student, noise, parts.settings.model.condition(torch.arange(4), 4), 2)
+    with parts.components.engine.averaged():
+        samples = sample(parts.student, noise, parts.components.model.condition(torch.arange(4), 4), 2)
     expected = (samples / 2 + 0.5).clamp(0, 1)
     assert ((expected > 0) & (expected < 1)).float().mean() > 0.3  # it is no comparison of clamped pixels
     for name in SCRIPTS:
@@ -303,7 +303,7 @@ def test_a_latent_model_s_student(tmp_path: Path) -> None:
 
 def test_kept_trajectories_know_the_network_beneath(tmp_path: Path) -> None:
     parts = loaded(tmp_path)
-    teacher = parts.settings.teacher
+    teacher = parts.components.teacher
     assert teacher is not None
     prepare(parts)
     before = teacher_of(parts.student, teacher)

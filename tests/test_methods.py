@@ -105,7 +105,7 @@ def test_evaluations_per_update(runs: dict[str, Run], tmp_path: Path, name: str)
     """As counted while they are made, and as planned."""
     method, journal = METHODS[name], runs[name].journal
     assert [line["evaluations"] for line in journal] == [method.evaluations] * method.updates
-    plan = make_plan(settings(tmp_path, name, *assignments(method)))
+    plan = make_plan(settings(tmp_path, name, *assignments(method)).components())
     by_stage = [sum(line["evaluations"] for line in lines) for _, lines in groupby(journal, lambda line: line["stage"])]
     assert by_stage == [stage.updates * stage.evaluations for stage in plan]
 
@@ -172,7 +172,7 @@ def test_networks_in_memory(tmp_path: Path, name: str, networks: int) -> None:
     """Self-distillation needs no second network, whatever holds it."""
     gc.collect()
     before = living_networks()
-    wanted = settings(tmp_path, name, *assignments(METHODS[name]))
+    wanted = settings(tmp_path, name, *assignments(METHODS[name])).components()
     parts = assemble.load(wanted)
     for part in assemble.prepare(parts):
         part()

@@ -166,7 +166,7 @@ def test_too_many_in_a_row_end_the_run() -> None:
 def test_a_walk_that_is_not_finite_begins_anew(tmp_path: Path, staggered: bool) -> None:
     """Sample 1 of 3, at its second jump of 4: from its own noise; it ends with the others' walks."""
     parts = started(tmp_path, "dsdi", 8, "source.batch=3", f"source.staggered={str(staggered).lower()}")
-    source = parts.settings.source
+    source = parts.components.source
     draws: list[JumpBatch] = []
     for i in range(8):
         draws.append(jumps := source.draw(torch.Generator().manual_seed(i)))
@@ -174,7 +174,9 @@ def test_a_walk_that_is_not_finite_begins_anew(tmp_path: Path, staggered: bool) 
         if i == 4:
             z[1, 0, 3, 3] = nan
         source.advance(z)
-    same = started(tmp_path, "dsdi", 8, "source.batch=3", f"source.staggered={str(staggered).lower()}").settings.source
+    same = started(
+        tmp_path, "dsdi", 8, "source.batch=3", f"source.staggered={str(staggered).lower()}"
+    ).components.source
     clean: list[JumpBatch] = []
     for i in range(8):
         clean.append(jumps := same.draw(torch.Generator().manual_seed(i)))

@@ -108,27 +108,27 @@ def timeless(run: Run) -> list[dict[str, object]]:
 
 def started(folder: Path, preset: str, steps: int, *options: str, stride: int = 2) -> Parts:
     """Parts whose source has begun a stage of `steps` steps."""
-    parts = assemble.load(settings(folder, preset, "run.updates=100", *options))
+    parts = assemble.load(settings(folder, preset, "run.updates=100", *options).components())
     assemble.prepare(parts)
-    parts.settings.source.start_stage(Stage(steps, 100, stride), parts.student.path)
+    parts.components.source.start_stage(Stage(steps, 100, stride), parts.student.path)
     return parts
 
 
 def draw(parts: Parts, seed: int) -> JumpBatch:
-    return parts.settings.source.draw(torch.Generator().manual_seed(seed))
+    return parts.components.source.draw(torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
 def walk(parts: Parts, student: Predictor, draws: int) -> list[JumpBatch]:
     """Draw steps and walk on, the self teacher's two DDIM steps at a time, with the weights as they are."""
-    target, teacher = parts.settings.target, parts.settings.teacher
+    target, teacher = parts.components.target, parts.components.teacher
     assert target is not None
     assert teacher is not None
     steps = []
     for seed in range(draws):
         jumps = draw(parts, seed)
         prediction = student(jumps.z, jumps.times[0], jumps.condition)
-        parts.settings.source.advance(target.compute(jumps, prediction, teacher, student.path).z_next)
+        parts.components.source.advance(target.compute(jumps, prediction, teacher, student.path).z_next)
         steps.append(jumps)
     return steps
 
@@ -158,7 +158,7 @@ def test_a_trajectory_is_what_sampling_walks(tmp_path: Path) -> None:
     # Then it begins anew, with other noise and other classes.
     assert steps[4].times[:, 0].tolist() == [999, 874, 749]
     assert not torch.isclose(steps[4].z, steps[0].z).any()
-    target, teacher = parts.settings.target, parts.settings.teacher
+    target, teacher = parts.components.target, parts.components.teacher
     assert target is not None
     assert teacher is not None
     with torch.no_grad():
@@ -234,7 +234,7 @@ def test_noised_data_is_noised_to_times_of_the_grid(tmp_path: Path) -> None:
     expected = bar.sqrt() * jumps.data + (1 - bar).sqrt() * jumps.noise
     torch.testing.assert_close(jumps.z.double(), expected, rtol=0, atol=1e-5)
     # The pictures and labels of the data set, and noise that is noise.
-    data = parts.settings.data
+    data = parts.components.data
     assert data is not None
     pictures, labels = data.batch(torch.arange(len(data)))
     assert labels is not None

@@ -9,19 +9,24 @@ from distillkit.config.fit import activations, estimate
 from distillkit.interfaces import Inventory
 
 
-def describe(settings: Components, inventory: Inventory, memory: float, place: Path, config: Path) -> list[str]:
+def describe(components: Components, inventory: Inventory, memory: float, place: Path, config: Path) -> list[str]:
     """The plan, a line for each question.
 
     Args:
-        settings: what will be run; the engine has claimed its device.
+        components: what will be run; the engine has claimed its device.
         inventory: the model's.
         memory: bytes of the device's memory.
         place: the run's folder.
         config: where the config will be.
     """
-    engine, source, evaluation, optimizer = settings.engine, settings.source, settings.evaluation, settings.optimizer
+    engine, source, evaluation, optimizer = (
+        components.engine,
+        components.source,
+        components.evaluation,
+        components.optimizer,
+    )
     options = engine.options.model_dump()
-    needs = estimate(settings, inventory)
+    needs = estimate(components, inventory)
     one = activations(inventory, evaluation.guidance, bool(options.get("gradient_checkpointing")))
     beside = f" and {_count(inventory.frozen)} in frozen parts" if inventory.frozen else ""
     adapter = f", an adapter of {_count(inventory.adapter)}" if inventory.adapter else ""
@@ -34,8 +39,8 @@ def describe(settings: Components, inventory: Inventory, memory: float, place: P
     steps = ",".join(map(str, evaluation.steps))
     lines = {
         "model": f"{inventory.what}, {_count(inventory.parameters)} parameters{beside}{adapter}",
-        "method": f"{settings.run.method}: {settings.run.updates} updates, {batch}, {rate}",
-        "stages": _stages(settings),
+        "method": f"{components.run.method}: {components.run.updates} updates, {batch}, {rate}",
+        "stages": _stages(components),
         "guidance": f"{evaluation.guidance:g}" if evaluation.guidance != 1 else "none",
         "engine": f"{engine.name} on {engine.device}, precision {options.get('precision')}, gradient checkpointing "
         f"{recomputed}",
@@ -50,9 +55,9 @@ def describe(settings: Components, inventory: Inventory, memory: float, place: P
     return [f"{name:<10}{text}" for name, text in lines.items()]
 
 
-def _stages(settings: Components) -> str:
+def _stages(components: Components) -> str:
     """How N falls, and what that costs."""
-    plan = make_plan(settings)
+    plan = make_plan(components)
     depths = [stage.steps for stage in plan]
     # The shortest beginning of which the whole is made.
     length = next(i for i in range(1, len(depths) + 1) if depths == depths[:i] * (len(depths) // i))
@@ -61,7 +66,7 @@ def _stages(settings: Components) -> str:
         shown[2:-1] = ["…"]
     times = f", {len(depths) // length} times" if length < len(depths) else ""
     evaluations = sum(stage.all_evaluations for stage in plan)
-    steps = settings.evaluation.export_steps
+    steps = components.evaluation.export_steps
     return f"N = {', '.join(shown)}{times}: for {steps} steps; {evaluations} network evaluations"
 
 

@@ -10,35 +10,35 @@ from distillkit.interfaces import Source, Stage
 from distillkit.registry import Registry
 
 
-def check_together(settings: Components, wrong: Collection[str], registry: Registry) -> Iterator[Mistake]:
+def check_together(components: Components, wrong: Collection[str], registry: Registry) -> Iterator[Mistake]:
     """Every mistake that takes two tables to see.
 
     Args:
-        settings: what the tables made.
+        components: what the tables made.
         wrong: the tables that have mistakes of their own; what needs one of them is not checked.
         registry: knows which parts would do.
     """
     for check, needs in CHECKS.items():
         if not needs.intersection(wrong):
-            yield from check(settings)
+            yield from check(components)
     if not {"source", "target", "loss"}.intersection(wrong):
-        yield from _needs(settings, registry)
+        yield from _needs(components, registry)
 
 
-def _targets(settings: Components) -> Iterator[Mistake]:
-    against_target = any(loss.options.against == "target" for loss in settings.losses)
-    if settings.target is not None and settings.teacher is None:
-        yield Mistake("teacher", f"is required: the target '{settings.target.name}' asks it for predictions")
-    if settings.target is None and settings.teacher is not None:
-        yield Mistake("teacher", f"'{settings.teacher.name}' has nobody to teach: add a [target], or drop [teacher]")
-    if settings.target is not None and not against_target:
+def _targets(components: Components) -> Iterator[Mistake]:
+    against_target = any(loss.options.against == "target" for loss in components.losses)
+    if components.target is not None and components.teacher is None:
+        yield Mistake("teacher", f"is required: the target '{components.target.name}' asks it for predictions")
+    if components.target is None and components.teacher is not None:
+        yield Mistake("teacher", f"'{components.teacher.name}' has nobody to teach: add a [target], or drop [teacher]")
+    if components.target is not None and not against_target:
         yield Mistake("loss", 'no loss is against the target; give one `against = "target"`, or drop [target]')
-    if settings.target is None:
-        for i, loss in enumerate(settings.losses):
+    if components.target is None:
+        for i, loss in enumerate(components.losses):
             if loss.options.against == "target":
                 yield Mistake(f"loss[{i}].against", 'is "target", but there is no [target]; set it to "data"')
-        if "data" not in settings.source.gives:
-            yield Mistake("target", f"is required: the source '{settings.source.name}' goes where it leads")
+        if "data" not in components.source.gives:
+            yield Mistake("target", f"is required: the source '{components.source.name}' goes where it leads")
 
 
 NOT_GIVEN = {
@@ -51,10 +51,10 @@ NOT_GIVEN = {
 """What to say of a source that does not give what a target or a loss needs."""
 
 
-def _needs(settings: Components, registry: Registry) -> Iterator[Mistake]:
+def _needs(components: Components, registry: Registry) -> Iterator[Mistake]:
     """What a target and the losses need of a batch of jumps, its source must give."""
-    source, target = settings.source, settings.target
-    against_data = [i for i, loss in enumerate(settings.losses) if loss.options.against == "data"]
+    source, target = components.source, components.target
+    against_data = [i for i, loss in enumerate(components.losses) if loss.options.against == "data"]
     needs = [(f"loss[{i}].against", '"data"', "data") for i in against_data]
     if target is not None:
         needs += [("target", f"'{target.name}'", need) for need in sorted(target.needs)]
@@ -73,9 +73,9 @@ def _sources_with(need: str, registry: Registry) -> list[str]:
     return sorted(name for name, one in sources.items() if issubclass(one, Source) and need in one.gives)
 
 
-def _stages(settings: Components) -> Iterator[Mistake]:
-    schedule = settings.schedule
-    given = ", ".join(f"{key} = {value}" for key, value in settings.tables["schedule"].items() if key != "type")
+def _stages(components: Components) -> Iterator[Mistake]:
+    schedule = components.schedule
+    given = ", ".join(f"{key} = {value}" for key, value in components.tables["schedule"].items() if key != "type")
     what = f"'{schedule.name}' with {given}" if given else f"'{schedule.name}'"
     shares = schedule.shares()
     if not shares:
@@ -87,8 +87,8 @@ def _stages(settings: Components) -> Iterator[Mistake]:
         return
     for steps, _ in shares:
         stage = Stage(steps, 0)
-        every = stride(settings, stage)
-        target, teacher = settings.target, settings.teacher
+        every = stride(components, stage)
+        target, teacher = components.target, components.teacher
         if (
             target is not None
             and teacher is not None
@@ -110,64 +110,64 @@ def _stages(settings: Components) -> Iterator[Mistake]:
             return
 
 
-def _data(settings: Components) -> Iterator[Mistake]:
-    source = settings.source
-    if "data" in source.gives and settings.data is None:
+def _data(components: Components) -> Iterator[Mistake]:
+    source = components.source
+    if "data" in source.gives and components.data is None:
         yield Mistake("data", f"is required: the source '{source.name}' draws from a data set; add a [data] table")
 
 
-def _sampler(settings: Components) -> Iterator[Mistake]:
-    if settings.evaluation.sampler == "consistency" and settings.grid.spacing != "trailing":
+def _sampler(components: Components) -> Iterator[Mistake]:
+    if components.evaluation.sampler == "consistency" and components.grid.spacing != "trailing":
         yield Mistake(
             "grid.spacing",
-            f'is "{settings.grid.spacing}", but consistency sampling starts at the noise and visits the times of '
+            f'is "{components.grid.spacing}", but consistency sampling starts at the noise and visits the times of '
             '"trailing", as diffusers\' LCMScheduler does: set it to "trailing", or evaluation.sampler to "ddim"',
         )
 
 
-def _watched(settings: Components) -> Iterator[Mistake]:
-    schedule = settings.schedule
+def _watched(components: Components) -> Iterator[Mistake]:
+    schedule = components.schedule
     for steps, _ in schedule.shares():
-        jumps = steps // stride(settings, Stage(steps, 0))
+        jumps = steps // stride(components, Stage(steps, 0))
         wanted = schedule.watches(jumps)
         if wanted is None:
             continue
-        if not settings.evaluation.every:
+        if not components.evaluation.every:
             yield Mistake("evaluation.every", f"must be at least 1: the schedule '{schedule.name}' watches a score")
             return
-        if watched(settings, jumps) is None:
+        if watched(components, jumps) is None:
             yield Mistake(
                 "schedule",
                 f"'{schedule.name}' watches the score '{wanted}', which the run does not take; it takes: "
-                f"{', '.join(scores_taken(settings)) or 'none'} (see evaluation.steps and [[metric]])",
+                f"{', '.join(scores_taken(components)) or 'none'} (see evaluation.steps and [[metric]])",
             )
             return
 
 
-def _best(settings: Components) -> Iterator[Mistake]:
-    evaluation = settings.evaluation
+def _best(components: Components) -> Iterator[Mistake]:
+    evaluation = components.evaluation
     if evaluation.best is None:
         return
     if not evaluation.every:
         yield Mistake("evaluation.every", "must be at least 1: evaluation.best is of the scores taken during the run")
-    if find_score(settings, evaluation.best) is None:
+    if find_score(components, evaluation.best) is None:
         yield Mistake(
             "evaluation.best",
             f"'{evaluation.best}' is no score that the run takes; it takes: "
-            f"{', '.join(scores_taken(settings)) or 'none'} (see evaluation.steps and [[metric]])",
+            f"{', '.join(scores_taken(components)) or 'none'} (see evaluation.steps and [[metric]])",
         )
 
 
-def check_scores(settings: Scoring) -> Iterator[Mistake]:
+def check_scores(components: Scoring) -> Iterator[Mistake]:
     """What keeps the metrics from being computed."""
-    features = settings.features
+    features = components.features
     if features is None:
-        if settings.metrics:
+        if components.metrics:
             yield Mistake("features", "is required: metrics need a feature network; add a [features] table")
         return
-    has = {"bundled": features.has_bundled_reference, "data": settings.data is not None}
-    wanted = settings.evaluation.reference
-    for i, metric in enumerate(settings.metrics):
+    has = {"bundled": features.has_bundled_reference, "data": components.data is not None}
+    wanted = components.evaluation.reference
+    for i, metric in enumerate(components.metrics):
         if metric.needs_logits and not features.has_logits:
             yield Mistake(
                 f"metric[{i}].type",

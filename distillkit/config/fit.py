@@ -23,7 +23,7 @@ class TooLargeError(DistillkitError):
 
 
 def fit(
-    settings: Components,
+    components: Components,
     inventory: Inventory,
     scale: Scale | None,
     memory: float,
@@ -33,9 +33,9 @@ def fit(
     """Tables that follow from the model's size and the device.
 
     Args:
-        settings: what was chosen so far.
+        components: what was chosen so far.
         inventory: the model's.
-        scale: what the learning rate in `settings` was found with; None: it is taken as it is.
+        scale: what the learning rate in `components` was found with; None: it is taken as it is.
         memory: bytes of the device's memory.
         fixed: keys that somebody has set by hand.
         guidance: the scale s; None: the pipeline's own.
@@ -44,15 +44,15 @@ def fit(
         TooLargeError: they do not fit.
     """
     guidance = inventory.guidance if guidance is None else guidance
-    state = estimate(settings, inventory).total
+    state = estimate(components, inventory).total
     if state > memory:
         raise TooLargeError(
-            f"the networks alone take {state / 1e9:.1f} GB, and {settings.engine.device} has {memory / 1e9:.1f} GB; "
+            f"the networks alone take {state / 1e9:.1f} GB, and {components.engine.device} has {memory / 1e9:.1f} GB; "
             "choose a method that holds fewer of them (--method; docs/methods.md), another device "
             "(--set engine.device=…), or a smaller model"
         )
-    tables: dict[str, Any] = {"optimizer": _rates(settings, inventory, scale)}
-    batch, room = settings.source.options.batch, ROOM * memory - state
+    tables: dict[str, Any] = {"optimizer": _rates(components, inventory, scale)}
+    batch, room = components.source.options.batch, ROOM * memory - state
     part = _part(batch, room / activations(inventory, guidance, False))
     recompute = part < min(SMALL, batch)
     if recompute:
@@ -68,12 +68,12 @@ def fit(
     return tables
 
 
-def _rates(settings: Components, inventory: Inventory, scale: Scale | None) -> dict[str, Any]:
+def _rates(components: Components, inventory: Inventory, scale: Scale | None) -> dict[str, Any]:
     """Learning rates ∝ 1/√parameters, relative to the network that the preset's rate was chosen for."""
     if scale is None:
         return {}
     factor = sqrt(scale.parameters / (inventory.adapter or inventory.parameters))
-    table = settings.optimizer
+    table = components.optimizer
     rates = {"learning_rate": table.learning_rate, "final_learning_rate": table.final_learning_rate}
     return {key: float(f"{rate * factor:.2g}") for key, rate in rates.items() if rate is not None}
 
@@ -114,18 +114,18 @@ class Memory:
         return self.trained + self.copies + self.frozen
 
 
-def estimate(settings: Components, inventory: Inventory) -> Memory:
+def estimate(components: Components, inventory: Inventory) -> Memory:
     """What the parts of a config hold on to from the first update to the last.
 
     Activations come on top: `activations`.
     """
     # Beside an adapter, the network's own weights are frozen, and teachers share them.
-    trained = inventory.parameters if settings.student is None else inventory.adapter
-    frozen = inventory.frozen + (0 if settings.student is None else inventory.parameters)
-    holders = (settings.teacher, settings.target)
+    trained = inventory.parameters if components.student is None else inventory.adapter
+    frozen = inventory.frozen + (0 if components.student is None else inventory.parameters)
+    holders = (components.teacher, components.target)
     copies = sum(holder.copies for holder in holders if holder is not None)
     return Memory(
-        trained=settings.engine.state_bytes(trained, average=settings.ema is not None),
+        trained=components.engine.state_bytes(trained, average=components.ema is not None),
         copies=copies * trained * WEIGHT,
         frozen=frozen * WEIGHT,
     )

@@ -14,14 +14,12 @@ from distillkit.interfaces import EmaTable, Metric, OptimizerTable, Precomputing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The checked config of one phase. It is data: nothing in it is ever loaded or set up.
+class CoreTables:
+    """The checked tables of one phase that the core itself reads.
 
     Attributes:
-        origin: the file it was read from.
+        origin: the file that they were read from.
         tables: the resolved config, every default written out; reading it again gives the same settings.
-        run, grid, optimizer, ema, student, evaluation: the core's tables.
-        choices: the components that the other tables name, by kind.
     """
 
     origin: str
@@ -32,6 +30,16 @@ class Settings:
     ema: EmaTable | None
     student: StudentTable | None
     evaluation: EvaluationTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(CoreTables):
+    """The checked config of one phase. It is data: nothing in it is ever loaded or set up.
+
+    Attributes:
+        choices: the components that the other tables name, by kind.
+    """
+
     choices: Mapping[str, Sequence[Choice]]
 
     def components(self) -> Components:
@@ -39,7 +47,7 @@ class Settings:
         made = {kind: [choice.make() for choice in choices] for kind, choices in self.choices.items()}
         one = {kind: components[0] if components else None for kind, components in made.items()}
         return Components(
-            **{field.name: getattr(self, field.name) for field in fields(Settings)},
+            **{field.name: getattr(self, field.name) for field in fields(CoreTables)},
             model=cast(interfaces.Model, one["model"]),
             teacher=cast(interfaces.Teacher | None, one["teacher"]),
             target=cast(interfaces.Target | None, one["target"]),
@@ -87,8 +95,8 @@ class Scoring:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Components(Settings, Scoring):
-    """Settings with their components, which one run sets up and throws away.
+class Components(CoreTables, Scoring):
+    """The components that settings name, which one run sets up and throws away, and the core's tables beside them.
 
     Attributes:
         losses: of all `[[loss]]` tables; the others as the tables of the config.
@@ -103,39 +111,39 @@ class Components(Settings, Scoring):
     tracker: interfaces.Tracker
 
 
-def make_plan(settings: Components) -> list[Stage]:
+def make_plan(components: Components) -> list[Stage]:
     """Divide the run's updates among the schedule's stages."""
-    accumulate = settings.optimizer.accumulate
+    accumulate = components.optimizer.accumulate
 
     def trajectory(steps: int) -> int:
-        if not settings.source.sequential:
+        if not components.source.sequential:
             return 1
-        jumps = steps // stride(settings, Stage(steps, 0))
+        jumps = steps // stride(components, Stage(steps, 0))
         return jumps // gcd(jumps, accumulate)
 
-    stages = settings.schedule.plan(settings.run.updates, trajectory)
+    stages = components.schedule.plan(components.run.updates, trajectory)
     return [
-        replace(stage, stride=stride(settings, stage), evaluations=accumulate * _evaluations(settings, stage))
+        replace(stage, stride=stride(components, stage), evaluations=accumulate * _evaluations(components, stage))
         for stage in stages
     ]
 
 
-def evaluations_before(settings: Components, plan: list[Stage]) -> int:
+def evaluations_before(components: Components, plan: list[Stage]) -> int:
     """Evaluations before the first update, if none of the source's work has been done by an earlier run."""
-    source = settings.source
+    source = components.source
     return source.evaluations_before(plan) if isinstance(source, PrecomputingSource) else 0
 
 
-def stride(settings: Components, stage: Stage) -> int:
+def stride(components: Components, stage: Stage) -> int:
     """The target's stride; 1 without a target (plain training)."""
-    return 1 if settings.target is None else settings.target.stride(stage)
+    return 1 if components.target is None else components.target.stride(stage)
 
 
-def _evaluations(settings: Components, stage: Stage) -> int:
+def _evaluations(components: Components, stage: Stage) -> int:
     """Evaluations per batch: the student's, and the target's."""
-    if settings.target is None or settings.teacher is None:
+    if components.target is None or components.teacher is None:
         return 1
-    return 1 + settings.target.teacher_evaluations(stage, settings.teacher)
+    return 1 + components.target.teacher_evaluations(stage, components.teacher)
 
 
 def score_name(label: str, steps: int) -> str:
@@ -143,39 +151,39 @@ def score_name(label: str, steps: int) -> str:
     return f"{label}/steps-{steps}"
 
 
-def scores_taken(settings: Components) -> dict[str, Metric]:
+def scores_taken(components: Components) -> dict[str, Metric]:
     """The scores that are taken during the run: name -> metric, metric by metric."""
-    features = settings.features
+    features = components.features
     if features is None:
         return {}
     return {
         score_name(metric.label(features), steps): metric
-        for metric in settings.metrics
-        for steps in settings.evaluation.steps
+        for metric in components.metrics
+        for steps in components.evaluation.steps
     }
 
 
-def watched(settings: Components, steps: int) -> str | None:
+def watched(components: Components, steps: int) -> str | None:
     """The score that decides when a stage is over whose student samples in `steps` steps; None if none does."""
-    wanted = settings.schedule.watches(steps)
-    return None if wanted is None else find_score(settings, wanted)
+    wanted = components.schedule.watches(steps)
+    return None if wanted is None else find_score(components, wanted)
 
 
-def find_score(settings: Components, wanted: str) -> str | None:
+def find_score(components: Components, wanted: str) -> str | None:
     """The score that "fd-fashion/steps-4" or "steps-4" (of the first metric) means; None: it is not taken."""
-    return next((name for name in scores_taken(settings) if name == wanted or name.endswith(f"/{wanted}")), None)
+    return next((name for name in scores_taken(components) if name == wanted or name.endswith(f"/{wanted}")), None)
 
 
-def series(settings: Components, stage: Stage, scores: Sequence[Mapping[str, float]]) -> list[float]:
+def series(components: Components, stage: Stage, scores: Sequence[Mapping[str, float]]) -> list[float]:
     """The watched score after each evaluation of a stage, lower being better; empty if none is watched.
 
     Args:
-        settings: the config.
+        components: the run's.
         stage: the stage.
         scores: all scores by name, for each evaluation that the stage has seen.
     """
-    name = watched(settings, stage.jumps)
+    name = watched(components, stage.jumps)
     if name is None:
         return []
-    sign = -1 if scores_taken(settings)[name].higher_is_better else 1
+    sign = -1 if scores_taken(components)[name].higher_is_better else 1
     return [sign * taken[name] for taken in scores]

@@ -36,7 +36,7 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
     """
     final = folder / f"update-{position.update:06d}"
     aside = files.partial(final)
-    engine, state = parts.settings.engine.state_dict(), _state(parts, position)
+    engine, state = parts.components.engine.state_dict(), _state(parts, position)
     _check_finite({"engine": engine} | state, position.update)
 
     def begin() -> None:
@@ -46,7 +46,7 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
 
     def write() -> list[str]:
         mine = []
-        if distributed.is_main_process() or parts.settings.engine.layout != "replicated":
+        if distributed.is_main_process() or parts.components.engine.layout != "replicated":
             mine.append(manifest.rank_file(distributed.rank()))
             safetensors.torch.save_file(_ready(engine), aside / mine[-1])
         if distributed.is_main_process():
@@ -83,7 +83,7 @@ def find(folder: Path, parts: Parts, say: Callable[[str], None]) -> Path | None:
     """
     distributed.on_main_process(lambda: files.recover(folder), folder)
     there = complete(folder)
-    mine = manifest.rank_file(distributed.rank() if parts.settings.engine.layout != "replicated" else 0)
+    mine = manifest.rank_file(distributed.rank() if parts.components.engine.layout != "replicated" else 0)
     for path in reversed(there):
         check_layout(path, parts)
         damage = manifest.damage(path, (mine, STATE, POSITION))
@@ -107,15 +107,15 @@ def restore(path: Path, parts: Parts) -> Position:
     Raises:
         DistillkitError: the config, or the number of processes, is another one, to which it does not fit.
     """
-    settings = parts.settings
+    components = parts.components
     written = json.loads((path / POSITION).read_text(encoding="utf-8"))
     plan = written.pop("plan")
     position = Position(**written)
     check_fits(path, plan, position, parts)
     shared = safetensors.torch.load_file(path / STATE)
-    rank = 0 if settings.engine.layout == "replicated" else distributed.rank()
+    rank = 0 if components.engine.layout == "replicated" else distributed.rank()
     try:
-        settings.engine.load_state_dict(safetensors.torch.load_file(path / manifest.rank_file(rank)))
+        components.engine.load_state_dict(safetensors.torch.load_file(path / manifest.rank_file(rank)))
         for owner, part in _stateful(parts, position).items():
             if position.done:
                 part.start_stage(parts.plan[position.stage], parts.student.path)
@@ -133,10 +133,10 @@ def _state(parts: Parts, position: Position) -> dict[str, Mapping[str, torch.Ten
 
 
 def _stateful(parts: Parts, position: Position) -> dict[str, RunHooks]:
-    settings = parts.settings
+    components = parts.components
     # Between stages a source has nothing to go on with; before the first one, it has no state.
-    source = settings.source if position.done else None
-    owners = {"teacher": settings.teacher, "target": settings.target, "source": source}
+    source = components.source if position.done else None
+    owners = {"teacher": components.teacher, "target": components.target, "source": source}
     return {owner: part for owner, part in owners.items() if part is not None}
 
 

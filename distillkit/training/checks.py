@@ -12,17 +12,17 @@ from distillkit.noise import NoisePath
 
 
 def check_model(
-    settings: Components, path: NoisePath, plan: Sequence[Stage], earlier: Sequence[Components] = ()
+    components: Components, path: NoisePath, plan: Sequence[Stage], earlier: Sequence[Components] = ()
 ) -> list[Mistake]:
     """The mistakes in a config that only the loaded model shows.
 
     Args:
-        settings: with the loaded model.
+        components: with the loaded model.
         path: its noise path, with the grids that they ask for.
         plan: their stages.
         earlier: the phases before.
     """
-    spec, evaluation = settings.model.spec, settings.evaluation
+    spec, evaluation = components.model.spec, components.evaluation
     wanted = [("schedule", stage.steps) for stage in plan]
     wanted += [("evaluation.steps", steps) for steps in evaluation.steps]
     wanted += [("evaluation.teacher_steps", steps) for steps in evaluation.teacher_steps]
@@ -42,7 +42,7 @@ def check_model(
         )
     taught = any(phase.teacher is not None and "guidance" in phase.teacher.gives for phase in earlier)
     # What an earlier phase leaves is no new network.
-    for mistake in [*_check_guidance(settings, taught), *([] if earlier else _check_adapter(settings))]:
+    for mistake in [*_check_guidance(components, taught), *([] if earlier else _check_adapter(components))]:
         mistakes[mistake.key] = mistake
     return [*mistakes.values()]
 
@@ -67,42 +67,45 @@ def check_data(data: Data, model: Model) -> None:
         )
 
 
-def _check_guidance(settings: Components, taught: bool) -> Iterator[Mistake]:
+def _check_guidance(components: Components, taught: bool) -> Iterator[Mistake]:
     """Scales that the model can do, and a teacher for what its network does not know yet."""
-    spec, teacher = settings.model.spec, settings.teacher
-    told = spec.guidance_input
-    if told is not None and taught:
-        told = replace(told, new=False)
-    asked = {"source.guidance": settings.source.options.guidance, "evaluation.guidance": settings.evaluation.guidance}
+    spec, teacher = components.model.spec, components.teacher
+    taken = spec.guidance_input
+    if taken is not None and taught:
+        taken = replace(taken, new=False)
+    asked = {
+        "source.guidance": components.source.options.guidance,
+        "evaluation.guidance": components.evaluation.guidance,
+    }
     for key, guidance in asked.items():
         scales = guidance if isinstance(guidance, tuple) else (guidance,)
-        if told is not None and not (told.low <= min(scales) and max(scales) <= told.high):
+        if taken is not None and not (taken.low <= min(scales) and max(scales) <= taken.high):
             yield Mistake(
                 key,
-                f"must lie in [{told.low:g}, {told.high:g}], the scales that the network takes as an input (got "
+                f"must lie in [{taken.low:g}, {taken.high:g}], the scales that the network takes as an input (got "
                 f"{_written(scales)})",
             )
         elif not spec.supports_guidance and set(scales) != {1}:
             yield Mistake(key, "must be 1: the model has no null condition for guidance to compare with")
-        elif told is None and min(scales) < 1:
+        elif taken is None and min(scales) < 1:
             yield Mistake(
                 key,
                 f"must be 1 (none) or more, as diffusers' pipelines guide above 1 only (got {_written(scales)})",
             )
     mixes = teacher is not None and "guidance" in teacher.gives
-    if told is not None and told.new and not mixes:
+    if taken is not None and taken.new and not mixes:
         yield Mistake(
             "model.guidance_input",
             "is new to the network, which has to be taught what it means first: begin with the preset 'guided', "
             "and distil its result (see [[phase]])",
         )
-    elif teacher is not None and mixes and told is None:
+    elif teacher is not None and mixes and taken is None:
         yield Mistake(
             "model.guidance_input",
             f"is required: the teacher '{teacher.name}' teaches the network to take the guidance scale as an input; "
             "give the lowest and the highest scale, as in [1.0, 3.0]",
         )
-    elif teacher is not None and mixes and told is not None and not told.new:
+    elif teacher is not None and mixes and taken is not None and not taken.new:
         yield Mistake(
             "teacher.type",
             f"'{teacher.name}' mixes two predictions of a network without guidance, and {spec.label} takes the scale "
@@ -110,15 +113,15 @@ def _check_guidance(settings: Components, taught: bool) -> Iterator[Mistake]:
         )
 
 
-def _check_adapter(settings: Components) -> Iterator[Mistake]:
+def _check_adapter(components: Components) -> Iterator[Mistake]:
     """What an adapter stands beside must be there for others, too."""
-    spec = settings.model.spec
-    told = spec.guidance_input
-    if settings.student is None:
+    spec = components.model.spec
+    taken = spec.guidance_input
+    if components.student is None:
         return
     if spec.untrained:
         yield Mistake("student", "adapts a network that has been trained, and the model is a new one: leave it out")
-    elif told is not None and told.new:
+    elif taken is not None and taken.new:
         yield Mistake(
             "student",
             "adapts what the network has, and model.guidance_input gives it a new layer: teach that one without "

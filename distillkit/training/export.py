@@ -25,36 +25,36 @@ def export(parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
     Raises:
         DistillkitError: it cannot be written.
     """
-    with parts.settings.engine.averaged():
+    with parts.components.engine.averaged():
         network = copy.deepcopy(parts.student.network).cpu() if distributed.is_main_process() else None
     # What comes next may read it.
     distributed.on_main_process(lambda: _write(cast(torch.nn.Module, network), parts, folder, rows), folder)
 
 
 def _write(network: torch.nn.Module, parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
-    settings, evaluation = parts.settings, parts.settings.evaluation
+    components, evaluation = parts.components, parts.components.evaluation
     about = Export(
         path=parts.student.path,
         steps=evaluation.export_steps or _taught_steps(parts),
         served=evaluation.steps,
         guidance=evaluation.guidance,
-        method=settings.run.method,
-        teacher=settings.model.spec.label,
+        method=components.run.method,
+        teacher=components.model.spec.label,
         scores=rows,
-        settings=settings.tables,
+        settings=components.tables,
         sampler=evaluation.sampler,
     )
-    if settings.student is not None:
+    if components.student is not None:
         adapter = folder.with_name("lora")
         with writing(adapter), replacing(adapter) as temporary:
-            settings.model.export_adapter(network, temporary)
+            components.model.export_adapter(network, temporary)
     # Last: where it is, the run is over.
     with writing(folder), replacing(folder) as temporary:
-        settings.model.export(network, temporary, about)
+        components.model.export(network, temporary, about)
 
 
 def _taught_steps(parts: Parts) -> int:
     """The smallest of the evaluated numbers of steps that a stage taught; the largest where none did."""
     taught = {stage.jumps for stage in parts.plan if stage.updates}
-    steps = parts.settings.evaluation.steps
+    steps = parts.components.evaluation.steps
     return min(taught.intersection(steps), default=max(steps))

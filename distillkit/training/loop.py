@@ -54,8 +54,8 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
         position: changed in place.
         say: prints a line for the user.
     """
-    settings, plan = parts.settings, parts.plan
-    engine, source, teacher, target = settings.engine, settings.source, settings.teacher, settings.target
+    components, plan = parts.components, parts.plan
+    engine, source, teacher, target = components.engine, components.source, components.teacher, components.target
     total = parts.updates
     while True:
         stage = plan[position.stage]
@@ -63,8 +63,8 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
             for part in (source, teacher, target):
                 if part is not None:
                     part.start_stage(stage, parts.student.path)
-        while position.done < stage.updates and not settings.schedule.is_over(
-            stage, position.done, series(settings, stage, position.scores)
+        while position.done < stage.updates and not components.schedule.is_over(
+            stage, position.done, series(components, stage, position.scores)
         ):
             yield _update(parts, position, stage, total)
         if position.done < stage.updates:
@@ -86,16 +86,16 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
 
 def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     """Make one of the run's `total` updates."""
-    settings, student = parts.settings, parts.student
-    engine, source, teacher, target = settings.engine, settings.source, settings.teacher, settings.target
+    components, student = parts.components, parts.student
+    engine, source, teacher, target = components.engine, components.source, components.teacher, components.target
     began, evaluations = time.perf_counter(), student.evaluations.count
 
     # Dropout draws from the global random state; each rank has its own.
     rank = distributed.rank() if distributed.active else 0
-    seed_everything = generator(settings.run.seed, position.update, f"network {rank}" if rank else "network")
+    seed_everything = generator(components.run.seed, position.update, f"network {rank}" if rank else "network")
     torch.manual_seed(seed_everything.initial_seed())
 
-    learning_rate = 0.5**position.rollbacks * settings.optimizer.learning_rate_at(
+    learning_rate = 0.5**position.rollbacks * components.optimizer.learning_rate_at(
         (position.update, total), (position.done, stage.updates)
     )
 
@@ -104,7 +104,7 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     losses: list[torch.Tensor] = []
     sizes: list[torch.Tensor] = []
     while update is None:
-        this = (settings.run.seed, position.update, len(losses))
+        this = (components.run.seed, position.update, len(losses))
         seed = generator(*this, "target").initial_seed()
         jumps = replace(source.draw(generator(*this, "source")), seed=seed)
         loss, target_batch, size = engine.forward(jumps.to(engine.device), position.update)

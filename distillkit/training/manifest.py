@@ -94,10 +94,10 @@ def about(parts: Parts, position: Position) -> dict[str, Any]:
     return {
         "distillkit": __version__,
         "update": position.update,
-        "engine": parts.settings.engine.name,
-        "layout": parts.settings.engine.layout,
+        "engine": parts.components.engine.name,
+        "layout": parts.components.engine.layout,
         "world_size": distributed.world_size(),
-        "batch": parts.settings.source.options.batch * distributed.world_size(),
+        "batch": parts.components.source.options.batch * distributed.world_size(),
     }
 
 
@@ -112,7 +112,7 @@ def check_layout(path: Path, parts: Parts) -> None:
         name, layout = then["engine"], then["layout"]
     except (OSError, ValueError, KeyError):  # damaged: `damage` reports it
         return
-    engine = parts.settings.engine
+    engine = parts.components.engine
     if name != engine.name:
         raise DistillkitError(
             f"{path}: was written by the engine '{name}', whose state '{engine.name}' cannot take: resume "
@@ -138,7 +138,7 @@ def check_fits(path: Path, plan: list[list[int]], position: Position, parts: Par
         DistillkitError: it cannot.
     """
     then, now = read(path), about(parts, position)
-    if then["batch"] != now["batch"] and position.done and "walk" in parts.settings.source.gives:
+    if then["batch"] != now["batch"] and position.done and "walk" in parts.components.source.gives:
         raise DistillkitError(
             f"{path}: its {then['batch']} samples (source.batch times processes) are on their way, and this run has "
             f"{now['batch']}: resume with as many"

@@ -67,10 +67,10 @@ def measure(phases: Sequence[Settings]) -> tuple[list[Measured], int, str]:
     return found, _memory(engine.device), str(engine.device)
 
 
-def _phase(settings: Settings, place: RunFolder, number: int, reporter: Reporter) -> Measured:
-    parts = load(settings.components())
+def _phase(components: Settings, place: RunFolder, number: int, reporter: Reporter) -> Measured:
+    parts = load(components.components())
     before = 0.0
-    missing, source = prepare(parts), parts.settings.source
+    missing, source = prepare(parts), parts.components.source
     if missing and isinstance(source, PrecomputingSource):
         parts, part = _try_source(parts, source.trial(place.path / "source"))
         before = len(missing) * part
@@ -90,14 +90,14 @@ def _phase(settings: Settings, place: RunFolder, number: int, reporter: Reporter
 
 def _try_source(parts: Parts, source: PrecomputingSource) -> tuple[Parts, float]:
     """The parts with this source, its work before the first update done, and the seconds that a part of that took."""
-    settings = parts.settings
-    parts = replace(parts, settings=replace(settings, source=source))
+    components = parts.components
+    parts = replace(parts, components=replace(components, source=source))
     work = prepare_source(parts)
     began = time.perf_counter()
-    with torch.no_grad(), settings.engine.averaged(), settings.engine.autocast():
+    with torch.no_grad(), components.engine.averaged(), components.engine.autocast():
         for part in work:
             part()
-    _finish(settings.engine.device)
+    _finish(components.engine.device)
     return parts, (time.perf_counter() - began) / len(work)
 
 
@@ -109,20 +109,20 @@ def _update(parts: Parts, reporter: Reporter) -> float:
 
 def _scoring(parts: Parts) -> float:
     """Seconds that all the pictures of a run take that are scored."""
-    settings, evaluation = parts.settings, parts.settings.evaluation
-    if not settings.metrics or settings.features is None:
+    components, evaluation = parts.components, parts.components.evaluation
+    if not components.metrics or components.features is None:
         return 0.0
-    settings.features.setup(settings.engine.device)
-    pictures = Pictures(evaluation, settings.model, settings.engine.device, settings.engine.autocast)
+    components.features.setup(components.engine.device)
+    pictures = Pictures(evaluation, components.model, components.engine.device, components.engine.autocast)
     batch = range(min(evaluation.batch, evaluation.samples))
 
     def seconds(steps: int) -> float:
         began = time.perf_counter()
-        settings.features.extract(pictures.draw(parts.student, steps, batch))  # type: ignore[union-attr]
-        _finish(settings.engine.device)
+        components.features.extract(pictures.draw(parts.student, steps, batch))  # type: ignore[union-attr]
+        _finish(components.engine.device)
         return time.perf_counter() - began
 
-    with settings.engine.averaged():
+    with components.engine.averaged():
         seconds(1)
         one, two = seconds(1), seconds(2)
     per_step, once = max(two - one, 0.0), max(2 * one - two, 0.0)
@@ -131,8 +131,8 @@ def _scoring(parts: Parts) -> float:
 
 def _scored(parts: Parts) -> Iterator[tuple[int, int]]:
     """(sampling steps, pictures) of every score that the run takes."""
-    settings, evaluation = parts.settings, parts.settings.evaluation
-    if evaluation.teacher and settings.teacher is not None and not settings.model.spec.untrained:
+    components, evaluation = parts.components, parts.components.evaluation
+    if evaluation.teacher and components.teacher is not None and not components.model.spec.untrained:
         yield from ((steps, evaluation.samples) for steps in {*evaluation.steps, *evaluation.teacher_steps})
     yield from ((steps, evaluation.samples) for steps in evaluation.steps)
     if evaluation.every:

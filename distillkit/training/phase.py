@@ -56,91 +56,91 @@ def run_phase(
     reporter = Reporter(Console())
     # Made for this phase: what they load is gone when it is over.
     components = replace(settings.components(), tracker=tracker)
-    with RunFolder(folder) as place:
+    with RunFolder(folder) as run_folder:
         changed: list[str] = []
         if resume:
             # With several phases, the model is the result of the phase before, wherever the run's folder lies by now,
             # and the whole config has been compared.
-            changed = place.open(settings.tables, ignore=() if parent is None else ("model",), allow=allow)
+            changed = run_folder.open(settings.tables, ignore=() if parent is None else ("model",), allow=allow)
         else:
-            place.check_free()
+            run_folder.check_free()
         info = RunInfo(settings.run.name, folder, make_plan(components), resume, parent)
-        if place.finished:
-            rows = _close(place, tracker, info, changed, reporter)
+        if run_folder.finished:
+            rows = _close(run_folder, tracker, info, changed, reporter)
         else:
-            rows = _make(components, place, info, changed, reporter)
+            rows = _make(components, run_folder, info, changed, reporter)
     for table in tables(rows):
         reporter.console.print(table)
     record = f"   record: distillkit ui {folder}" if tracker.has_ui else ""
-    adapter = "" if settings.student is None else f"   lora: {place.lora}"
-    reporter.say(f"pipeline: {place.pipeline}{adapter}   samples: {place.samples}{record}")
+    adapter = "" if settings.student is None else f"   lora: {run_folder.lora}"
+    reporter.say(f"pipeline: {run_folder.pipeline}{adapter}   samples: {run_folder.samples}{record}")
     return rows
 
 
 def _make(
-    components: Components, place: RunFolder, info: RunInfo, changed: Collection[str], reporter: Reporter
+    components: Components, run_folder: RunFolder, info: RunInfo, changed: Collection[str], reporter: Reporter
 ) -> list[dict[str, Any]]:
     """A phase that is not finished yet, from its beginning or from where it stood."""
     parts = load(components)
     work = prepare(parts)
     # Reads the reference, so that all that may be missing is missed before anything is written.
-    scores = RunScores(parts, place, reporter)
+    scores = RunScores(parts, run_folder, reporter)
     newest = None
     if info.resumed:
-        newest = checkpoint.find(place.checkpoints, parts, reporter.say)
+        newest = checkpoint.find(run_folder.checkpoints, parts, reporter.say)
         if newest is None:
-            reporter.say(f"{place.path}: there is no checkpoint yet: beginning anew")
+            reporter.say(f"{run_folder.path}: there is no checkpoint yet: beginning anew")
     else:
-        place.create(components.tables)
-    with recorded(components.tracker, info, place.discard if not info.resumed else lambda: None):
+        run_folder.create(components.tables)
+    with recorded(components.tracker, info, run_folder.discard if not info.resumed else lambda: None):
         if components.evaluation.teacher and components.teacher is not None and not components.model.spec.untrained:
-            scores.teacher(_known(place, "teacher") if not changed else [])
+            scores.teacher(_known(run_folder, "teacher") if not changed else [])
         if work:
             _do(work, parts, reporter)
         position = Position() if newest is None else checkpoint.restore(newest, parts)
         if changed:
             # The checkpoint fits the config that has changed.
-            place.write_config(components.tables)
-        _train_and_leave(parts, position, place, reporter, scores, changed)
+            run_folder.write_config(components.tables)
+        _train_and_leave(parts, position, run_folder, reporter, scores, changed)
     return scores.rows
 
 
 def _train_and_leave(
     parts: Parts,
     position: Position,
-    place: RunFolder,
+    run_folder: RunFolder,
     reporter: Reporter,
     scores: RunScores,
     changed: Collection[str],
 ) -> None:
     """The updates, the student's scores and the pipeline."""
     before = position.update
-    best = None if parts.settings.evaluation.best is None else BestWeights(place.best, parts)
-    Training(parts, position, place, reporter, scores, best).run()
+    best = None if parts.components.evaluation.best is None else BestWeights(run_folder.best, parts)
+    Training(parts, position, run_folder, reporter, scores, best).run()
     if best is not None and (found := best.restore()) is not None:
         reporter.say(f"best: {found.score} = {found.value:.4g} after update {found.update} of {position.update}")
     # Scores of these weights, if the run was stopped behind its last update.
-    scores.student(_known(place, "student") if before == position.update and not changed else [])
-    export(parts, place.pipeline, scores.rows)
+    scores.student(_known(run_folder, "student") if before == position.update and not changed else [])
+    export(parts, run_folder.pipeline, scores.rows)
 
 
-def _known(place: RunFolder, model: str) -> list[dict[str, Any]]:
-    return [row for row in place.read_scores() if row["model"] == model]
+def _known(run_folder: RunFolder, model: str) -> list[dict[str, Any]]:
+    return [row for row in run_folder.read_scores() if row["model"] == model]
 
 
 def _close(
-    place: RunFolder, tracker: Tracker, info: RunInfo, changed: Collection[str], reporter: Reporter
+    run_folder: RunFolder, tracker: Tracker, info: RunInfo, changed: Collection[str], reporter: Reporter
 ) -> list[dict[str, Any]]:
     """A phase that is finished: its tracker may not know it."""
-    again = f"; delete {place.pipeline} to go on with what has changed: {', '.join(changed)}" if changed else ""
-    reporter.say(f"{place.path}: this run is finished{again}")
+    again = f"; delete {run_folder.pipeline} to go on with what has changed: {', '.join(changed)}" if changed else ""
+    reporter.say(f"{run_folder.path}: this run is finished{again}")
     with recorded(tracker, info, lambda: None):
-        return place.read_scores()
+        return run_folder.read_scores()
 
 
 def _do(work: Sequence[Callable[[], None]], parts: Parts, reporter: Reporter) -> None:
     """What the source has to do, with the network as it is when the run begins."""
-    source, engine, counted = parts.settings.source, parts.settings.engine, parts.student.evaluations
+    source, engine, counted = parts.components.source, parts.components.engine, parts.student.evaluations
     before = counted.count
     # Nothing was averaged yet: this is the network as it was loaded, whole.
     with reporter.task(source.name, len(work)), torch.no_grad(), engine.averaged(), engine.autocast():

@@ -49,27 +49,27 @@ def run(config: Config, folder: Path, resume: bool = False, allow: Collection[st
     tracker = own_tracker(config.phases[0])
     if len(config.phases) == 1:
         return run_phase(config.phases[0], folder, tracker, resume, allow=allow)
-    with RunFolder(folder) as place:
+    with RunFolder(folder) as run_folder:
         if resume:
-            changed = place.open(config.tables, allow=allow)
-            _check_yet_to_come(changed, config, place)
+            changed = run_folder.open(config.tables, allow=allow)
+            _check_yet_to_come(changed, config, run_folder)
             if changed:
-                place.write_config(config.tables)
+                run_folder.write_config(config.tables)
         else:
-            place.check_free()
+            run_folder.check_free()
             check_phases(config.phases)
-            place.create(config.tables)
+            run_folder.create(config.tables)
         plan = [stage for phase in config.phases for stage in make_plan(phase.components())]
         info = RunInfo(config.name, folder, plan, resume)
-        with recorded(tracker, info, place.discard if not resume else lambda: None):
-            if place.finished:
+        with recorded(tracker, info, run_folder.discard if not resume else lambda: None):
+            if run_folder.finished:
                 Reporter(Console()).say(f"{folder}: this run is finished")
-                rows = place.read_scores()
+                rows = run_folder.read_scores()
             else:
-                _run_phases(config, place, tracker, allow)
-                rows = _gather(config, place) if distributed.is_main_process() else []
+                _run_phases(config, run_folder, tracker, allow)
+                rows = _gather(config, run_folder) if distributed.is_main_process() else []
         if distributed.is_main_process():
-            _print(config, place)
+            _print(config, run_folder)
     return rows
 
 
@@ -80,7 +80,7 @@ def check_phases(phases: Sequence[Settings]) -> None:
         ConfigError: a phase does not fit what the one before will leave.
         DistillkitError: the device or the model is not there.
     """
-    model = load(phases[0].components()).settings.model
+    model = load(phases[0].components()).components.model
     mistakes = []
     for i, phase in enumerate(phases):
         components = replace(phase.components(), model=model)
@@ -91,25 +91,25 @@ def check_phases(phases: Sequence[Settings]) -> None:
         raise ConfigError(mistakes, phases[0].origin)
 
 
-def _run_phases(config: Config, place: RunFolder, tracker: Tracker, allow: Collection[str]) -> None:
+def _run_phases(config: Config, run_folder: RunFolder, tracker: Tracker, allow: Collection[str]) -> None:
     """The phases that are not finished."""
     for i, phase in enumerate(config.phases, 1):
-        here = _folder(place, i)
+        here = _folder(run_folder, i)
         if not here.finished:
             own = {re.sub(rf"^phase\[{i - 1}\]\.", "", key) for key in allow}
             # All of a phase, or of all phases, may change.
             if own & {"phase", f"phase[{i - 1}]"}:
                 own |= phase.tables.keys()
-            settings = from_result(phase, place.path, i)
-            run_phase(settings, here.path, tracker, here.config.is_file(), parent=place.path, allow=own)
+            settings = from_result(phase, run_folder.path, i)
+            run_phase(settings, here.path, tracker, here.config.is_file(), parent=run_folder.path, allow=own)
 
 
-def _folder(place: RunFolder, number: int) -> RunFolder:
+def _folder(run_folder: RunFolder, number: int) -> RunFolder:
     """The folder of a phase, from 1."""
-    return RunFolder(place.path / "phases" / str(number))
+    return RunFolder(run_folder.path / "phases" / str(number))
 
 
-def _check_yet_to_come(changed: Collection[str], config: Config, place: RunFolder) -> None:
+def _check_yet_to_come(changed: Collection[str], config: Config, run_folder: RunFolder) -> None:
     """A phase that is finished has its config.
 
     Raises:
@@ -117,10 +117,10 @@ def _check_yet_to_come(changed: Collection[str], config: Config, place: RunFolde
     """
     for i, _ in enumerate(config.phases, 1):
         late = [key for key in changed if key.startswith(f"phase[{i - 1}].")]
-        if late and _folder(place, i).finished:
+        if late and _folder(run_folder, i).finished:
             raise DistillkitError(
-                f"{place.path}: phase {i} is finished, and the config has changed in {', '.join(late)}: change only "
-                "what is yet to come, or begin anew in another folder with --output"
+                f"{run_folder.path}: phase {i} is finished, and the config has changed in {', '.join(late)}: change "
+                "only what is yet to come, or begin anew in another folder with --output"
             )
 
 
@@ -133,32 +133,32 @@ def from_result(phase: Settings, folder: Path, number: int) -> Settings:
     return replace(phase, choices=choices, tables={**phase.tables, "model": table})
 
 
-def _gather(config: Config, place: RunFolder) -> list[dict[str, Any]]:
+def _gather(config: Config, run_folder: RunFolder) -> list[dict[str, Any]]:
     """Make the run's own files from the phases'."""
-    phases = [_folder(place, i) for i, _ in enumerate(config.phases, 1)]
+    phases = [_folder(run_folder, i) for i, _ in enumerate(config.phases, 1)]
     lines = [
         json.dumps({"phase": i, **json.loads(line)}) + "\n"
         for i, phase in enumerate(phases, 1)
         for line in phase.journal.read_text(encoding="utf-8").splitlines()
     ]
-    with writing(place.journal):
-        write_text(place.journal, "".join(lines))
+    with writing(run_folder.journal):
+        write_text(run_folder.journal, "".join(lines))
     first, last = (phase.read_scores() for phase in (phases[0], phases[-1]))
     rows = [row for row in first if row["model"] == "teacher"] + [row for row in last if row["model"] == "student"]
-    place.write_scores(rows)
+    run_folder.write_scores(rows)
     # The pipeline last: where it is, the run is over.
     for name in ("samples", "pipeline"):
-        path = place.path / name
+        path = run_folder.path / name
         with writing(path), replacing(path) as temporary:
             shutil.copytree(phases[-1].path / name, temporary)
     return rows
 
 
-def _print(config: Config, place: RunFolder) -> None:
+def _print(config: Config, run_folder: RunFolder) -> None:
     """One table: the teacher, and the student after each phase."""
     rows: list[dict[str, Any]] = []
     for i, phase in enumerate(config.phases, 1):
-        found = _folder(place, i).read_scores()
+        found = _folder(run_folder, i).read_scores()
         rows += [row for row in found if i == 1 and row["model"] == "teacher"]
         label = f"after phase {i} ({phase.run.method})"
         rows += [row | {"model": label} for row in found if row["model"] == "student"]

@@ -29,23 +29,23 @@ class RunScores:
 
     Args:
         parts: prepared.
-        place: the run's folder.
+        run_folder: the run's folder.
         reporter: shows how far it is.
     """
 
-    def __init__(self, parts: Parts, place: RunFolder, reporter: Reporter) -> None:
+    def __init__(self, parts: Parts, run_folder: RunFolder, reporter: Reporter) -> None:
         self._parts = parts
-        self._settings = settings = parts.settings
-        self._place = place
+        self._components = components = parts.components
+        self._folder = run_folder
         self._reporter = reporter
-        self._evaluator = Evaluator(settings, settings.model, settings.engine.device, settings.engine.autocast)
+        self._evaluator = Evaluator(components, components.model, components.engine.device, components.engine.autocast)
         self._teacher: dict[int, torch.Tensor] = {}
         self.rows: list[dict[str, Any]] = []
 
     @property
     def full_steps(self) -> int:
         """The number of steps at which the teacher is at its best, of those that the config names."""
-        evaluation = self._settings.evaluation
+        evaluation = self._components.evaluation
         return max([*evaluation.steps, *evaluation.teacher_steps, *(stage.steps for stage in self._parts.plan)])
 
     def teacher(self, known: list[dict[str, Any]]) -> None:
@@ -54,9 +54,9 @@ class RunScores:
         Args:
             known: the teacher's rows from before, if the run is resumed.
         """
-        evaluation = self._settings.evaluation
+        evaluation = self._components.evaluation
         # Nothing was averaged yet: this is the network as it was loaded, whole.
-        with self._settings.engine.averaged():
+        with self._components.engine.averaged():
             for steps in sorted({*evaluation.steps, self.full_steps}):
                 self._teacher[steps] = self._evaluator.pictures.first(self._parts.student, steps, which="teacher")
             self._score("teacher", sorted({*evaluation.steps, *evaluation.teacher_steps}), known)
@@ -67,17 +67,17 @@ class RunScores:
         Args:
             known: rows of these weights from before, if the run was stopped here.
         """
-        settings = self._settings
-        with settings.engine.averaged():
-            self._score("student", settings.evaluation.steps, known)
-            for steps in settings.evaluation.steps:
+        components = self._components
+        with components.engine.averaged():
+            self._score("student", components.evaluation.steps, known)
+            for steps in components.evaluation.steps:
                 image = self._sheet(steps)
                 if distributed.is_main_process():
-                    write_png(self._place.samples / f"steps-{steps:03d}.png", image)
+                    write_png(self._folder.samples / f"steps-{steps:03d}.png", image)
 
     def during(self, update: int, stop: StopRequest) -> dict[str, float] | None:
         """Score the student in the middle of the run: "fd-fashion/steps-4" -> value. None if the user stops it."""
-        settings = self._settings
+        components = self._components
         found: dict[str, float] = {}
 
         def check(pictures: int) -> None:
@@ -85,23 +85,23 @@ class RunScores:
                 raise RunInterrupted
 
         try:
-            with settings.engine.averaged():
-                for steps in settings.evaluation.steps:
-                    samples = settings.evaluation.every_samples
+            with components.engine.averaged():
+                for steps in components.evaluation.steps:
+                    samples = components.evaluation.every_samples
                     scores = self._evaluator.score(self._parts.student, steps, samples, on_batch=check)
                     found |= {score_name(label, steps): value for label, value in scores.items()}
                     image = self._sheet(steps)
                     if distributed.is_main_process():
                         name = f"update-{update:06d}-steps-{steps:03d}.png"
-                        write_png(self._place.samples / "during" / name, image)
+                        write_png(self._folder.samples / "during" / name, image)
         except RunInterrupted:  # after the batch in which the user asked to stop
             return None
         return found
 
     def _score(self, which: Which, steps: tuple[int, ...] | list[int], known: list[dict[str, Any]]) -> None:
-        samples = self._settings.evaluation.samples
-        if not self._settings.metrics:
-            self._place.write_scores(self.rows)
+        samples = self._components.evaluation.samples
+        if not self._components.metrics:
+            self._folder.write_scores(self.rows)
             return
         with self._reporter.task(f"{which} samples", samples * len(steps)):
             for number in steps:
@@ -112,8 +112,8 @@ class RunScores:
                     rows = self._evaluator.rows(which, number, samples, scores)
                 self.rows += rows
                 # At once: what is scored need not be scored again if the run is stopped here.
-                self._place.write_scores(self.rows)
-                self._settings.tracker.sync()
+                self._folder.write_scores(self.rows)
+                self._components.tracker.sync()
 
     def _sheet(self, steps: int) -> torch.Tensor:
         """Rows from the same noise: the teacher at its best, the teacher at `steps`, the student at `steps`."""
@@ -142,14 +142,14 @@ class BestWeights:
     """
 
     def __init__(self, path: Path, parts: Parts) -> None:
-        settings = parts.settings
-        score = find_score(settings, settings.evaluation.best or "")
+        components = parts.components
+        score = find_score(components, components.evaluation.best or "")
         if score is None:
-            raise ValueError(f"the run takes no score '{settings.evaluation.best}'")
+            raise ValueError(f"the run takes no score '{components.evaluation.best}'")
         self._path = path
         self._parts = parts
         self._score = score
-        self._sign = -1 if scores_taken(settings)[score].higher_is_better else 1
+        self._sign = -1 if scores_taken(components)[score].higher_is_better else 1
 
     @property
     def score(self) -> BestScore | None:
@@ -168,7 +168,7 @@ class BestWeights:
         # Not a number is not better than anything.
         if not distributed.broadcast(self._sign * value < (self._sign * before.value if before else inf)):
             return
-        with self._parts.settings.engine.averaged():
+        with self._parts.components.engine.averaged():
             if distributed.is_main_process():
                 self._write({"update": str(update), "score": self._score, "value": repr(value)})
 
@@ -187,6 +187,6 @@ class BestWeights:
         distributed.barrier()
         found = self.score
         if found is not None:
-            with self._parts.settings.engine.averaged():
+            with self._parts.components.engine.averaged():
                 self._parts.student.load_state_dict(safetensors.torch.load_file(self._path))
         return found

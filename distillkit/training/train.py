@@ -40,7 +40,7 @@ class Training:
         best: BestWeights | None,
     ) -> None:
         self._parts = parts
-        self._settings = parts.settings
+        self._components = parts.components
         self._position = position
         self._folder = folder
         self._reporter = reporter
@@ -59,7 +59,7 @@ class Training:
             DistillkitError: something cannot be written.
         """
         position, last = self._position, self._last
-        rolls_back = self._settings.run.on_divergence == "rollback"
+        rolls_back = self._components.run.on_divergence == "rollback"
         self._open_records()
         with deferred(lambda: self._reporter.say("stopping after this update; Ctrl-C once more stops at once")) as stop:
             if rolls_back and not complete(self._folder.checkpoints):
@@ -81,7 +81,7 @@ class Training:
             self._evaluate(stop)
 
     def _make_updates(self, stop: StopRequest) -> None:
-        position, last, every = self._position, self._last, self._settings.run.log_every
+        position, last, every = self._position, self._last, self._components.run.log_every
         # An evaluation that a signal cut short is repeated, so that a schedule that watches its score decides alike.
         if self._evaluation_is_due():
             self._evaluate(stop)
@@ -106,7 +106,7 @@ class Training:
         if self._best is not None:
             self._best.forget_after(self._position.update)
         self._curves = Curves(self._folder.curves, self._position.evaluated)
-        guard = DivergenceGuard(self._settings.run)
+        guard = DivergenceGuard(self._components.run)
         self._journal = Journal(self._folder.journal, guard, self._position.update)
 
     def _log(self) -> None:
@@ -122,10 +122,10 @@ class Training:
             f"stage {newest['stage'] + 1}/{len(self._parts.plan)}  N {newest['steps']}  loss {loss}  "
             f"lr {newest['learning_rate']:.2g}"
         )
-        self._settings.tracker.sync()
+        self._components.tracker.sync()
 
     def _evaluation_is_due(self) -> bool:
-        position, every = self._position, self._settings.evaluation.every
+        position, every = self._position, self._components.evaluation.every
         return bool(every) and position.update % every == 0 and position.evaluated < position.update < self._last
 
     def _evaluate(self, stop: StopRequest) -> None:
@@ -138,12 +138,12 @@ class Training:
             self._curves.add(update, scores)
             if self._best is not None:
                 self._best.consider(update, scores)
-        self._settings.tracker.sync()
+        self._components.tracker.sync()
         self._position.evaluated = update
         self._position.scores.append(scores)
 
     def _checkpoint_is_due(self) -> bool:
-        run = self._settings.run
+        run = self._components.run
         if run.checkpoint_every and self._position.update % run.checkpoint_every == 0:
             return True
         if not run.checkpoint_minutes:
@@ -157,7 +157,7 @@ class Training:
         if self._saved == asdict(self._position):
             return
         self._journal.sync()
-        checkpoint.save(self._folder.checkpoints, self._parts, self._position, self._settings.run.keep)
+        checkpoint.save(self._folder.checkpoints, self._parts, self._position, self._components.run.keep)
         self._saved, self._saved_at = asdict(self._position), time.monotonic()
 
     def _roll_back(self, error: Diverged) -> None:

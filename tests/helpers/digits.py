@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from distillkit.config import Components, Config, read_config
+from distillkit.config import Config, Settings, read_config
 from distillkit.training.run import run
 
 TEACHER = Path(__file__).parents[1] / "data/digits_teacher"
@@ -80,11 +80,11 @@ def read_checkpoint(folder: Path) -> dict[str, Tensor]:
     return {f"engine/{key}": value for key, value in engine.items()} | load_file(folder / "state.safetensors")
 
 
-def settings(folder: Path, preset: str, *assignments: str, tables: str = MODEL + PLAIN) -> Components:
-    """A preset's settings and components over the teacher, with assignments as of --set."""
+def settings(folder: Path, preset: str, *assignments: str, tables: str = MODEL + PLAIN) -> Settings:
+    """A preset's settings over the teacher, with assignments as of --set."""
     file = folder / "mine.toml"
     file.write_text(f'preset = "{preset}"\n{tables}', encoding="utf-8")
-    return read_config(file, assignments).phases[0].components()
+    return read_config(file, assignments).phases[0]
 
 
 def distil(folder: Path, preset: str, *assignments: str, tables: str = MODEL + PLAIN, resume: bool = False) -> Run:
