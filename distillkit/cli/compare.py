@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from distillkit.cli.options import echo_json, echo_table, json_option
+from distillkit.cli.options import echo_json, json_option
 from distillkit.errors import DistillkitError
+from distillkit.training.terminal import print_scores
 
 
 @click.command()
@@ -28,8 +29,7 @@ def command(runs: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         echo_json(rows)
         return
-    for metric in metrics:
-        _print(metric, [row for row in rows if row["metric"] == metric])
+    print_scores(rows, labels=("run", "model"))
 
 
 def _scores(run: Path) -> list[dict[str, Any]]:
@@ -63,17 +63,3 @@ def _check_protocols(metric: str, rows: Iterable[dict[str, Any]]) -> None:
 def _way(row: Mapping[str, Any]) -> list[str]:
     """The protocol's parts, without the sampler: like its steps, that is the model's own."""
     return [part for part in row["protocol"].split("; ") if not part.startswith("sampler ")]
-
-
-def _print(metric: str, rows: list[dict[str, Any]]) -> None:
-    steps = sorted({row["steps"] for row in rows})
-    lines: dict[tuple[str, str], dict[int, float]] = {}
-    for row in rows:
-        lines.setdefault((row["run"], row["model"]), {})[row["steps"]] = row["value"]
-    cells = [
-        [run, model, *(f"{values[number]:.4g}" if number in values else "" for number in steps)]
-        for (run, model), values in lines.items()
-    ]
-    click.echo(f"{metric}, {rows[0]['samples']} samples")
-    echo_table(["run", "model", *(f"{number} steps" for number in steps)], cells, numbers=True)
-    click.echo()

@@ -12,9 +12,8 @@ from distillkit.cli.options import echo_json, json_option, parse_steps, prompts_
 from distillkit.cli.pipeline import grid_of, load_model, make_predictor, picture_shape, pipeline_folder, tables_of_run
 from distillkit.config import read_scoring
 from distillkit.evaluation import Evaluator
-from distillkit.evaluation.report import tables
 from distillkit.registry import load_registry
-from distillkit.training.terminal import Reporter
+from distillkit.training.terminal import Reporter, print_scores
 
 
 @click.command()
@@ -95,11 +94,6 @@ def command(
     if as_json:
         echo_json(rows)
     else:
-        _print(rows)
-
-
-def _print(rows: list[dict[str, Any]]) -> None:
-    for table in tables(rows):
-        Console().print(table)
-    for protocol in dict.fromkeys(row["protocol"] for row in rows):
-        click.echo(protocol)
+        print_scores(rows)
+        for protocol in dict.fromkeys(row["protocol"] for row in rows):
+            click.echo(protocol)

@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 config_argument = click.argument("config", type=click.Path(path_type=Path))
 
@@ -45,22 +42,3 @@ def parse_steps(ctx: click.Context, parameter: click.Parameter, value: str) -> l
 def echo_json(value: Any) -> None:
     """Print a value as indented JSON."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def echo_table(columns: list[str], rows: list[list[str]], numbers: bool = False) -> None:
-    """Print a table. Cells are shown whole: a terminal wraps them, a pipe gets one line a row.
-
-    Args:
-        columns: the headings.
-        rows: the cells.
-        numbers: whether all columns but the first are numbers, set flush right.
-    """
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if numbers and i else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 10_000
-    console.print(table)

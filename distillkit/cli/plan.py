@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from distillkit.cli.options import config_argument, echo_json, echo_table, json_option, set_option
+from distillkit.cli.options import config_argument, echo_json, json_option, set_option
 from distillkit.config import evaluations_before, make_plan, read_config
 from distillkit.training.measure import measure as take
-from distillkit.training.terminal import clock
+from distillkit.training.terminal import clock, print_table
 
 
 @click.command()
@@ -72,7 +72,7 @@ def command(config: Path, assignments: tuple[str, ...], measure: bool, as_json: 
         columns.append("time")
         told = found["measured"]
         rows[-1].append(clock(told.get("before_seconds", 0.0) + told["update_seconds"]))
-    echo_table(columns, rows, numbers=True)
+    print_table(columns, rows, numbers=1)
     if measure:
         made = f"{clock(told['before_seconds'])} before the updates, " if before else ""
         click.echo(

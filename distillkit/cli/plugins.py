@@ -6,8 +6,9 @@ from dataclasses import asdict
 
 import click
 
-from distillkit.cli.options import echo_json, echo_table, json_option
+from distillkit.cli.options import echo_json, json_option
 from distillkit.registry import load_registry
+from distillkit.training.terminal import print_table
 
 
 @click.command()
@@ -29,8 +30,8 @@ def command(as_json: bool) -> None:
     if as_json:
         echo_json({"components": components, "broken": [asdict(plugin) for plugin in registry.broken]})
         return
-    echo_table(["kind", "name", "package", "version"], [[*row.values()] for row in components])
+    print_table(["kind", "name", "package", "version"], [[*row.values()] for row in components])
     if registry.broken:
         click.echo(f"\n{len(registry.broken)} not working:")
         rows = [[plugin.name, plugin.package, plugin.version, plugin.reason] for plugin in registry.broken]
-        echo_table(["plugin", "package", "version", "reason"], rows)
+        print_table(["plugin", "package", "version", "reason"], rows)

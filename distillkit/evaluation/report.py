@@ -1,17 +1,15 @@
-"""The table of scores, and grids of sample images from the same noise."""
+"""Grids of sample images from the same noise."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 import torch
 import torch.nn.functional as functional
-from rich.table import Table
 
 from distillkit.errors import DistillkitError
 from distillkit.files import replacing
@@ -67,22 +65,3 @@ def write_png(path: Path, image: torch.Tensor) -> None:
             PIL.Image.fromarray(image.cpu().numpy()).save(temporary, format="PNG")
     except OSError as error:
         raise DistillkitError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """One table per metric, from rows of scores.json. Missing scores are blank."""
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    return [_table(metric, [row for row in rows if row["metric"] == metric]) for metric in metrics]
-
-
-def _table(metric: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    steps = sorted({row["steps"] for row in rows})
-    samples = sorted({row["samples"] for row in rows})
-    table = Table()
-    table.add_column(f"{metric} ({', '.join(map(str, samples))} samples)")
-    for number in steps:
-        table.add_column(f"{number} step{'s' if number > 1 else ''}", justify="right")
-    for model in dict.fromkeys(row["model"] for row in rows):
-        values = {row["steps"]: row["value"] for row in rows if row["model"] == model}
-        table.add_row(model, *(f"{values[number]:.4g}" if number in values else "" for number in steps))
-    return table

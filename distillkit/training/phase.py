@@ -14,7 +14,6 @@ from rich.console import Console
 from distillkit import distributed
 from distillkit.config import Components, Settings, make_plan
 from distillkit.errors import RunInterrupted, Terminated
-from distillkit.evaluation import tables
 from distillkit.interfaces import NoTracker, RunInfo, Tracker
 from distillkit.training import checkpoint
 from distillkit.training.assemble import Parts, load, prepare
@@ -22,7 +21,7 @@ from distillkit.training.export import export
 from distillkit.training.folder import RunFolder
 from distillkit.training.loop import Position
 from distillkit.training.scoring import BestWeights, RunScores
-from distillkit.training.terminal import SIGNALS, Reporter, deferred
+from distillkit.training.terminal import SIGNALS, Reporter, deferred, print_scores
 from distillkit.training.train import Training
 
 
@@ -69,8 +68,8 @@ def run_phase(
             rows = _close(run_folder, tracker, info, changed, reporter)
         else:
             rows = _make(components, run_folder, info, changed, reporter)
-    for table in tables(rows):
-        reporter.console.print(table)
+    if distributed.is_main_process():
+        print_scores(rows)
     record = f"   record: distillkit ui {folder}" if tracker.has_ui else ""
     adapter = "" if settings.student is None else f"   lora: {run_folder.lora}"
     reporter.say(f"pipeline: {run_folder.pipeline}{adapter}   samples: {run_folder.samples}{record}")

@@ -15,14 +15,13 @@ from rich.console import Console
 from distillkit import distributed
 from distillkit.config import Config, Settings, make_plan, read_choice, table_of_result
 from distillkit.errors import ConfigError, DistillkitError, Mistake
-from distillkit.evaluation import tables
 from distillkit.files import replacing, write_text, writing
 from distillkit.interfaces import RunInfo, Tracker
 from distillkit.training.assemble import load
 from distillkit.training.checks import check_model
 from distillkit.training.folder import RunFolder
 from distillkit.training.phase import own_tracker, recorded, run_phase
-from distillkit.training.terminal import Reporter
+from distillkit.training.terminal import Reporter, print_scores
 
 
 def run(config: Config, folder: Path, resume: bool = False, allow: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -162,6 +161,4 @@ def _print(config: Config, run_folder: RunFolder) -> None:
         rows += [row for row in found if i == 1 and row["model"] == "teacher"]
         label = f"after phase {i} ({phase.run.method})"
         rows += [row | {"model": label} for row in found if row["model"] == "student"]
-    console = Console()
-    for table in tables(rows):
-        console.print(table)
+    print_scores(rows)

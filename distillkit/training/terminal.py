@@ -1,17 +1,20 @@
-"""The user's terminal: the progress of a run, and stopping it by Ctrl-C or SIGTERM."""
+"""The user's terminal: the progress of a run, tables, and stopping the run by Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from distillkit import distributed
 from distillkit.errors import terminate
@@ -79,6 +82,50 @@ class Reporter:
             left = rate * (self._total - self._done)
             parts = [f"{self._what} {self._done}/{self._total}", detail, f"{clock(left)} left"]
             self.say("  ".join(part for part in parts if part))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: int | None = None) -> None:
+    """Print a table to stdout. Cells are printed whole: a terminal wraps them, a pipe gets one line per row.
+
+    Args:
+        columns: the headings.
+        rows: the cells.
+        numbers: the first column of numbers; it and all after it are right-aligned.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for i, column in enumerate(columns):
+        right = numbers is not None and i >= numbers
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
+
+
+def print_scores(rows: Sequence[Mapping[str, Any]], labels: Sequence[str] = ("model",)) -> None:
+    """Print one table per metric, from rows of scores.json. Missing scores are blank.
+
+    Args:
+        rows: the scores.
+        labels: the keys of a row that name its model; each is a column.
+    """
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        chosen = [row for row in rows if row["metric"] == metric]
+        steps = sorted({row["steps"] for row in chosen})
+        values: dict[tuple[str, ...], dict[int, float]] = {}
+        for row in chosen:
+            values.setdefault(tuple(row[label] for label in labels), {})[row["steps"]] = row["value"]
+        columns = [*labels, *(f"{number} step{'s' if number > 1 else ''}" for number in steps)]
+        cells = [
+            [*names, *(f"{scores[number]:.4g}" if number in scores else "" for number in steps)]
+            for names, scores in values.items()
+        ]
+        samples = ", ".join(str(number) for number in sorted({row["samples"] for row in chosen}))
+        print(f"{metric}, {samples} samples")
+        print_table(columns, cells, numbers=len(labels))
+        print()
 
 
 def clock(seconds: float) -> str:
