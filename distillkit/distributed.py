@@ -80,7 +80,7 @@ def init(device: torch.device, timeout: float) -> None:
         return
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise DistillkitError(
-            f"WORLD_SIZE is {world_size()} in the environment, but {' and '.join(missing)} not set; start the "
+            f"the environment sets WORLD_SIZE to {world_size()}, but does not set {' or '.join(missing)}: start the "
             "processes with distillkit launch, torchrun, deepspeed or accelerate, or unset WORLD_SIZE"
         )
     limit = timedelta(seconds=timeout)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from conftest import SMALL
 from helpers.digits import Run
 
+from distillkit import distributed
 from distillkit.cli.launch import find_self, read_hosts
 from distillkit.errors import DistillkitError
 
@@ -205,3 +207,16 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
         code, _, errors = end(start(tmp_path, "distillkit", "launch", *words, "run", "tiny.toml"))
         assert code == 2
         assert sentence in errors
+
+
+def test_an_environment_that_lacks_what_launchers_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(DistillkitError) as caught:
+        distributed.init(torch.device("cpu"), timeout=1)
+    assert str(caught.value) == (
+        "the environment sets WORLD_SIZE to 2, but does not set RANK or MASTER_ADDR: start the processes with "
+        "distillkit launch, torchrun, deepspeed or accelerate, or unset WORLD_SIZE"
+    )

@@ -35,6 +35,7 @@ from PIL import Image
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Tracker
+from distillkit.interfaces.tracker import Status
 from distillkit.registry import load_registry
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def test_a_resumed_run_goes_on_in_the_same_one(uri: str, client: MlflowClient, t
         run.update(update)
     run.evaluation(2, 9.0)
     tracker.finish("killed")
-    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: sent 1 runs, 16 points, 1 pictures"
+    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: sent 1 run, 16 points, 1 picture"
     before = read_run(client, uri, tmp_path)
     assert before.info.status == "KILLED"
 
@@ -179,7 +180,7 @@ def test_a_resumed_run_goes_on_in_the_same_one(uri: str, client: MlflowClient, t
         if update % 2 == 0:
             run.evaluation(update, 9.0)
     tracker.finish("failed")
-    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: sent 6 points, 1 pictures"
+    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: sent 6 points, 1 picture"
     assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: nothing was missing"
 
     after = read_run(client, uri, tmp_path)
@@ -214,6 +215,29 @@ def test_a_journal_that_is_rewritten_while_it_is_sent(uri: str, client: MlflowCl
     )
 
 
+@pytest.mark.parametrize("status", ["failed", "killed", None])
+def test_the_last_updates_of_a_run_that_was_stopped_are_shown(
+    uri: str, client: MlflowClient, tmp_path: Path, status: Status | None
+) -> None:
+    """Between two points of the curves; None: without its own word."""
+    run = RunFolder(tmp_path, SETTINGS)
+    tracker = make(uri)
+    tracker.start(run.info())
+    for update in range(1, 6):
+        run.update(update)
+    Sync(uri, tmp_path, print).send(over=False)
+    assert curve(client, read_run(client, uri, tmp_path), "loss") == [(3, 2.0)]
+    if status is not None:
+        tracker.finish(status)
+    tracker.send(tmp_path)
+    assert curve(client, read_run(client, uri, tmp_path), "loss") == [(3, 2.0), (5, 4.5)]
+    run.update(6)
+    tracker.start(run.info(resumed=True))
+    tracker.finish("killed")
+    tracker.send(tmp_path)
+    assert curve(client, read_run(client, uri, tmp_path), "loss") == [(3, 2.0), (5, 4.5), (6, 5.0)]
+
+
 def test_a_run_that_mlflow_has_not_is_a_new_one(uri: str, client: MlflowClient, tmp_path: Path) -> None:
     run = RunFolder(tmp_path, SETTINGS)
     missing = "0123456789abcdef0123456789abcdef"
@@ -222,13 +246,13 @@ def test_a_run_that_mlflow_has_not_is_a_new_one(uri: str, client: MlflowClient, 
     tracker.start(run.info(resumed=True))
     run.end()
     tracker.finish("finished")
-    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: sent 1 runs, 2 points, 1 pictures, 2 files"
+    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: sent 1 run, 2 points, 1 picture, 2 files"
     found = read_run(client, uri, tmp_path)
     assert found.info.run_id != missing
     assert found.data.params["run.method"] == "dsdi"
     # The run is found by its tag, whatever becomes of the cursor.
     (tmp_path / "mlflow.json").write_text("{")
-    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: sent 1 pictures, 2 files"
+    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: sent 1 picture, 2 files"
     assert read_run(client, uri, tmp_path).info.run_id == found.info.run_id
     assert len(pictures(client, found)) == 1
 
@@ -237,10 +261,10 @@ def test_a_run_made_with_another_tracker(uri: str, client: MlflowClient, tmp_pat
     run = RunFolder(tmp_path, EVERY)
     run.update(1)
     run.end()
-    assert make(uri).send(tmp_path) == f"{tmp_path} -> {uri}: sent 1 runs, 5 points"
+    assert make(uri).send(tmp_path) == f"{tmp_path} -> {uri}: sent 1 run, 5 points"
     assert read_run(client, uri, tmp_path).info.status == "KILLED"
     (tmp_path / "pipeline").mkdir()
-    assert make(uri).send(tmp_path) == f"{tmp_path} -> {uri}: sent 2 points, 1 pictures, 3 files"
+    assert make(uri).send(tmp_path) == f"{tmp_path} -> {uri}: sent 2 points, 1 picture, 3 files"
     found = read_run(client, uri, tmp_path)
     assert (found.info.run_name, found.info.status) == ("first", "FINISHED")
 
@@ -261,7 +285,7 @@ def test_the_process_that_sends_does_not_import_torch() -> None:
 
 
 def test_another_store_gets_the_same(uri: str, client: MlflowClient, tmp_path: Path) -> None:
-    """However often the run was stopped, and sent in between."""
+    """However often the run was stopped, and sent in between: the first one has points of these stops besides."""
     run = RunFolder(tmp_path / "run", SETTINGS)
     tracker = make(uri)
     for update in range(1, 9):
@@ -295,8 +319,10 @@ def test_another_store_gets_the_same(uri: str, client: MlflowClient, tmp_path: P
         history = [where.get_metric_history(each.info.run_id, key) for key in sorted(each.data.metrics)]
         points.append([(point.key, point.step, point.value, point.timestamp) for part in history for point in part])
         names.append(pictures(where, each))
-    assert points[0] == points[1]
-    assert len(points[0]) == 18
+    assert len(points[1]) == 18
+    stopped = set(points[0]) - set(points[1])
+    assert {step for _, step, _, _ in stopped} == {1, 2, 4, 5, 7}
+    assert sorted(points[1]) == sorted(set(points[0]) - stopped)
     assert names[0] == names[1]
     assert found[0][1].data.params == found[1][1].data.params
 
@@ -441,7 +467,7 @@ def test_a_run_that_was_deleted_is_no_reason_to_lose_it(uri: str, client: Mlflow
     tracker.send(tmp_path)
     first = read_run(client, uri, tmp_path)
     client.delete_run(first.info.run_id)
-    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: sent 1 runs, 5 points, 2 files"
+    assert tracker.send(tmp_path) == f"{tmp_path} -> {uri}: sent 1 run, 5 points, 2 files"
     second = read_run(client, uri, tmp_path)
     assert (second.data.params, second.data.metrics) == (first.data.params, first.data.metrics)
     client.restore_run(first.info.run_id)

@@ -31,6 +31,7 @@ from helpers.run_folders import RunFolder
 from distillkit.cli.group import cli
 from distillkit.config import read_config
 from distillkit.errors import ConfigError, DistillkitError, redact
+from distillkit.training.folder import RunFolder as Taken
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as Recorded
@@ -127,7 +128,7 @@ def test_the_run_goes_on_and_nothing_is_lost(
     said = f"{run.folder} -> {later}: "
     result = track(*words)
     # A file that is no longer locked may have got it all from the run's own process by now.
-    expected = ["sent 1 runs, 23 points, 2 pictures, 3 files", *(["nothing was missing"] if fault is locked else [])]
+    expected = ["sent 1 run, 23 points, 2 pictures, 3 files", *(["nothing was missing"] if fault is locked else [])]
     assert result.exit_code == 0
     assert result.output in [f"{said}{what}\n" for what in expected]
     check_whole(later, run)
@@ -202,7 +203,7 @@ def test_a_run_that_died_is_killed_and_its_last_line_may_be_torn(store_uri: str,
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write('{"update": 2, "lo')
     tracker = MlflowTracker(MlflowTracker.Options(uri=store_uri))
-    assert tracker.send(tmp_path).endswith("sent 1 runs, 5 points")
+    assert tracker.send(tmp_path).endswith("sent 1 run, 5 points")
     assert recorded(store_uri, tmp_path).info.status == "KILLED"
     run.cut(1)
     run.update(2)
@@ -217,6 +218,16 @@ def test_what_goes_on_is_not_sent_twice_at_once(store_uri: str, tmp_path: Path) 
     with lock(tmp_path).acquire(), pytest.raises(DistillkitError) as caught:
         MlflowTracker(MlflowTracker.Options(uri=store_uri)).send(tmp_path)
     assert str(caught.value) == f"{tmp_path}: the run is still going on, and is sent while it does"
+
+
+def test_a_run_that_goes_on_without_a_tracker_is_not_sent(tmp_path: Path) -> None:
+    """It would be shown as killed."""
+    with Taken(tmp_path) as run:
+        run.create({"tracker": {"type": "none"}})
+        result = track(str(tmp_path), "--uri", f"sqlite:///{tmp_path}/mlflow.db")
+    said = f"{tmp_path}: the run is still going on, and its tracker sends it meanwhile; try again when it is over\n"
+    assert (result.exit_code, result.output) == (2, said)
+    assert not (tmp_path / "tracking.json").exists()
 
 
 def test_what_cannot_be_sent(tmp_path: Path) -> None:

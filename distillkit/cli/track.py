@@ -10,6 +10,7 @@ from distillkit.config import read_component
 from distillkit.config.layers import read_toml
 from distillkit.errors import DistillkitError
 from distillkit.registry import load_registry
+from distillkit.training.folder import RunFolder
 
 
 @click.command()
@@ -31,4 +32,6 @@ def command(run: Path, uri: str | None) -> None:
         else {"type": load_registry().default("tracker"), "uri": uri}
     )
     tracker = read_component("tracker", table, str(config) if uri is None else "--uri")
+    # What is sent of a run that is still going on would be shown as killed.
+    RunFolder(run).check_idle()
     click.echo(tracker.send(run))

@@ -112,6 +112,20 @@ class RunFolder:
                 "folder with --output"
             ) from None
 
+    def check_idle(self) -> None:
+        """No run is at work here.
+
+        Raises:
+            DistillkitError: one is.
+        """
+        try:
+            with self._lock:
+                pass
+        except Timeout:
+            raise DistillkitError(
+                f"{self.path}: the run is still going on, and its tracker sends it meanwhile; try again when it is over"
+            ) from None
+
     def discard(self) -> None:
         """Undo `create`, for a run that could not begin."""
         if distributed.is_main_process():

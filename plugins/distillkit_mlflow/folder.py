@@ -32,7 +32,7 @@ class Record:
 
     Attributes:
         store: the store that the config names, from whatever folder; None for a run made with another tracker.
-        plan: (steps, updates, evaluations) of each stage; None likewise.
+        plan: steps, updates and all evaluations of each stage; None likewise.
         id: identifies the run in every store, as a tag.
         started: when the run began, in ms since the epoch.
         status: how the run ended ("finished", "failed" or "killed"); None while it goes on, and if it was killed
@@ -41,7 +41,7 @@ class Record:
     """
 
     store: str | None
-    plan: list[tuple[int, int, int]] | None
+    plan: list[dict[str, int]] | None
     id: str
     started: int
     status: str | None = None
@@ -54,7 +54,7 @@ def read_record(folder: Path) -> Record | None:
     return Record(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
-def begin(folder: Path, store: str | None = None, plan: list[tuple[int, int, int]] | None = None) -> None:
+def begin(folder: Path, store: str | None = None, plan: list[dict[str, int]] | None = None) -> None:
     """Write the record of a run that begins or goes on."""
     record = read_record(folder)
     if record is None:
@@ -127,11 +127,11 @@ class RunReader:
         """The time of the newest update, in ms since the epoch."""
         return max(self._times.values(), default=self._started)
 
-    def points(self, finished: bool) -> Iterator[Point]:
+    def points(self, over: bool, finished: bool) -> Iterator[Point]:
         """The points that came since the last call; a chain has its phases'.
 
-        Every `run.log_every` updates there are the means of their losses and gradient norms. The last updates have a
-        point, and scores are there, once the run is finished.
+        Every `run.log_every` updates there are the means of their losses and gradient norms. The updates after the last
+        such point have one once the run is over, however it ended; scores are there once it is finished.
         """
         if "phase" not in self.config:
             # First: the journal has the updates of all evaluations then.
@@ -148,9 +148,9 @@ class RunReader:
             for line in evaluations:
                 for name, value in line["scores"].items():
                     yield self._point(f"during/{name}", value, line["update"])
+        if over and self._group:
+            yield from self._means()
         if finished:
-            if self._group:
-                yield from self._means()
             yield from self._scores()
 
     def _means(self) -> Iterator[Point]:

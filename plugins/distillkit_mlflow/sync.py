@@ -137,11 +137,10 @@ class _Run:
         table, record = self._reader.config["run"], self._record
         tags = {store.RECORD: record.id, "method": str(table.get("method", "custom"))}
         if record.plan is not None:
-            stages = [dict(zip(("steps", "updates", "evaluations"), stage, strict=True)) for stage in record.plan]
-            tags["plan"] = cut(json.dumps(stages))
+            tags["plan"] = cut(json.dumps(record.plan))
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
-        self._sync.counts["runs"] += 1
+        self._sync.counts["run"] += 1
         return self._client.create_run(experiment, start_time=record.started, tags=tags, run_name=table["name"])
 
     def send(self, over: bool) -> None:
@@ -156,7 +155,7 @@ class _Run:
         finished = status == "finished"
         if status is None:
             self._set_status("RUNNING", None)
-        self._send_points(finished)
+        self._send_points(status is not None, finished)
         for picture in self._reader.pictures(finished):
             self._send_file(picture.path, over, picture)
         for name in FILES if finished else ():
@@ -175,12 +174,12 @@ class _Run:
             self._client.set_terminated(self.id, status, ended)
         self._state = (status, ended)
 
-    def _send_points(self, finished: bool) -> None:
+    def _send_points(self, over: bool, finished: bool) -> None:
         """The points behind the last one of their curve in the store."""
-        new = [point for point in self._reader.points(finished) if point.step > self._last_step(point.key)]
+        new = [point for point in self._reader.points(over, finished) if point.step > self._last_step(point.key)]
         self._log("metrics", [mlflow.entities.Metric(point.key, point.value, point.time, point.step) for point in new])
         self._last |= {point.key: point.step for point in new}
-        self._sync.counts["points"] += len(new)
+        self._sync.counts["point"] += len(new)
 
     def _last_step(self, key: str) -> int:
         if key not in self._last:
@@ -201,7 +200,7 @@ class _Run:
                 self._client.log_text(self.id, redact(path.read_text(encoding="utf-8")), path.name)
             else:
                 self._client.log_artifact(self.id, str(path))
-            self._sync.counts["files" if picture is None else "pictures"] += 1
+            self._sync.counts["file" if picture is None else "picture"] += 1
             self._sent[name] = digest
             self._save_cursor()
         self._looked_at.add(name)

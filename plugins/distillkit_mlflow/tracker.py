@@ -99,7 +99,9 @@ class MlflowTracker(Tracker):
                 'correct it, or set tracker.type = "none"'
             ) from None
         self._folders.append(run.folder)
-        plan = [(stage.steps, stage.updates, stage.all_evaluations) for stage in run.plan]
+        plan = [
+            {"steps": stage.steps, "updates": stage.updates, "evaluations": stage.all_evaluations} for stage in run.plan
+        ]
         self._guard(lambda: begin(run.folder, redact_uri(self._uri), plan))
         if len(self._folders) == 1:
             self._guard(self._start_process)
@@ -181,7 +183,7 @@ class MlflowTracker(Tracker):
                 f"{redact_uri(uri)}: MLflow does not take the run in {folder} ({describe(uri, error)}); nothing is "
                 "lost, try again later"
             ) from None
-        sent = ", ".join(f"{count} {what}" for what, count in sync.counts.items() if count)
+        sent = ", ".join(f"{count} {what}{'s' if count != 1 else ''}" for what, count in sync.counts.items() if count)
         return f"{folder} -> {redact_uri(uri)}: {f'sent {sent}' if sent else 'nothing was missing'}"
 
     def open_ui(self, port: int) -> None:
