@@ -58,9 +58,9 @@ def store_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run that nothing happened to, of those that `faults` makes."""
-    from helpers.faults import place
+    from helpers.forked_runs import forked_run
 
-    made = place(tmp_path_factory.mktemp("whole"))
+    made = forked_run(tmp_path_factory.mktemp("whole"))
     assert made.go() == 0, made.errors
     return made
 

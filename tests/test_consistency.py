@@ -13,7 +13,20 @@ from diffusers import LCMScheduler, UNet2DModel
 from distillkit_consistency.target import Consistency
 from distillkit_losses.losses import XMse
 from helpers.digits import MODEL, PLAIN, SCORED, Run, distil, read_checkpoint, settings
-from test_targets import ALPHA, MADE, PATH, SIGMA, Network, call, frozen, jump, predictor, self_teacher, weights, x0_at
+from helpers.targets import (
+    ALPHA,
+    PATH,
+    SIGMA,
+    UPDATE,
+    Network,
+    call,
+    frozen,
+    jump,
+    predictor,
+    self_teacher,
+    weights,
+    x0_at,
+)
 
 from distillkit.config import make_plan
 from distillkit.interfaces import JumpBatch, Stage, TargetBatch, Teacher
@@ -125,8 +138,8 @@ def test_average_follows_slowly_and_goes_on_from_its_state() -> None:
     with torch.no_grad():
         for parameter in student.network.parameters():
             parameter.add_(1)
-    target.after_update(student, MADE)
-    target.after_update(student, MADE)
+    target.after_update(student, UPDATE)
+    target.after_update(student, UPDATE)
     torch.testing.assert_close(weights(target).double(), start + (1 - 0.9**2), rtol=0, atol=1e-6)
     other.load_state_dict(target.state_dict())
     jumps = jump(999, 749)

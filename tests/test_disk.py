@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers.faults import Fault, Place, content, place
+from helpers.faults import Fault
+from helpers.forked_runs import ForkedRun, content, forked_run
 
 ADVICE = (
     "nothing that was there before is lost: make room, or see to the folder's permissions, and go on with --resume\n"
@@ -37,9 +38,9 @@ FAST = ("the journal", "a checkpoint's weights", "a checkpoint's renaming", "the
 
 
 @pytest.mark.parametrize("moment", [pytest.param(m, marks=[pytest.mark.slow] * (m not in FAST)) for m in MOMENTS])
-def test_full_from_a_moment_on(whole: Place, tmp_path: Path, moment: str) -> None:
+def test_full_from_a_moment_on(whole: ForkedRun, tmp_path: Path, moment: str) -> None:
     at, which, named = MOMENTS[moment]
-    full = place(tmp_path)
+    full = forked_run(tmp_path)
     assert full.go(Fault(which, at, full=True)) == 2, full.errors
     assert full.errors.startswith(f"run{named}: {NO_SPACE}")
     assert full.errors.count("\n") == 1
@@ -95,9 +96,9 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     made.close()
 
 
-def on(disk: Disk, top: Path, *options: str) -> Place:
-    """A place whose run is on the disk."""
-    made = place(top, *options)
+def on(disk: Disk, top: Path, *options: str) -> ForkedRun:
+    """A run whose folder is on the disk."""
+    made = forked_run(top, *options)
     (disk.folder / "run").mkdir()
     made.run.symlink_to(disk.folder / "run")
     return made
@@ -108,7 +109,7 @@ def size_of(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("part", ["best", "checkpoint"])
-def test_a_disk_that_is_full(whole: Place, disk: Disk, tmp_path: Path, part: str) -> None:
+def test_a_disk_that_is_full(whole: ForkedRun, disk: Disk, tmp_path: Path, part: str) -> None:
     """With room for less than the second checkpoint, or for less than the best weights."""
     checkpoint = size_of(whole.run / "checkpoints/update-000004")
     full = on(disk, tmp_path / "top")
@@ -121,7 +122,7 @@ def test_a_disk_that_is_full(whole: Place, disk: Disk, tmp_path: Path, part: str
     assert content(full.run) == content(whole.run)
 
 
-def test_a_folder_that_is_read_only(whole: Place, disk: Disk, tmp_path: Path) -> None:
+def test_a_folder_that_is_read_only(whole: ForkedRun, disk: Disk, tmp_path: Path) -> None:
     """Before the run begins, and when it goes on."""
     made = on(disk, tmp_path / "top")
     refused: Callable[[], bool] = lambda: "cannot be written (Read-only" in made.errors or "(Permission" in made.errors  # noqa: E731

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,60 +14,17 @@ from distillkit_engines.torch_engine import TorchEngine
 from distillkit_fashion.features import Fashion
 from distillkit_metrics.features import Pixels
 from distillkit_metrics.metrics import FrechetDistance, KernelDistance
+from helpers.toys import TinyModel
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from distillkit.config import Components, EvaluationTable, GridTable, OptimizerTable, RunTable
 from distillkit.evaluation import Evaluator, Pictures, sheet, to_uint8, write_png
-from distillkit.interfaces import Data, Export, Features, Metric, Model, ModelSpec
-from distillkit.noise import Condition, Predictor, TablePath
+from distillkit.interfaces import Data, Features, Metric
 from distillkit.sampling import noise_for, sample, sample_consistency
 from distillkit.training.terminal import print_scores
 
 CPU = torch.device("cpu")
-BETAS = torch.linspace(1e-4, 0.02, 100, dtype=torch.float64)
-
-
-class TinyNetwork(nn.Module):
-    """One convolution and a bias per class (the fourth is "no class"), with dropout while training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = nn.Conv2d(1, 1, 3, padding=1)
-        self.classes = nn.Embedding(4, 1)
-        self.drop = nn.Dropout(0.5)
-        self.frozen = nn.Dropout(0.5).eval()
-        self.batches: list[int] = []
-
-    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        self.batches.append(len(z))
-        return self.drop(self.mix(z) + self.classes(labels)[:, :, None, None])
-
-
-class TinyModel(Model):
-    """Three classes and a null class, pictures of 4×4."""
-
-    name = "tiny"
-
-    def load(self) -> None:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.network = TinyNetwork()
-        path = TablePath((1 - BETAS).cumprod(0))
-        self.spec = ModelSpec("tiny", path, "v_prediction", (1, 4, 4), classes=3, supports_guidance=True)
-
-    def forward(self, network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        return cast(Tensor, network(z, inputs["labels"]))
-
-    def condition(self, labels: Tensor | None, count: int, guidance: Tensor | None = None) -> Condition:
-        assert labels is not None
-        return Condition({"labels": labels}, {"labels": torch.full_like(labels, 3)}, guidance)
-
-    def export(self, network: nn.Module, folder: Path, export: Export) -> None:
-        raise NotImplementedError
-
-    def predictor(self) -> Predictor:
-        return Predictor(self.network, self.spec.path, self.spec.prediction, self.forward)
 
 
 class Checks(Data):

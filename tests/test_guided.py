@@ -228,7 +228,7 @@ def test_any_method_distils_it(stage_1: Run, tmp_path: Path, preset: str, monkey
     assert run.score("student", 2) < 0.95 * run.score("teacher", 2)
 
 
-CHAIN = """
+TWO_PHASES = """
 [run]
 name = "two"
 [source]
@@ -247,7 +247,7 @@ schedule = { start = 4, cycles = 1 }
 
 def test_a_chain_and_its_second_phase_again(tmp_path: Path) -> None:
     """Stage 1 and stage 2 in one config; stopped between them, the weights are the same."""
-    (tmp_path / "two.toml").write_text(CHAIN + TOLD + PLAIN, encoding="utf-8")
+    (tmp_path / "two.toml").write_text(TWO_PHASES + TOLD + PLAIN, encoding="utf-8")
     config = read_config(tmp_path / "two.toml")
     folder = tmp_path / "run"
     runs.run(config, folder)

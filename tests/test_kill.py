@@ -7,18 +7,19 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers.faults import KILL, Fault, Place, chain, content, place
+from helpers.faults import KILL, Fault
+from helpers.forked_runs import ForkedRun, content, forked_phases, forked_run
 
 
-def kill_and_go_on(whole: Place, top: Path, number: int) -> None:
-    killed = place(top)
+def kill_and_go_on(whole: ForkedRun, top: Path, number: int) -> None:
+    killed = forked_run(top)
     assert killed.go(Fault(number, signals=KILL)) == -9
     event = killed.events[-1]
     assert killed.go() == 0, f"{event}: {killed.errors}"
     assert content(killed.run) == content(whole.run), event
 
 
-def test_killed_at_a_few_writes(whole: Place, tmp_path: Path) -> None:
+def test_killed_at_a_few_writes(whole: ForkedRun, tmp_path: Path) -> None:
     """At the most delicate ones: the first, a checkpoint's, its renaming, the removal of an old one, and the last."""
     events = whole.events
     delicate = [
@@ -35,7 +36,7 @@ def test_killed_at_a_few_writes(whole: Place, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", range(8))
-def test_killed_at_every_write(whole: Place, tmp_path: Path, share: int) -> None:
+def test_killed_at_every_write(whole: ForkedRun, tmp_path: Path, share: int) -> None:
     """Each file that is opened, written, flushed, renamed or removed, of config, journal, curves, checkpoints, best
     weights, scores, samples and pipeline."""
     assert len(whole.events) >= 60
@@ -44,9 +45,9 @@ def test_killed_at_every_write(whole: Place, tmp_path: Path, share: int) -> None
 
 
 @pytest.mark.parametrize("number", [3, 5])
-def test_half_a_line(whole: Place, tmp_path: Path, number: int) -> None:
+def test_half_a_line(whole: ForkedRun, tmp_path: Path, number: int) -> None:
     """Killed while the journal and the curves were being written: what is behind the last whole line is cut off."""
-    killed = place(tmp_path)
+    killed = forked_run(tmp_path)
     assert killed.go(Fault(number, "open journal.jsonl", signals=KILL)) == -9
     for name in ("journal.jsonl", "curves.jsonl"):
         with (killed.run / name).open("a", encoding="utf-8") as file:
@@ -55,7 +56,7 @@ def test_half_a_line(whole: Place, tmp_path: Path, number: int) -> None:
     assert content(killed.run) == content(whole.run)
 
 
-def test_all_is_flushed_before_it_is_in_its_place(whole: Place) -> None:
+def test_all_is_flushed_before_it_is_in_its_place(whole: ForkedRun) -> None:
     """Each file of a checkpoint and its folder; behind the renaming the folder above; then old ones are removed."""
     events = whole.events
     aside, final = "checkpoints/.update-000006.partial", "checkpoints/update-000006"
@@ -76,7 +77,7 @@ def test_all_is_flushed_before_it_is_in_its_place(whole: Place) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_at_random_moments_again_and_again(tmp_path: Path, seed: int) -> None:
     long = ("run.updates=60", "run.checkpoint_every=5", "run.log_every=3")
-    undisturbed, killed = place(tmp_path / "whole", *long), place(tmp_path / "killed", *long)
+    undisturbed, killed = forked_run(tmp_path / "whole", *long), forked_run(tmp_path / "killed", *long)
     assert undisturbed.go() == 0, undisturbed.errors
     draw, kills = random.Random(seed), 0
     while kills < 12 and not (killed.run / "pipeline").exists():
@@ -100,56 +101,56 @@ WILD = (
 
 
 @pytest.fixture(scope="module")
-def back(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def back(tmp_path_factory: pytest.TempPathFactory) -> ForkedRun:
     """A run that went back."""
-    made = Place(place(tmp_path_factory.mktemp("back")).top, WILD)
+    made = ForkedRun(forked_run(tmp_path_factory.mktemp("back")).top, WILD)
     assert made.go() == 0, made.errors
     assert "rollback 1 of 5" in made.output
     return made
 
 
 @pytest.mark.parametrize("behind", [1, *(pytest.param(i, marks=pytest.mark.slow) for i in (0, 2, 3))])
-def test_killed_where_a_run_goes_back(back: Place, tmp_path: Path, behind: int) -> None:
+def test_killed_where_a_run_goes_back(back: ForkedRun, tmp_path: Path, behind: int) -> None:
     """The checkpoint that it goes back to is replaced by one that counts how often: either is there at any time."""
     number = next(i for i, event in enumerate(back.events, 1) if re.fullmatch(r"rename (\S+) \S+\.old", event))
-    killed = Place(place(tmp_path).top, WILD)
+    killed = ForkedRun(forked_run(tmp_path).top, WILD)
     assert killed.go(Fault(number + behind, signals=KILL)) == -9
     assert killed.go() == 0, killed.errors
     assert content(killed.run) == content(back.run)
 
 
-# --- chains ----------------------------------------------------------------------------------------------------------
+# --- several phases -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def whole_chain(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A chain that nothing happened to."""
-    made = chain(tmp_path_factory.mktemp("chain"))
+def whole_phases(tmp_path_factory: pytest.TempPathFactory) -> ForkedRun:
+    """A run of two phases without a fault."""
+    made = forked_phases(tmp_path_factory.mktemp("phases"))
     assert made.go() == 0, made.errors
     return made
 
 
-def kill_chain(whole_chain: Place, top: Path, number: int) -> None:
-    killed = chain(top)
+def kill_phases(whole_phases: ForkedRun, top: Path, number: int) -> None:
+    killed = forked_phases(top)
     assert killed.go(Fault(number, signals=KILL)) == -9
     event = killed.events[-1]
     assert killed.go() == 0, f"{event}: {killed.errors}"
-    assert content(killed.run) == content(whole_chain.run), event
+    assert content(killed.run) == content(whole_phases.run), event
 
 
-def test_a_chain_killed_at_a_few_writes(whole_chain: Place, tmp_path: Path) -> None:
-    """In the second phase's training, and while the chain's own files are made."""
+def test_phases_killed_at_a_few_writes(whole_phases: ForkedRun, tmp_path: Path) -> None:
+    """In the second phase's training, and while the run's own files are made."""
     for part in (
         "rename phases/2/checkpoints/.update-000002.partial",
         "rename .journal.jsonl.partial",
         "rename .pipeline.partial",
     ):
-        number = next(i for i, event in enumerate(whole_chain.events, 1) if event.startswith(part))
-        kill_chain(whole_chain, tmp_path / str(number), number)
+        number = next(i for i, event in enumerate(whole_phases.events, 1) if event.startswith(part))
+        kill_phases(whole_phases, tmp_path / str(number), number)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", range(4))
-def test_a_chain_killed_at_every_third_write(whole_chain: Place, tmp_path: Path, share: int) -> None:
-    for number in range(1 + 3 * share, len(whole_chain.events) + 1, 12):
-        kill_chain(whole_chain, tmp_path / str(number), number)
+def test_phases_killed_at_every_third_write(whole_phases: ForkedRun, tmp_path: Path, share: int) -> None:
+    for number in range(1 + 3 * share, len(whole_phases.events) + 1, 12):
+        kill_phases(whole_phases, tmp_path / str(number), number)

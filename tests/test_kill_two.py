@@ -10,7 +10,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from helpers.faults import KILL, Fault, Place, content, place
+from helpers.faults import KILL, Fault
+from helpers.forked_runs import ForkedRun, content, forked_run
 
 ENGINES = {
     "ddp": (),
@@ -21,14 +22,14 @@ ENGINES = {
 MINUTE = 60
 
 
-def two(top: Path, engine: str) -> Place:
-    return replace(place(top, *ENGINES[engine], "engine.precision=fp32"), ranks=2)
+def two(top: Path, engine: str) -> ForkedRun:
+    return replace(forked_run(top, *ENGINES[engine], "engine.precision=fp32"), ranks=2)
 
 
 @pytest.fixture(
     scope="module", params=["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in [*ENGINES][1:])]
 )
-def whole_of_two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Place]:
+def whole_of_two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ForkedRun]:
     """An engine, and a run with it that nothing happened to."""
     made = two(tmp_path_factory.mktemp("whole"), request.param)
     assert made.go() == 0, made.errors
@@ -43,12 +44,12 @@ def killed_alone(processes: list[BaseProcess], rank: int) -> None:
     assert processes[1 - rank].exitcode not in (None, 0), "the other one went on"
 
 
-def goes_on(killed: Place, whole: Place) -> None:
+def goes_on(killed: ForkedRun, whole: ForkedRun) -> None:
     assert killed.go() == 0, killed.errors
     assert content(killed.run) == content(whole.run)
 
 
-def test_the_first_is_killed_in_a_checkpoint(whole_of_two: tuple[str, Place], tmp_path: Path) -> None:
+def test_the_first_is_killed_in_a_checkpoint(whole_of_two: tuple[str, ForkedRun], tmp_path: Path) -> None:
     """Before the new one is in its place, of which the second has written its part where it has one."""
     engine, whole = whole_of_two
     killed = two(tmp_path, engine)
@@ -56,7 +57,7 @@ def test_the_first_is_killed_in_a_checkpoint(whole_of_two: tuple[str, Place], tm
     goes_on(killed, whole)
 
 
-def test_the_second_is_killed_in_training(whole_of_two: tuple[str, Place], tmp_path: Path) -> None:
+def test_the_second_is_killed_in_training(whole_of_two: tuple[str, ForkedRun], tmp_path: Path) -> None:
     engine, whole = whole_of_two
     killed = two(tmp_path, engine)
     processes = killed.start()
@@ -72,7 +73,7 @@ def test_the_second_is_killed_in_training(whole_of_two: tuple[str, Place], tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("share", range(2))
 @pytest.mark.timeout(1200)
-def test_the_first_is_killed_at_any_write(whole_of_two: tuple[str, Place], tmp_path: Path, share: int) -> None:
+def test_the_first_is_killed_at_any_write(whole_of_two: tuple[str, ForkedRun], tmp_path: Path, share: int) -> None:
     engine, whole = whole_of_two
     for number in range(1 + 8 * share, len(whole.events) + 1, 16):
         killed = two(tmp_path / str(number), engine)
@@ -80,7 +81,7 @@ def test_the_first_is_killed_at_any_write(whole_of_two: tuple[str, Place], tmp_p
         goes_on(killed, whole)
 
 
-def test_another_layout_is_refused_by_name(whole_of_two: tuple[str, Place], tmp_path: Path) -> None:
+def test_another_layout_is_refused_by_name(whole_of_two: tuple[str, ForkedRun], tmp_path: Path) -> None:
     """The checkpoints are good, and are not said to be damaged."""
     engine, whole = whole_of_two
     begun = two(tmp_path, engine)

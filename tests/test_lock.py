@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.faults import KILL, Fault, chain, place
+from helpers.faults import KILL, Fault
+from helpers.forked_runs import forked_phases, forked_run
 
 LONG = ("run.updates=1000000", "run.log_every=1", "evaluation.every=100", "run.checkpoint_every=0")
 
@@ -18,14 +19,14 @@ def said(folder: str) -> str:
     )
 
 
-@pytest.mark.parametrize("kind", ["a run", "a chain"])
+@pytest.mark.parametrize("kind", ["one phase", "two phases"])
 def test_the_second_process_is_refused(tmp_path: Path, kind: str) -> None:
-    made = place(tmp_path, *LONG) if kind == "a run" else chain(tmp_path)
-    if kind == "a chain":
+    made = forked_run(tmp_path, *LONG) if kind == "one phase" else forked_phases(tmp_path)
+    if kind == "two phases":
         made.options = ("run.updates=1000000", "evaluation.samples=6")
     [first] = made.start()
     try:
-        inside = made.run if kind == "a run" else made.run / "phases/1"
+        inside = made.run if kind == "one phase" else made.run / "phases/1"
         while not (inside / "journal.jsonl").is_file():
             assert first.is_alive(), made.errors
             time.sleep(0.02)
@@ -38,7 +39,7 @@ def test_the_second_process_is_refused(tmp_path: Path, kind: str) -> None:
 
 def test_two_that_begin_at_once(tmp_path: Path) -> None:
     """Whichever is the first, one of them makes its run."""
-    made = place(tmp_path)
+    made = forked_run(tmp_path)
     processes = [*made.start(), *made.start()]
     for process in processes:
         process.join(60)
@@ -47,7 +48,7 @@ def test_two_that_begin_at_once(tmp_path: Path) -> None:
 
 
 def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
-    made = place(tmp_path)
+    made = forked_run(tmp_path)
     assert made.go(Fault(2, "open journal.jsonl", signals=KILL)) == -9
     assert (made.run / ".lock").exists()
     assert made.go() == 0, made.errors

@@ -16,8 +16,8 @@ from helpers.pipelines import alone, assert_same_weights, own
 from helpers.pipelines import distil as distil_folder
 from helpers.pipelines import load as load_folder
 from helpers.snippets import ROOT, blocks
+from helpers.toys import TinyModel
 from safetensors.torch import load_file, save_file
-from test_evaluation import TinyModel
 from torch import Tensor, nn
 
 from distillkit.config import Config

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from conftest import ConfigFile
-from test_chain import CHAIN, written
+from helpers.digits import two_phases
 
 from distillkit.cli.group import cli
 from distillkit.config import read_config
@@ -40,7 +40,7 @@ def call(*words: str | Path) -> str:
 
 @pytest.mark.usefixtures("slow")
 def test_every_phase_is_timed_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = written(tmp_path)
+    file = two_phases(tmp_path)
     monkeypatch.chdir(tmp_path)
     found = json.loads(call(file, "--measure", "--json"))
     assert [*tmp_path.iterdir()] == [file]
@@ -64,7 +64,7 @@ def test_every_phase_is_timed_and_nothing_is_left(tmp_path: Path, monkeypatch: p
 @pytest.mark.usefixtures("slow")
 def test_scores_during_the_run_are_counted(tmp_path: Path) -> None:
     sets = ["--set", "evaluation.every=1", "--set", "evaluation.every_samples=50"]
-    found = json.loads(call(written(tmp_path), "--measure", "--json", *sets))
+    found = json.loads(call(two_phases(tmp_path), "--measure", "--json", *sets))
     # 3 and 2 evaluations before the last update, of 50 pictures in batches of 5, in 2 steps.
     assert found["measured"]["scoring_seconds"] > 0.5 * SLEEP * 2 * 10 * 5
 
@@ -105,7 +105,7 @@ def test_what_is_made_before_the_updates_is_timed_and_not_kept(
 
 
 def test_table_has_the_time_and_the_memory(tmp_path: Path) -> None:
-    lines = call(written(tmp_path, CHAIN), "--measure").splitlines()
+    lines = call(two_phases(tmp_path), "--measure").splitlines()
     assert " ".join(lines[0].split()) == "phase stage steps N student's steps updates evaluations time"
     assert lines[-1].startswith("expected on cpu: 0:0")
     assert lines[-1].endswith(" GB of memory")

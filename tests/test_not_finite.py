@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.digits import distil, read_checkpoint
+from helpers.digits import distil, read_checkpoint, started
 from helpers.toys import UPDATES, Toy, batch, make_update, prepared
-from test_training import started
 from torch import Tensor
 
 from distillkit.config import RunTable

@@ -1,4 +1,4 @@
-"""Two processes do what one does, whatever the engine. helpers/scale_cases.py is what they are given to do."""
+"""Two processes train as one does, with every engine. Both run helpers/scale_cases.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.digits import Run
-from helpers.scale_cases import METHODS, RUNS, STATES
+from helpers.scale_cases import METHODS, RUNS
+from helpers.scale_states import STATES
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -29,19 +30,16 @@ size, makes some 1e-6 of; with an ε that gradients which are nothing but such d
 
 @dataclass
 class Done:
-    """What the processes left."""
+    """The folder that the processes wrote."""
 
     folder: Path
 
-    def told(self, rank: int = 0) -> Any:
+    def result(self, rank: int = 0) -> Any:
         return json.loads((self.folder / f"rank-{rank}.json").read_text(encoding="utf-8"))
 
 
 def carry_out(folder: Path, *command: str) -> Done:
     folder.mkdir()
-    # Some of the weights are small enough to stay whole, some are not.
-    zero = {"zero_optimization": {"stage3_param_persistence_threshold": 100}}
-    (folder / "zero.json").write_text(json.dumps(zero), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, *command, "-m", "helpers.scale_cases", str(folder)],
         cwd=HERE,
@@ -74,7 +72,7 @@ def test_two_processes_learn_what_one_does(one: Done, two: Done, engine: str, me
     assert alone.keys() == together.keys()
     for name, weight in alone.items():
         torch.testing.assert_close(together[name], weight, rtol=0, atol=CLOSE)
-    lines, others = one.told()[f"ddp {method}"], two.told()[f"{engine} {method}"]
+    lines, others = one.result()[f"ddp {method}"], two.result()[f"{engine} {method}"]
     assert len(lines) == len(others) == METHODS_UPDATES[method]
     for line, other in zip(lines, others, strict=True):
         for key in ("loss", "grad_norm"):
@@ -128,7 +126,7 @@ def test_export_from_zero_3_is_whole(one: Done, two: Done) -> None:
 @pytest.mark.parametrize("engine", STATES)
 def test_state_goes_on_in_another_engine(two: Done, engine: str) -> None:
     """Bit for bit, in each process: weights, average, moments, numbers of steps."""
-    assert [two.told(rank)["states"][engine] for rank in (0, 1)] == [[], []]
+    assert [two.result(rank)["states"][engine] for rank in (0, 1)] == [[], []]
 
 
 # FACTS: bytes per parameter of a process, without an average of the weights; k processes.
@@ -150,6 +148,6 @@ BYTES = {
 @pytest.mark.parametrize("case", BYTES)
 def test_bytes_of_a_process(two: Done, case: str) -> None:
     for rank in (0, 1):
-        counted = two.told(rank)["bytes"][case]
-        assert counted["found"] == pytest.approx(BYTES[case], rel=0.05)
-        assert counted["said"] == pytest.approx(BYTES[case], rel=0.001)
+        counted = two.result(rank)["bytes"][case]
+        assert counted["measured"] == pytest.approx(BYTES[case], rel=0.05)
+        assert counted["reported"] == pytest.approx(BYTES[case], rel=0.001)

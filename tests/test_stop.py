@@ -6,7 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from helpers.faults import Fault, Place, content, place
+from helpers.faults import Fault
+from helpers.forked_runs import ForkedRun, content, forked_run
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
 CODES = {TERM: 143, INT: 130}
@@ -27,9 +28,9 @@ PHASES: dict[str, tuple[str, int, int | None]] = {
 
 @pytest.mark.parametrize("number", [TERM, pytest.param(INT, marks=pytest.mark.slow)], ids=["SIGTERM", "Ctrl-C"])
 @pytest.mark.parametrize("phase", PHASES)
-def test_stopped_in_a_phase(whole: Place, tmp_path: Path, phase: str, number: int) -> None:
+def test_stopped_in_a_phase(whole: ForkedRun, tmp_path: Path, phase: str, number: int) -> None:
     at, which, updates = PHASES[phase]
-    stopped = place(tmp_path)
+    stopped = forked_run(tmp_path)
     assert stopped.go(Fault(which, at, signals=(number,))) == CODES[number], stopped.errors
     if updates is None:
         assert stopped.errors == "stopped\n"
@@ -41,10 +42,10 @@ def test_stopped_in_a_phase(whole: Place, tmp_path: Path, phase: str, number: in
     assert content(stopped.run) == content(whole.run)
 
 
-def test_a_sigterm_that_comes_twice_at_once_is_one(whole: Place, tmp_path: Path) -> None:
+def test_a_sigterm_that_comes_twice_at_once_is_one(whole: ForkedRun, tmp_path: Path) -> None:
     """As when a cluster tells all processes of a job, and a launcher passes on what it was told."""
     at, which, updates = PHASES["an update"]
-    stopped = place(tmp_path)
+    stopped = forked_run(tmp_path)
     assert stopped.go(Fault(which, at, signals=(TERM, TERM))) == CODES[TERM], stopped.errors
     assert stopped.errors == f"stopped: after update {updates} of 6; go on with --resume\n"
     assert (stopped.run / f"checkpoints/update-{updates:06d}/manifest.json").is_file()
@@ -52,9 +53,9 @@ def test_a_sigterm_that_comes_twice_at_once_is_one(whole: Place, tmp_path: Path)
 
 @pytest.mark.parametrize("pair", [(TERM, INT), pytest.param((INT, INT), marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("phase", ["an update", "a checkpoint"])
-def test_a_second_signal_stops_at_once(whole: Place, tmp_path: Path, phase: str, pair: tuple[int, int]) -> None:
+def test_a_second_signal_stops_at_once(whole: ForkedRun, tmp_path: Path, phase: str, pair: tuple[int, int]) -> None:
     at, which, _ = PHASES[phase]
-    stopped = place(tmp_path)
+    stopped = forked_run(tmp_path)
     assert stopped.go(Fault(which, at, signals=pair)) == CODES[pair[1]], stopped.errors
     assert stopped.errors == "stopped\n"
     assert not [*stopped.run.glob("checkpoints/update-*")]

@@ -2,86 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from distillkit_dsd.dsd import MergedSteps, SelfTeacher
-from distillkit_dsd.variants import EmaTeacher
-from distillkit_pd.frozen_teacher import FrozenTeacher
-from torch import Tensor, nn
+from distillkit_dsd.dsd import MergedSteps
+from helpers.targets import (
+    ALPHA,
+    BATCH,
+    PATH,
+    SIGMA,
+    UPDATE,
+    ema,
+    frozen,
+    jump,
+    predictor,
+    self_teacher,
+    weights,
+    x0_at,
+)
+from torch import Tensor
 
-from distillkit.interfaces import JumpBatch, Stage, TargetBatch, Teacher, Update
-from distillkit.noise import Condition, Predictor, TablePath
-
-ALPHA_BAR = np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2)
-ALPHA = np.append(np.sqrt(ALPHA_BAR), 1.0)
-SIGMA = np.append(np.sqrt(1 - ALPHA_BAR), 0.0)
-BATCH = 2
-PATH = TablePath(torch.from_numpy(ALPHA_BAR))
-MADE = Update(grad_norm=torch.tensor(1.0), made=torch.tensor(1.0))
-
-
-class Network(nn.Module):
-    """A small network that is not linear in z and knows the time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = nn.Conv2d(1, 1, 3, padding=1)
-
-    def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        return torch.tanh(self.mix(z) + (t / 500 - 1).view(-1, 1, 1, 1))
-
-
-def call(network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-    output: Tensor = network(z, t)
-    return output
-
-
-def predictor(seed: int = 0) -> Predictor:
-    torch.manual_seed(seed)
-    return Predictor(Network(), PATH, "v_prediction", call)
-
-
-def set_up(teacher: Teacher, student: Predictor) -> Teacher:
-    teacher.setup(student)
-    return teacher
-
-
-def self_teacher(student: Predictor) -> Teacher:
-    return set_up(SelfTeacher(SelfTeacher.Options()), student)
-
-
-def frozen(student: Predictor, **options: str) -> Teacher:
-    return set_up(FrozenTeacher(FrozenTeacher.Options.model_validate(options)), student)
-
-
-def ema(student: Predictor, decay: float) -> Teacher:
-    return set_up(EmaTeacher(EmaTeacher.Options(decay=decay)), student)
+from distillkit.interfaces import JumpBatch, Stage, TargetBatch, Teacher
+from distillkit.noise import Condition, Predictor
 
 
 def merged(form: str = "landing", stride: int | str = 2) -> MergedSteps:
     return MergedSteps(MergedSteps.Options.model_validate({"form": form, "stride": stride}))
 
 
-def jump(*times: int) -> JumpBatch:
-    """A jump over the given times, from noise."""
-    torch.manual_seed(sum(times))
-    return JumpBatch(torch.randn(BATCH, 1, 5, 5), torch.tensor(times).view(-1, 1).expand(-1, BATCH), Condition())
-
-
 def compute(target: MergedSteps, jumps: JumpBatch, student: Predictor, teacher: Teacher) -> TargetBatch:
     prediction = student(jumps.z, jumps.times[0], jumps.condition)
     with torch.no_grad():
         return target.compute(jumps, prediction.detach(), teacher, PATH)
-
-
-def x0_at(network: Predictor, z: Tensor, t: int) -> Tensor:
-    with torch.no_grad():
-        x0: Tensor = network(z, torch.full((BATCH,), t), Condition()).x0
-    return x0
 
 
 def walk(networks: list[Predictor], z: Tensor, times: list[int]) -> tuple[list[np.ndarray], np.ndarray]:
@@ -187,7 +141,7 @@ def test_who_takes_which_step() -> None:
         for parameter in student.network.parameters():
             parameter.add_(0.3)
     for teacher, networks, evaluations in cases:
-        teacher.after_update(student, MADE)
+        teacher.after_update(student, UPDATE)
         target = merged()
         before = student.evaluations.count
         made = compute(target, jumps, student, teacher)
@@ -212,10 +166,6 @@ def test_targets_carry_no_gradient() -> None:
     assert not target.z_next.requires_grad
 
 
-def weights(teacher: Teacher) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in teacher.state_dict().values()])
-
-
 def test_ema_teacher_follows_slowly() -> None:
     student = predictor()
     teacher = ema(student, decay=0.9)
@@ -223,8 +173,8 @@ def test_ema_teacher_follows_slowly() -> None:
     with torch.no_grad():
         for parameter in student.network.parameters():
             parameter.add_(1)
-    teacher.after_update(student, MADE)
-    teacher.after_update(student, MADE)
+    teacher.after_update(student, UPDATE)
+    teacher.after_update(student, UPDATE)
     torch.testing.assert_close(weights(teacher).double(), start + (1 - 0.9**2), rtol=0, atol=1e-6)
 
 
@@ -236,7 +186,7 @@ def test_frozen_teacher_is_renewed_at_a_stage_or_never() -> None:
         with torch.no_grad():
             for parameter in student.network.parameters():
                 parameter.add_(1)
-        teacher.after_update(student, MADE)
+        teacher.after_update(student, UPDATE)
         assert torch.equal(weights(teacher), start)
         teacher.end_stage(student)
         torch.testing.assert_close(weights(teacher), start + moved)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from distillkit_data.noised_data import NoisedData
 from distillkit_schedules.schedules import Halving
-from helpers.digits import MODEL, PLAIN, SCORED, Run, distil, settings
+from helpers.digits import MODEL, PLAIN, SCORED, Run, distil, settings, started
 from PIL import Image
 from torch import Tensor, nn
 
@@ -20,7 +20,6 @@ from distillkit.config import Choice, Config
 from distillkit.interfaces import JumpBatch, Stage
 from distillkit.noise import Predictor
 from distillkit.sampling import sample
-from distillkit.training import assemble
 from distillkit.training.assemble import Parts
 from distillkit.training.run import run
 
@@ -104,14 +103,6 @@ def timeless(run: Run) -> list[dict[str, object]]:
 
 
 # --- trajectories ----------------------------------------------------------------------------------------------------
-
-
-def started(folder: Path, preset: str, steps: int, *options: str, stride: int = 2) -> Parts:
-    """Parts whose source has begun a stage of `steps` steps."""
-    parts = assemble.load(settings(folder, preset, "run.updates=100", *options).components())
-    assemble.prepare(parts)
-    parts.components.source.start_stage(Stage(steps, 100, stride), parts.student.path)
-    return parts
 
 
 def draw(parts: Parts, seed: int) -> JumpBatch:

@@ -77,7 +77,7 @@ def _read_phases(tables: dict[str, Any], path: Path, overrides: list[str], regis
         mistakes += [
             Mistake(
                 f"phase[{i}].tracker",
-                "must be the first phase's: a chain is one record; write [tracker] above the phases",
+                "must be the first phase's: all phases are one record; write [tracker] above the phases",
             )
             for i, phase in enumerate(phases)
             if phase.tables["tracker"] != phases[0].tables["tracker"]

@@ -10,6 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from distillkit.config import Config, Settings, read_config
+from distillkit.interfaces import Stage
+from distillkit.training import assemble
+from distillkit.training.assemble import Parts
 from distillkit.training.run import run
 
 TEACHER = Path(__file__).parents[1] / "data/digits_teacher"
@@ -39,6 +42,28 @@ type = "pixels"
 type = "fid"
 """
 """Tables to put behind PLAIN's, for a run with scores."""
+
+FEW = "[source]\nbatch = 4\n[evaluation]\nsteps = [2]\nsamples = 5\ngrid = 2\nbatch = 5\n"
+TWO_PHASES = (
+    '[run]\nname = "two"\n'
+    + FEW
+    + MODEL
+    + PLAIN.replace("[evaluation]\nsteps = [2]\ngrid = 2\n", "")
+    + SCORED
+    + """
+[[phase]]
+preset = "dsdi"
+run = { updates = 4 }
+schedule = { start = 8, stop = 4 }
+[[phase]]
+preset = "tsd"
+[phase.run]
+updates = 3
+[phase.schedule]
+start = 4
+"""
+)
+"""A config with two phases: 4 updates of `dsdi`, then 3 of `tsd`; few samples."""
 
 
 @dataclass
@@ -92,3 +117,18 @@ def distil(folder: Path, preset: str, *assignments: str, tables: str = MODEL + P
     folder.mkdir(exist_ok=True)
     run(Config.of(settings(folder, preset, *assignments, tables=tables)), folder / "run", resume=resume)
     return Run(folder / "run")
+
+
+def two_phases(folder: Path, text: str = TWO_PHASES) -> Path:
+    """Write a config with several phases to folder/two.toml."""
+    file = folder / "two.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def started(folder: Path, preset: str, steps: int, *options: str, stride: int = 2) -> Parts:
+    """Parts whose source has begun a stage of `steps` steps."""
+    parts = assemble.load(settings(folder, preset, "run.updates=100", *options).components())
+    assemble.prepare(parts)
+    parts.components.source.start_stage(Stage(steps, 100, stride), parts.student.path)
+    return parts

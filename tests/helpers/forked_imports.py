@@ -1,4 +1,4 @@
-"""Everything that a run imports: imported once, in the process that `faults` forks."""
+"""Imports everything that a run imports: once, in the process that `forked_runs` forks."""
 
 import pkgutil
 from importlib import import_module

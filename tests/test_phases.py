@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from diffusers import UNet2DModel
-from helpers.digits import MODEL, PLAIN, SCORED, TEACHER, Run
+from helpers.digits import FEW, MODEL, PLAIN, TEACHER, TWO_PHASES, Run, two_phases
 from safetensors.torch import load_file
 
 from distillkit.cli.group import cli
@@ -26,37 +26,9 @@ from distillkit.training.run import run
 from distillkit.training.step import DistillStep
 from distillkit.training.train import Training
 
-SMALL = "[source]\nbatch = 4\n[evaluation]\nsteps = [2]\nsamples = 5\ngrid = 2\nbatch = 5\n"
-PHASES = """
-[[phase]]
-preset = "dsdi"
-run = { updates = 4 }
-schedule = { start = 8, stop = 4 }
-[[phase]]
-preset = "tsd"
-[phase.run]
-updates = 3
-[phase.schedule]
-start = 4
-"""
-CHAIN = (
-    '[run]\nname = "two"\n'
-    + SMALL
-    + MODEL
-    + PLAIN.replace("[evaluation]\nsteps = [2]\ngrid = 2\n", "")
-    + SCORED
-    + PHASES
-)
 
-
-def written(folder: Path, text: str = CHAIN) -> Path:
-    file = folder / "two.toml"
-    file.write_text(text, encoding="utf-8")
-    return file
-
-
-def read(folder: Path, *assignments: str, text: str = CHAIN) -> Config:
-    return read_config(written(folder, text), assignments)
+def read(folder: Path, *assignments: str, text: str = TWO_PHASES) -> Config:
+    return read_config(two_phases(folder, text), assignments)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -97,7 +69,7 @@ def test_settings_are_data_and_components_are_new_each_time(tmp_path: Path) -> N
     assert first.components().tables is first.tables
 
 
-def test_the_resolved_config_reads_as_the_same_chain(tmp_path: Path) -> None:
+def test_the_resolved_config_reads_as_the_same_phases(tmp_path: Path) -> None:
     import tomli_w
 
     first = read(tmp_path)
@@ -115,7 +87,7 @@ def test_mistakes_name_the_phase(tmp_path: Path) -> None:
         "phase[1].run.updates: must be at least 1 (got 0)",
     ]
     with pytest.raises(
-        ConfigError, match=r"^.*1 error\n  phase\[1\]\.tracker: must be the first phase's: a chain is one"
+        ConfigError, match=r"^.*1 error\n  phase\[1\]\.tracker: must be the first phase's: all phases are one record"
     ):
         read(tmp_path, "phase[1].tracker.type=mlflow")
     with pytest.raises(ConfigError, match=r"phase: must be a list of tables: write \[\[phase\]\]"):
@@ -136,7 +108,7 @@ def test_assignments_that_are_none(tmp_path: Path, assignment: str, said: str) -
     assert [*dict.fromkeys(map(str, error.value.mistakes))] == [said]
 
 
-def test_phases_that_do_not_fit_are_told_before_the_first_begins(tmp_path: Path) -> None:
+def test_phases_that_do_not_fit_are_reported_before_the_first_begins(tmp_path: Path) -> None:
     sets = ["phase[1].teacher.type=guided", "phase[1].schedule.start=2048", "phase[1].schedule.stop=2048"]
     with pytest.raises(ConfigError) as error:
         run(read(tmp_path, *sets), tmp_path / "run")
@@ -153,7 +125,7 @@ def test_a_changed_phase_is_named(whole: Path, tmp_path: Path) -> None:
         run(read(tmp_path, "phase[1].run.updates=9"), whole, resume=True)
 
 
-def test_a_chain_stopped_in_a_later_phase_goes_on_elsewhere(
+def test_a_run_stopped_in_a_later_phase_resumes_elsewhere(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped by Ctrl-C in an update of the second phase, and moved."""
@@ -205,7 +177,7 @@ def test_what_a_phase_loads_is_gone_when_it_is_over(tmp_path: Path, monkeypatch:
 
 
 def test_plan_shows_phases(tmp_path: Path) -> None:
-    result = CliRunner().invoke(cli, ["plan", str(written(tmp_path)), "--json"])
+    result = CliRunner().invoke(cli, ["plan", str(two_phases(tmp_path)), "--json"])
     assert json.loads(result.stdout) == {
         "updates": 7,
         "stages": [
@@ -219,21 +191,21 @@ def test_plan_shows_phases(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A chain's folder."""
-    folder = tmp_path_factory.mktemp("chain")
+    """The folder of a run of two phases."""
+    folder = tmp_path_factory.mktemp("phases")
     run(read(folder), folder / "run")
     return folder / "run"
 
 
 def test_a_phase_begins_with_the_one_befores_result(whole: Path, tmp_path: Path) -> None:
-    text = 'preset = "tsd"\n[run]\nupdates = 3\n[schedule]\nstart = 4\n' + SMALL + MODEL + PLAIN[: PLAIN.index("[eval")]
+    text = 'preset = "tsd"\n[run]\nupdates = 3\n[schedule]\nstart = 4\n' + FEW + MODEL + PLAIN[: PLAIN.index("[eval")]
     text = text.replace(str(TEACHER), str(whole / "phases/1/pipeline")) + '[tracker]\ntype = "none"\n'
-    run(read_config(written(tmp_path, text)), tmp_path / "alone")
+    run(read_config(two_phases(tmp_path, text)), tmp_path / "alone")
     assert equal(tmp_path / "alone", whole)
     assert not equal(whole / "phases/1", whole)
 
 
-def test_what_a_chain_leaves(whole: Path) -> None:
+def test_what_a_run_of_two_phases_leaves(whole: Path) -> None:
     lines = Run(whole).journal
     assert [(line["phase"], line["update"]) for line in lines] == [(1, i) for i in (1, 2, 3, 4)] + [
         (2, 1),
@@ -252,7 +224,9 @@ def test_what_a_chain_leaves(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("stopped", [1, 2])
-def test_a_stopped_chain_goes_on(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int) -> None:
+def test_a_run_stopped_between_phases_resumes(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
+) -> None:
     """Stopped at the boundary behind a phase."""
     real = runs.run_phase
 
