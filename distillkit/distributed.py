@@ -1,8 +1,8 @@
 """Communication between the processes of a run. With a single process, every function returns its argument.
 
 Launchers (torchrun, deepspeed, accelerate, `distillkit launch`) set RANK, LOCAL_RANK and WORLD_SIZE in the environment.
-`barrier`, `any_rank`, `broadcast`, `all_mean` and `all_gather` are collectives: every process must call them, in the
-same order.
+`barrier`, `any_rank`, `broadcast`, `all_mean`, `all_gather`, `on_all_ranks` and `on_main_process` are collectives: all
+processes must call them, in the same order.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed
@@ -192,29 +193,45 @@ def all_gather(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def on_all_ranks(do: Callable[[], T], path: Path) -> T:
-    """Write something in every process: where it fails in one it fails in all, so that none waits in vain.
+    """Write something in every process. If it fails in one, all raise its error: none waits for the others in vain.
 
     Args:
-        do: writes to `path`.
-        path: the message names it.
+        do: writes to `path`, and calls no collective.
+        path: the error names it.
 
     Raises:
         DistillkitError: it could not be written, here or in another process.
     """
-    failed = None
-    try:
-        with writing(path):
-            result = do()
-    except DistillkitError as error:
-        failed = error
+    result, failed = _try(do, path)
     if any_rank(failed is not None):
-        raise failed or DistillkitError(f"{path}: cannot be written by another process, which says why")
-    return result
+        errors: list[Any] = [failed]
+        if active:
+            errors = [None] * world_size()
+            torch.distributed.all_gather_object(errors, failed, group=_host)
+        raise DistillkitError(next(filter(None, errors)))
+    return cast(T, result)
 
 
-def on_main_process(do: Callable[[], None], path: Path) -> None:
-    """Write something in the main process alone; otherwise as `on_all_ranks`."""
-    on_all_ranks(do if is_main_process() else lambda: None, path)
+def on_main_process(do: Callable[[], T], path: Path | None = None) -> T:
+    """Write or decide something in the main process alone. All get its result or raise its error, as in `on_all_ranks`.
+
+    Args:
+        do: calls no collective.
+        path: the file or folder that it writes, if it does.
+    """
+    result, failed = broadcast(_try(do, path) if is_main_process() else (None, None))
+    if failed is not None:
+        raise DistillkitError(failed)
+    return cast(T, result)
+
+
+def _try(do: Callable[[], T], path: Path | None) -> tuple[T | None, str | None]:
+    """The result, or the error's message."""
+    try:
+        with nullcontext() if path is None else writing(path):
+            return do(), None
+    except DistillkitError as error:
+        return None, str(error)
 
 
 def shard(tensor: torch.Tensor) -> torch.Tensor:

@@ -78,14 +78,14 @@ def test_higher_may_be_better_and_not_a_number_never_is(tmp_path: Path) -> None:
     parts = load(settings(tmp_path, "dsdi", *RUN, "evaluation.best=steps-2", tables=TABLES).components())
     prepare(parts)
     name = "fd-pixels/steps-2"
-    lower = BestWeights(tmp_path / "lower.safetensors", parts)
+    lower = BestWeights(tmp_path / "lower.safetensors", parts, name)
     assert lower.score is None
     for update, value in enumerate([float("nan"), 3.0, 5.0, 3.0, 2.0, float("nan")]):
         lower.consider(update, {name: value})
     assert lower.score == BestScore(4, name, 2.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FrechetDistance, "higher_is_better", True)
-        higher = BestWeights(tmp_path / "higher.safetensors", parts)
+        higher = BestWeights(tmp_path / "higher.safetensors", parts, name)
     for update, value in enumerate([3.0, 5.0, 2.0, 5.0]):
         higher.consider(update, {name: value})
     assert higher.score == BestScore(1, name, 5.0)

@@ -214,10 +214,12 @@ def test_changes_that_do_not_fit(tmp_path: Path) -> None:
     base = ("run.updates=4", "source.batch=2", "schedule.steps=4")
     newest = whole.folder / "checkpoints/update-000002"
     config = (whole.folder / "config.toml").read_bytes()
+    position = json.loads((newest / "position.json").read_text(encoding="utf-8"))
+    assert position["plan"] == [{"steps": 4, "stride": 2, "updates": 4}]
     for change, said in {
         "source.batch=3": f"{newest}: its 2 samples (source.batch times processes) are on their way, and this",
-        "run.updates=1": f"{newest}: the stages [N, stride, updates] were [[4, 2, 4]], and are [[4, 2, 1]] now",
-        "schedule.steps=8": f"{newest}: the stages [N, stride, updates] were [[4, 2, 4]], and are [[8, 2, 4]] now",
+        "run.updates=1": f"{newest}: the stages were N = 4 (stride 2, updates 4), and are N = 4 (stride 2, updates 1",
+        "schedule.steps=8": f"{newest}: the stages were N = 4 (stride 2, updates 4), and are N = 8 (stride 2, upda",
         "student.adapter=lora": f"{newest}: does not fit the config: 'network.",
     }.items():
         with pytest.raises(DistillkitError) as caught:

@@ -81,6 +81,34 @@ def test_the_first_is_killed_at_any_write(whole_of_two: tuple[str, ForkedRun], t
         goes_on(killed, whole)
 
 
+FULL = {
+    "best.safetensors": "save .best.safetensors.partial",
+    "scores.json": "open .scores.json.partial",
+    "samples/during/update-000002-steps-002.png": "open samples/during/.update",
+    "curves.jsonl": "open curves.jsonl",
+    "samples/steps-002.png": "open samples/.steps",
+    "pipeline": "save .pipeline.partial",
+}
+
+
+@pytest.mark.parametrize(
+    "file", [pytest.param(name, marks=[pytest.mark.slow] * (name != "best.safetensors")) for name in FULL]
+)
+def test_a_disk_that_is_full_for_the_first_ends_both(
+    whole_of_two: tuple[str, ForkedRun], tmp_path: Path, file: str
+) -> None:
+    """The second does not wait for what the first would have done next; one of them says why."""
+    full = two(tmp_path, whole_of_two[0])
+    processes = full.start(Fault(1, FULL[file], full=True))
+    for process in processes:
+        process.join(MINUTE)
+    assert [process.exitcode for process in processes] == [2, 2]
+    lines = (full.errors + (tmp_path / "errors-1").read_text(encoding="utf-8")).splitlines()
+    # torch may warn of the store, which goes with the first.
+    [said] = [line for line in lines if "cannot be written" in line]
+    assert said.startswith(f"run/{file}: cannot be written (No space left on device)")
+
+
 def test_another_layout_is_refused_by_name(whole_of_two: tuple[str, ForkedRun], tmp_path: Path) -> None:
     """The checkpoints are good, and are not said to be damaged."""
     engine, whole = whole_of_two

@@ -174,6 +174,12 @@ def find_score(components: Components, wanted: str) -> str | None:
     return next((name for name in scores_taken(components) if name == wanted or name.endswith(f"/{wanted}")), None)
 
 
+def best_score(components: Components) -> str | None:
+    """The score that `evaluation.best` means; None if it is not set."""
+    wanted = components.evaluation.best
+    return None if wanted is None else find_score(components, wanted)
+
+
 def series(components: Components, stage: Stage, scores: Sequence[Mapping[str, float]]) -> list[float]:
     """The watched score after each evaluation of a stage, lower being better; empty if none is watched.
 

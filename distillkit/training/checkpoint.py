@@ -44,7 +44,7 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
             shutil.rmtree(leftover, ignore_errors=True)
         aside.mkdir(parents=True)
 
-    def write() -> list[str]:
+    def write() -> manifest.Entries:
         mine = []
         if distributed.is_main_process() or parts.components.engine.layout != "replicated":
             mine.append(manifest.rank_file(distributed.rank()))
@@ -55,7 +55,7 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
             text = json.dumps(asdict(position) | {"plan": plan_of(parts)}, indent=1)
             (aside / POSITION).write_text(text + "\n", encoding="utf-8")
             mine += [STATE, POSITION]
-        return mine
+        return manifest.entries(aside, mine)
 
     def finish() -> None:
         manifest.write(aside, hashes, about(parts, position))
@@ -64,7 +64,7 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
 
     try:
         distributed.on_main_process(begin, final)
-        hashes = manifest.hash_all(aside, distributed.on_all_ranks(write, final))
+        hashes = manifest.gather(distributed.on_all_ranks(write, final))
         distributed.on_main_process(finish, final)
     except DistillkitError:
         shutil.rmtree(aside, ignore_errors=True)
@@ -81,8 +81,12 @@ def find(folder: Path, parts: Parts, say: Callable[[str], None]) -> Path | None:
     Raises:
         DistillkitError: there are checkpoints, and none is whole; or one is of another engine, or sharded otherwise.
     """
-    distributed.on_main_process(lambda: files.recover(folder), folder)
-    there = complete(folder)
+
+    def look() -> list[Path]:
+        files.recover(folder)
+        return complete(folder)
+
+    there = distributed.on_main_process(look, folder)
     mine = manifest.rank_file(distributed.rank() if parts.components.engine.layout != "replicated" else 0)
     for path in reversed(there):
         check_layout(path, parts)

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from distillkit import distributed
 from distillkit.errors import DistillkitError
-from distillkit.files import partial, write_text, writing
+from distillkit.files import partial, write_text
 
 FREE = ("run.log_every", "run.keep", "run.checkpoint_every", "run.checkpoint_minutes")
 """Keys that a resumed run may have otherwise: they change how it is watched and kept, and no number that it makes."""
@@ -25,6 +25,8 @@ LOCK = ".lock"
 
 class RunFolder:
     """Paths of a run's files. As a context, it gives the folder back at the end, if this run has taken it.
+
+    The main process looks and writes for all: the methods and properties are collectives.
 
     Args:
         path: the folder.
@@ -55,7 +57,12 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the run is over: the pipeline is what it leaves last, and at once."""
-        return self.pipeline.is_dir()
+        return distributed.on_main_process(self.pipeline.is_dir)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run, which may be over."""
+        return distributed.on_main_process(self.config.is_file)
 
     def check_free(self) -> None:
         """A new run may begin here.
@@ -63,8 +70,9 @@ class RunFolder:
         Raises:
             DistillkitError: the folder holds something already, or cannot be read.
         """
-        if not distributed.is_main_process():
-            return
+        distributed.on_main_process(self._check_free)
+
+    def _check_free(self) -> None:
         # What a run leaves that was killed before it had begun.
         nothing = {LOCK, partial(self.config).name}
         try:
@@ -91,7 +99,7 @@ class RunFolder:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._take()
-                self.check_free()
+                self._check_free()
                 write_text(self.config, tomli_w.dumps(tables))
             except OSError as error:
                 raise DistillkitError(f"{self.path}: cannot be written ({error.strerror})") from None
@@ -145,12 +153,14 @@ class RunFolder:
         Raises:
             DistillkitError: there is none, another run is at work in it, or it was made from another config.
         """
-        if not self.config.is_file():
-            raise DistillkitError(f"{self.path}: holds no run to resume (no config.toml)")
-        if distributed.is_main_process():
-            with writing(self.path):
-                self._take()
-        before = tomllib.loads(self.config.read_text(encoding="utf-8"))
+
+        def take() -> dict[str, Any]:
+            if not self.config.is_file():
+                raise DistillkitError(f"{self.path}: holds no run to resume (no config.toml)")
+            self._take()
+            return tomllib.loads(self.config.read_text(encoding="utf-8"))
+
+        before = distributed.on_main_process(take, self.path)
         found = sorted(key for key in _differences(before, tables) if key.split(".")[0] not in ignore)
         changed = [key for key in found if re.sub(r"^phase\[\d+\]\.", "", key) not in FREE]
         if refused := [key for key in changed if not _is_among(key, allow)]:
@@ -164,22 +174,19 @@ class RunFolder:
 
     def write_config(self, tables: dict[str, Any]) -> None:
         """Write config.toml."""
-        if distributed.is_main_process():
-            with writing(self.config):
-                write_text(self.config, tomli_w.dumps(tables))
+        distributed.on_main_process(lambda: write_text(self.config, tomli_w.dumps(tables)), self.config)
 
     def read_scores(self) -> list[dict[str, Any]]:
         """The rows of scores.json, if there is one."""
-        rows: list[dict[str, Any]] = []
-        if self.scores.is_file():
-            rows = json.loads(self.scores.read_text(encoding="utf-8"))
-        return rows
+
+        def read() -> list[dict[str, Any]]:
+            return json.loads(self.scores.read_text(encoding="utf-8")) if self.scores.is_file() else []
+
+        return distributed.on_main_process(read)
 
     def write_scores(self, rows: list[dict[str, Any]]) -> None:
         """Write scores.json."""
-        if distributed.is_main_process():
-            with writing(self.scores):
-                write_text(self.scores, json.dumps(rows, indent=1) + "\n")
+        distributed.on_main_process(lambda: write_text(self.scores, json.dumps(rows, indent=1) + "\n"), self.scores)
 
 
 def _is_among(key: str, allowed: Collection[str]) -> bool:

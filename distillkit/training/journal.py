@@ -16,7 +16,7 @@ import torch
 from distillkit import distributed
 from distillkit.config import RunTable
 from distillkit.errors import DistillkitError
-from distillkit.files import flush, writing
+from distillkit.files import flush
 
 FIRST = 20
 """Updates at the beginning of a run that later ones are compared with."""
@@ -172,18 +172,20 @@ class Curves:
 
     def __init__(self, path: Path, evaluated: int = 0) -> None:
         self._path = path
-        if distributed.is_main_process() and path.is_file():
-            with writing(path):
-                whole = [
-                    line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"
-                ]
-                keep_lines(path, sum(json.loads(line)["update"] <= evaluated for line in whole))
+
+        def cut() -> None:
+            if path.is_file():
+                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                keep_lines(path, sum(json.loads(line)["update"] <= evaluated for line in lines if line[-1] == "\n"))
+
+        distributed.on_main_process(cut, path)
 
     def add(self, update: int, scores: Mapping[str, float]) -> None:
         """Write an evaluation: the update that it followed, and its scores by name ("fd-fashion/steps-4")."""
-        if not distributed.is_main_process():
-            return
-        with writing(self._path):
+
+        def append() -> None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"update": update, "scores": {**scores}}) + "\n")
             flush(self._path)
+
+        distributed.on_main_process(append, self._path)

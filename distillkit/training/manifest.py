@@ -20,6 +20,9 @@ NAME = "manifest.json"
 Entries = dict[str, dict[str, Any]]
 """File -> {"sha256", "bytes"}."""
 
+Plan = list[dict[str, int]]
+"""Steps, stride and updates of each stage."""
+
 
 def rank_file(rank: int) -> str:
     """The file of a rank's engine state."""
@@ -32,15 +35,19 @@ def complete(folder: Path) -> list[Path]:
     return sorted((path for path, number in numbers.items() if number.isdigit()), key=lambda path: int(numbers[path]))
 
 
-def hash_all(folder: Path, mine: Collection[str]) -> Entries:
-    """Sizes and hashes of all ranks' files; each rank reads its own."""
-    own = {name: _entry(folder / name) for name in mine}
+def entries(folder: Path, names: Collection[str]) -> Entries:
+    """Sizes and hashes of files."""
+    return {name: _entry(folder / name) for name in names}
+
+
+def gather(own: Entries) -> Entries:
+    """The entries of all ranks' files, from those of this rank's own."""
     # The other ranks write one file each, and the main process needs its size and hash.
     last = own.get(rank_file(distributed.rank()), {"sha256": "", "bytes": 0})
     entry = torch.tensor([[last["bytes"], *(bytes.fromhex(last["sha256"]) or bytes(32))]])
     for rank, (size, *digest) in enumerate(distributed.all_gather(entry).tolist()):
         if size:
-            own[rank_file(rank)] = {"sha256": bytes(digest).hex(), "bytes": size}
+            own = own | {rank_file(rank): {"sha256": bytes(digest).hex(), "bytes": size}}
     return own
 
 
@@ -84,9 +91,9 @@ def damage(folder: Path, files: Collection[str]) -> str | None:
     return None
 
 
-def plan_of(parts: Parts) -> list[list[int]]:
-    """The stages: N, stride, updates."""
-    return [[stage.steps, stage.stride, stage.updates] for stage in parts.plan]
+def plan_of(parts: Parts) -> Plan:
+    """The stages, as position.json has them."""
+    return [{"steps": stage.steps, "stride": stage.stride, "updates": stage.updates} for stage in parts.plan]
 
 
 def about(parts: Parts, position: Position) -> dict[str, Any]:
@@ -125,7 +132,7 @@ def check_layout(path: Path, parts: Parts) -> None:
         )
 
 
-def check_fits(path: Path, plan: list[list[int]], position: Position, parts: Parts) -> None:
+def check_fits(path: Path, plan: Plan, position: Position, parts: Parts) -> None:
     """Check that a run can go on from a checkpoint: the same samples in flight, and the same stages so far.
 
     Args:
@@ -146,9 +153,14 @@ def check_fits(path: Path, plan: list[list[int]], position: Position, parts: Par
     stage, new = position.stage, plan_of(parts)
     same = new[:stage] == plan[:stage] and len(new) > stage
     if same and position.done:
-        same = new[stage][:2] == plan[stage][:2] and new[stage][2] >= position.done
+        longer = new[stage]["updates"] >= position.done
+        same = longer and new[stage] | {"updates": 0} == plan[stage] | {"updates": 0}
     if not same:
         raise DistillkitError(
-            f"{path}: the stages [N, stride, updates] were {plan}, and are {new} now: what the run has done until "
+            f"{path}: the stages were {_written(plan)}, and are {_written(new)} now: what the run has done until "
             f"update {position.update} does not fit; change only what is yet to come"
         )
+
+
+def _written(plan: Plan) -> str:
+    return ", ".join(f"N = {stage['steps']} (stride {stage['stride']}, updates {stage['updates']})" for stage in plan)

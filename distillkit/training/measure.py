@@ -84,7 +84,9 @@ def _phase(components: Settings, place: RunFolder, number: int, reporter: Report
         stages.append(kinds[stage.evaluations] * stage.updates if stage.updates else 0.0)
     scoring = _scoring(parts)
     # What the next phase begins with.
-    export(parts, place.path / "phases" / str(number) / "pipeline", [])
+    pipeline = place.path / "phases" / str(number) / "pipeline"
+    distributed.on_main_process(lambda: pipeline.parent.mkdir(parents=True), pipeline.parent)
+    export(parts, pipeline, [])
     return Measured(before, stages, scoring)
 
 

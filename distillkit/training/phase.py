@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from distillkit import distributed
-from distillkit.config import Components, Settings, make_plan
+from distillkit.config import Components, Settings, best_score, make_plan
 from distillkit.errors import RunInterrupted, Terminated
 from distillkit.interfaces import NoTracker, RunInfo, Tracker
 from distillkit.training import checkpoint
@@ -114,7 +114,8 @@ def _train_and_leave(
 ) -> None:
     """The updates, the student's scores and the pipeline."""
     before = position.update
-    best = None if parts.components.evaluation.best is None else BestWeights(run_folder.best, parts)
+    score = best_score(parts.components)
+    best = None if score is None else BestWeights(run_folder.best, parts, score)
     Training(parts, position, run_folder, reporter, scores, best).run()
     if best is not None and (found := best.restore()) is not None:
         reporter.say(f"best: {found.score} = {found.value:.4g} after update {found.update} of {position.update}")
@@ -161,7 +162,7 @@ def recorded(tracker: Tracker, info: RunInfo, undo: Callable[[], None]) -> Itera
     # A signal while it starts would leave nothing that could be finished as killed.
     with deferred() as stop:
         try:
-            tracker.start(info)
+            distributed.on_main_process(lambda: tracker.start(info))
         except BaseException:
             undo()
             raise

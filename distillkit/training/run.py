@@ -15,7 +15,7 @@ from rich.console import Console
 from distillkit import distributed
 from distillkit.config import Config, Settings, make_plan, read_choice, table_of_result
 from distillkit.errors import ConfigError, DistillkitError, Mistake
-from distillkit.files import replacing, write_text, writing
+from distillkit.files import replacing, write_text
 from distillkit.interfaces import RunInfo, Tracker
 from distillkit.training.assemble import load
 from distillkit.training.checks import check_model
@@ -45,6 +45,9 @@ def run(config: Config, folder: Path, resume: bool = False, allow: Collection[st
             written.
         RunInterrupted: Ctrl-C or SIGTERM; what was written so far stays readable.
     """
+    if distributed.world_size() > 1:
+        # Joins the other processes: from here on they decide alike, and fail alike.
+        config.phases[0].components().engine.setup()
     tracker = own_tracker(config.phases[0])
     if len(config.phases) == 1:
         return run_phase(config.phases[0], folder, tracker, resume, allow=allow)
@@ -66,9 +69,8 @@ def run(config: Config, folder: Path, resume: bool = False, allow: Collection[st
                 rows = run_folder.read_scores()
             else:
                 _run_phases(config, run_folder, tracker, allow)
-                rows = _gather(config, run_folder) if distributed.is_main_process() else []
-        if distributed.is_main_process():
-            _print(config, run_folder)
+                rows = _gather(config, run_folder)
+        _print(config, run_folder)
     return rows
 
 
@@ -100,7 +102,7 @@ def _run_phases(config: Config, run_folder: RunFolder, tracker: Tracker, allow: 
             if own & {"phase", f"phase[{i - 1}]"}:
                 own |= phase.tables.keys()
             settings = from_result(phase, run_folder.path, i)
-            run_phase(settings, here.path, tracker, here.config.is_file(), parent=run_folder.path, allow=own)
+            run_phase(settings, here.path, tracker, here.begun, parent=run_folder.path, allow=own)
 
 
 def _folder(run_folder: RunFolder, number: int) -> RunFolder:
@@ -135,22 +137,27 @@ def from_result(phase: Settings, folder: Path, number: int) -> Settings:
 def _gather(config: Config, run_folder: RunFolder) -> list[dict[str, Any]]:
     """Make the run's own files from the phases'."""
     phases = [_folder(run_folder, i) for i, _ in enumerate(config.phases, 1)]
-    lines = [
+    lines = (
         json.dumps({"phase": i, **json.loads(line)}) + "\n"
         for i, phase in enumerate(phases, 1)
         for line in phase.journal.read_text(encoding="utf-8").splitlines()
-    ]
-    with writing(run_folder.journal):
-        write_text(run_folder.journal, "".join(lines))
-    first, last = (phase.read_scores() for phase in (phases[0], phases[-1]))
+    )
+    distributed.on_main_process(lambda: write_text(run_folder.journal, "".join(lines)), run_folder.journal)
+    first, last = phases[0].read_scores(), phases[-1].read_scores()
     rows = [row for row in first if row["model"] == "teacher"] + [row for row in last if row["model"] == "student"]
     run_folder.write_scores(rows)
+    _copy(phases[-1].samples, run_folder.samples)
     # The pipeline last: where it is, the run is over.
-    for name in ("samples", "pipeline"):
-        path = run_folder.path / name
-        with writing(path), replacing(path) as temporary:
-            shutil.copytree(phases[-1].path / name, temporary)
+    _copy(phases[-1].pipeline, run_folder.pipeline)
     return rows
+
+
+def _copy(folder: Path, to: Path) -> None:
+    def copy() -> None:
+        with replacing(to) as temporary:
+            shutil.copytree(folder, temporary)
+
+    distributed.on_main_process(copy, to)
 
 
 def _print(config: Config, run_folder: RunFolder) -> None:

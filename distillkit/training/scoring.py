@@ -13,10 +13,10 @@ import torch
 from safetensors import safe_open
 
 from distillkit import distributed
-from distillkit.config import find_score, score_name, scores_taken
+from distillkit.config import score_name, scores_taken
 from distillkit.errors import RunInterrupted
 from distillkit.evaluation import Evaluator, Which, sheet, write_png
-from distillkit.files import replacing, writing
+from distillkit.files import replacing
 from distillkit.training.assemble import Parts
 from distillkit.training.folder import RunFolder
 from distillkit.training.terminal import Reporter, StopRequest
@@ -71,9 +71,7 @@ class RunScores:
         with components.engine.averaged():
             self._score("student", components.evaluation.steps, known)
             for steps in components.evaluation.steps:
-                image = self._sheet(steps)
-                if distributed.is_main_process():
-                    write_png(self._folder.samples / f"steps-{steps:03d}.png", image)
+                self._draw(f"steps-{steps:03d}.png", steps)
 
     def during(self, update: int, stop: StopRequest) -> dict[str, float] | None:
         """Score the student in the middle of the run: "fd-fashion/steps-4" -> value. None if the user stops it."""
@@ -90,10 +88,7 @@ class RunScores:
                     samples = components.evaluation.every_samples
                     scores = self._evaluator.score(self._parts.student, steps, samples, on_batch=check)
                     found |= {score_name(label, steps): value for label, value in scores.items()}
-                    image = self._sheet(steps)
-                    if distributed.is_main_process():
-                        name = f"update-{update:06d}-steps-{steps:03d}.png"
-                        write_png(self._folder.samples / "during" / name, image)
+                    self._draw(f"during/update-{update:06d}-steps-{steps:03d}.png", steps)
         except RunInterrupted:  # after the batch in which the user asked to stop
             return None
         return found
@@ -114,6 +109,11 @@ class RunScores:
                 # At once: what is scored need not be scored again if the run is stopped here.
                 self._folder.write_scores(self.rows)
                 self._components.tracker.sync()
+
+    def _draw(self, name: str, steps: int) -> None:
+        """Draw a sheet, and write it to samples/."""
+        image, path = self._sheet(steps), self._folder.samples / name
+        distributed.on_main_process(lambda: write_png(path, image), path)
 
     def _sheet(self, steps: int) -> torch.Tensor:
         """Rows from the same noise: the teacher at its best, the teacher at `steps`, the student at `steps`."""
@@ -138,22 +138,22 @@ class BestWeights:
 
     Args:
         path: the file; what an earlier part of the run left in it counts.
-        parts: ready to run; the config names a score that the run takes.
+        parts: ready to run.
+        score: one that the run takes.
     """
 
-    def __init__(self, path: Path, parts: Parts) -> None:
-        components = parts.components
-        score = find_score(components, components.evaluation.best or "")
-        if score is None:
-            raise ValueError(f"the run takes no score '{components.evaluation.best}'")
+    def __init__(self, path: Path, parts: Parts, score: str) -> None:
         self._path = path
         self._parts = parts
         self._score = score
-        self._sign = -1 if scores_taken(components)[score].higher_is_better else 1
+        self._sign = -1 if scores_taken(parts.components)[score].higher_is_better else 1
 
     @property
     def score(self) -> BestScore | None:
-        """The best so far, by the score that the config names."""
+        """The best so far, by the score that the config names; a collective."""
+        return distributed.on_main_process(self._read)
+
+    def _read(self) -> BestScore | None:
         if not self._path.is_file():
             return None
         with safe_open(self._path, "pt") as file:
@@ -166,25 +166,24 @@ class BestWeights:
         value = scores[self._score]
         before = self.score
         # Not a number is not better than anything.
-        if not distributed.broadcast(self._sign * value < (self._sign * before.value if before else inf)):
+        if not self._sign * value < (self._sign * before.value if before else inf):
             return
+        metadata = {"update": str(update), "score": self._score, "value": repr(value)}
         with self._parts.components.engine.averaged():
-            if distributed.is_main_process():
-                self._write({"update": str(update), "score": self._score, "value": repr(value)})
+            distributed.on_main_process(lambda: self._write(metadata), self._path)
 
     def _write(self, metadata: dict[str, str]) -> None:
         weights = {key: weight.cpu().contiguous() for key, weight in self._parts.student.state_dict().items()}
-        with writing(self._path), replacing(self._path) as temporary:
+        with replacing(self._path) as temporary:
             safetensors.torch.save_file(weights, temporary, metadata=metadata)
 
     def forget_after(self, update: int) -> None:
         """Drop the weights if they are of a later update, which the run is about to repeat."""
-        if distributed.is_main_process() and (found := self.score) is not None and found.update > update:
-            self._path.unlink()
+        if (found := self.score) is not None and found.update > update:
+            distributed.on_main_process(self._path.unlink, self._path)
 
     def restore(self) -> BestScore | None:
         """Load the best weights into the averaged network, at the end of a run: nothing can be trained after it."""
-        distributed.barrier()
         found = self.score
         if found is not None:
             with self._parts.components.engine.averaged():

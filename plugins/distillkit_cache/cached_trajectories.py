@@ -80,9 +80,8 @@ class CachedTrajectories(PrecomputingSource):
             made = making.make([begin(i) for i in self._indices(shard)], student, teacher, *grid)
             # One after the other: they all write the manifest.
             for writer in range(distributed.world_size()):
-                if distributed.rank() == writer:
-                    store.write(shard, made)
-                distributed.barrier()
+                write = partial(store.write, shard, made) if distributed.rank() == writer else lambda: None
+                distributed.on_all_ranks(write, store.folder)
 
         work, made_by = [], teacher_of(student, teacher) | self._conditions()
         for steps, stride in _grids(stages):

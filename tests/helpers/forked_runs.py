@@ -32,7 +32,11 @@ def _child(top: Path, command: Sequence[str], fault: Fault, environment: Mapping
         os.dup2(handle, number)
     Watch(top / "run", fault, top / f"events-{rank}").install()
     sys.argv = ["distillkit", *command]
+    from distillkit import distributed
     from distillkit.cli import main
+
+    # No launcher ends a process that waits because another one has failed.
+    distributed.EXIT_TIMEOUT = 2.0
 
     main()
 
