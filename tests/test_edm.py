@@ -143,6 +143,6 @@ def test_mistakes(tmp_path: Path) -> None:
 def test_consistency_models_are_another_kind(tmp_path: Path) -> None:
     folder = pipeline(tmp_path / "teacher", CMStochasticIterativeScheduler())
     assert mistakes(folder) == (
-        "model.scheduler: is a CMStochasticIterativeScheduler, and ConsistencyModelPipeline has EDM's: expected one of "
-        "EDMEulerScheduler, EDMDPMSolverMultistepScheduler"
+        "model.scheduler: is a CMStochasticIterativeScheduler; expected one of EDMEulerScheduler, "
+        "EDMDPMSolverMultistepScheduler (scheduler._class_name)"
     )

@@ -16,7 +16,6 @@ from helpers.digits import MODEL, PLAIN, SCORED, TEACHER, distil, read_checkpoin
 from helpers.pipelines import alone
 from safetensors.torch import load_file, save_file
 
-from distillkit.errors import DistillkitError
 from distillkit.files import replacing
 from distillkit.interfaces import Export, Sampler
 from distillkit.noise import Predictor
@@ -100,6 +99,22 @@ CASES: dict[str, tuple[dict[str, Any], str, int | None, int, float]] = {
         4,
         1.0,
     ),
+    "v, sigmoid betas, 4 steps": (
+        {"kind": "v_prediction", "conditional": True, "_class_name": "DDPMScheduler", "beta_schedule": "sigmoid"}
+        | {"clip_sample": False},
+        "trailing",
+        None,
+        4,
+        1.0,
+    ),
+    "plain v, laplace betas, 6 steps": (
+        {"kind": "v_prediction", "conditional": False, "_class_name": "DDPMScheduler", "beta_schedule": "laplace"}
+        | {"clip_sample": False},
+        "trailing",
+        None,
+        6,
+        1.0,
+    ),
     "v, 1 step": ({"kind": "v_prediction", "conditional": True}, "trailing", None, 1, 1.0),
     "plain v, 4 steps": ({"kind": "v_prediction", "conditional": False}, "trailing", None, 4, 1.0),
     "plain v, 48 steps": ({"kind": "v_prediction", "conditional": False}, "trailing", None, 48, 1.0),
@@ -112,6 +127,13 @@ CASES: dict[str, tuple[dict[str, Any], str, int | None, int, float]] = {
     "consistency, ε, cut at 250, 3 steps": ({"kind": "epsilon", "conditional": True}, "trailing", 250, 3, 1.0),
     "consistency, plain v, 6 steps": ({"kind": "v_prediction", "conditional": False}, "trailing", None, 6, 1.0),
     "consistency, plain x, cut at 831, 7 steps": ({"kind": "sample", "conditional": False}, "trailing", 831, 7, 1.0),
+    "consistency, v, 4 of 50 steps": (
+        {"kind": "v_prediction", "conditional": True, "_class_name": "LCMScheduler", "original_inference_steps": 50},
+        "trailing",
+        None,
+        4,
+        1.0,
+    ),
     "consistency, plain v, zero terminal SNR, 2 steps": (
         {"kind": "v_prediction", "conditional": False, "rescale_betas_zero_snr": True},
         "trailing",
@@ -281,14 +303,6 @@ def test_a_generator_makes_a_consistency_students_pictures_again() -> None:
     pipe.set_progress_bar_config(disable=True)
     shots = [pipe([0, 1], generator=torch.Generator().manual_seed(4), output_type="pt").images for _ in range(2)]
     assert torch.equal(*shots)
-
-
-def test_an_lcm_scheduler_with_other_scalings_is_refused() -> None:
-    with pytest.raises(DistillkitError) as caught:
-        model("v_prediction", conditional=True, _class_name="LCMScheduler", timestep_scaling=5.0)
-    assert str(caught.value) == (
-        "scheduler: timestep_scaling is 5; expected 10, which the boundary scalings of consistency sampling have here"
-    )
 
 
 def test_export_replaces_an_export_whole(tmp_path: Path) -> None:

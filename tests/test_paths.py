@@ -133,10 +133,10 @@ def test_what_a_flow_scheduler_cannot_say() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"_class_name": "DDIMScheduler"}, "scheduler: is a DDIMScheduler; expected a FlowMatchEulerDiscreteScheduler"),
         (
-            flow_config(use_karras_sigmas=True),
-            "scheduler: use_karras_sigmas is set, which flow-matching paths do not have here; leave it out",
+            flow_config() | {"time_shift_type": "cubic"},
+            "scheduler: diffusers does not take this FlowMatchEulerDiscreteScheduler: `time_shift_type` must either be "
+            "'exponential' or 'linear'.",
         ),
         (
             flow_config(use_dynamic_shifting=True),

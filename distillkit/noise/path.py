@@ -133,10 +133,12 @@ class TablePath(NoisePath):
     Args:
         alphas_cumprod: ᾱ, [T], falling.
         spacing: where a grid of S steps has its times, of the T' = start + 1 noisiest-to-cleanest ones:
-            "trailing" round(T' − i·T'/S) − 1, which begins at the noise; "leading" (S − 1 − i)·⌊T'/S⌋ + 1, as
-            CompVis does, which begins below it; "linspace" round((T' − 1)(1 − i/S)), which is evenly from T' − 1 to 0
-            with clean data in the place of 0, as diffusers' DPM-Solver has it.
+            "trailing" round(T' − i·T'/S) − 1, which begins at the noise; "leading" (S − 1 − i)·⌊T'/S⌋ + offset, as
+            CompVis does with an offset of 1, which begins below it; "linspace" round((T' − 1)(1 − i/S)), which is
+            evenly from T' − 1 to 0 with clean data in the place of 0, as diffusers' DPM-Solver has it.
         start: the noisiest time a grid may use, 0 … T − 1; None is T − 1.
+        offset: of leading grids.
+        origin: the number of evenly spaced times, 1 … T', among which consistency samplers choose theirs; None: all T'.
 
     Source: Lin et al. 2024, "Common diffusion noise schedules and sample steps are flawed", Table 2.
     """
@@ -145,13 +147,26 @@ class TablePath(NoisePath):
     start: int
     variance_preserving = True
 
-    def __init__(self, alphas_cumprod: torch.Tensor, spacing: Spacing = "trailing", start: int | None = None) -> None:
+    def __init__(
+        self,
+        alphas_cumprod: torch.Tensor,
+        spacing: Spacing = "trailing",
+        start: int | None = None,
+        offset: int = 1,
+        origin: int | None = None,
+    ) -> None:
         self.alphas_cumprod = alphas_cumprod.to(torch.float64).cpu()
         self.spacing = spacing
+        self.offset = offset
+        self.origin = origin
         self.start = len(self.alphas_cumprod) - 1 if start is None else start
         if not 0 <= self.start < len(self.alphas_cumprod):
             raise GridError(
                 f"grid.start: must be 0 to {len(self.alphas_cumprod) - 1}, the model's times (got {self.start})"
+            )
+        if origin is not None and not 1 <= origin <= self.start + 1:
+            raise GridError(
+                f"scheduler: original_inference_steps is {origin}; expected 1 to {self.start + 1}, the times"
             )
         # One entry in front for the clean time −1, where α = 1 and σ = 0.
         bar = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod])
@@ -183,7 +198,7 @@ class TablePath(NoisePath):
             stride = (times - times / steps) - times
             grid = torch.arange(steps, dtype=torch.float64).mul(stride).add(times).round() - 1
         elif self.spacing == "leading":
-            grid = torch.arange(steps - 1, -1, -1) * (times // steps) + 1
+            grid = torch.arange(steps - 1, -1, -1) * (times // steps) + self.offset
             if grid[0] > self.start:
                 raise GridError(f"a leading grid of {steps} steps would begin at {int(grid[0])}, past {self.start}")
         else:
@@ -191,14 +206,18 @@ class TablePath(NoisePath):
         return torch.cat([grid.long(), torch.tensor([-1])])
 
     def consistency_times(self, steps: int) -> torch.Tensor:
-        """T' − 1 − ⌊i·T'/S⌋, [steps], noise first: what diffusers' LCMScheduler visits (`original_inference_steps` T').
+        """(K − ⌊i·K/S⌋)·⌊T'/K⌋ − 1, [steps], noise first: what diffusers' LCMScheduler visits.
 
-        A trailing grid's times, but for the rounding where S does not divide T'.
+        K, its `original_inference_steps`, is `origin`. With K = T' they are a trailing grid's times, but for the
+        rounding where S does not divide T'.
         """
         self._check(steps)
-        times = self.start + 1
-        # Bit for bit numpy's linspace(0, T', S, endpoint=False), which LCMScheduler rounds down.
-        return self.start - torch.arange(steps, dtype=torch.float64).mul(times / steps).floor().long()
+        origin = self.origin or self.start + 1
+        if steps > origin:
+            raise GridError(f"{steps} steps are more than the scheduler's original_inference_steps, {origin}")
+        # Bit for bit numpy's linspace(0, K, S, endpoint=False), which LCMScheduler rounds down.
+        chosen = torch.arange(steps, dtype=torch.float64).mul(origin / steps).floor().long()
+        return (origin - chosen) * ((self.start + 1) // origin) - 1
 
     def _check(self, steps: int) -> None:
         times = self.start + 1
@@ -210,14 +229,15 @@ class TablePath(NoisePath):
     ) -> Self:
         """The same table with other grids; "auto" is `auto_start` for an ε-network, and the last time for any other.
 
-        Leading grids are CompVis' (of all times), and begin below the noise anyway.
+        Leading grids are CompVis' (of all times), and begin below the noise anyway. Another start leaves no `origin`.
         """
         if start == "auto":
             start = self.auto_start() if prediction == "epsilon" and spacing != "leading" else None
         return self._with_grid(cast(Spacing, spacing), cast(int | None, start))
 
     def _with_grid(self, spacing: Spacing, start: int | None) -> Self:
-        return type(self)(self.alphas_cumprod, spacing, start)
+        last = len(self.alphas_cumprod) - 1 if start is None else start
+        return type(self)(self.alphas_cumprod, spacing, start, self.offset, self.origin if last == self.start else None)
 
     def auto_start(self, ratio: float = AUTO_START_RATIO) -> int:
         """The noisiest time at which σ/α is at most `ratio`, rounded down: T' = start + 1 is a multiple of 32.

@@ -52,11 +52,15 @@ def tables(path: Path, more: str = "") -> str:
 
 
 def ddpm_pipeline(folder: Path) -> None:
-    DDPMPipeline(pixel_unet(), DDPMScheduler(**LDM, variance_type="fixed_small")).save_pretrained(folder)
+    DDPMPipeline(pixel_unet(), DDPMScheduler(**LDM, variance_type="fixed_small", clip_sample=False)).save_pretrained(
+        folder
+    )
 
 
 def ddim_pipeline(folder: Path) -> None:
-    DDIMPipeline(pixel_unet(), DDIMScheduler(beta_schedule="squaredcos_cap_v2")).save_pretrained(folder)
+    DDIMPipeline(pixel_unet(), DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False)).save_pretrained(
+        folder
+    )
 
 
 def pndm_class_conditional(folder: Path) -> None:
@@ -66,16 +70,16 @@ def pndm_class_conditional(folder: Path) -> None:
 
 
 def half_precision(folder: Path) -> None:
-    DDPMPipeline(pixel_unet().half(), DDPMScheduler()).save_pretrained(folder, variant="fp16")
+    DDPMPipeline(pixel_unet().half(), DDPMScheduler(clip_sample=False)).save_pretrained(folder, variant="fp16")
 
 
 def sharded(folder: Path) -> None:
-    DDPMPipeline(pixel_unet(), DDPMScheduler()).save_pretrained(folder, max_shard_size="50KB")
+    DDPMPipeline(pixel_unet(), DDPMScheduler(clip_sample=False)).save_pretrained(folder, max_shard_size="50KB")
     assert (folder / "unet/diffusion_pytorch_model.safetensors.index.json").is_file()
 
 
 def oblong(folder: Path) -> None:
-    DDPMPipeline(pixel_unet(sample_size=(8, 16)), DDPMScheduler()).save_pretrained(folder)
+    DDPMPipeline(pixel_unet(sample_size=(8, 16)), DDPMScheduler(clip_sample=False)).save_pretrained(folder)
 
 
 def dit(**options: Any) -> DiTTransformer2DModel:

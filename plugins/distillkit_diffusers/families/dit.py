@@ -49,7 +49,7 @@ class Dit(TableFamily):
         assert self.folder is not None  # a new network is a U-Net
         folder = self.folder.part("transformer")
         self.network = networks.load(folder, diffusers.DiTTransformer2DModel)
-        self.scheduler = self.folder.scheduler_config() | self.options.scheduler
+        self.scheduler = self.scheduler_config()
         self.read_scheduler()
         config = networks.config(self.network)
         self.sample_shape = networks.sample_shape(config)

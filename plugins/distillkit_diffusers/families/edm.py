@@ -11,6 +11,7 @@ import torch
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, Sampler
 from distillkit.noise import EdmPath
+from distillkit_diffusers import schedulers
 from distillkit_diffusers.export import TRAINED, Sampling, known_to
 from distillkit_diffusers.families.unet import Unet2D
 
@@ -73,7 +74,7 @@ def preconditioned(
     return x0
 
 
-SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+SCHEDULERS = tuple(name for fields in schedulers.EDMS for name in fields.classes)
 """A network in pixel space with one of these schedulers is of this family."""
 
 
@@ -89,13 +90,10 @@ class Edm(Unet2D):
     path: EdmPath
 
     def check(self) -> Iterator[Mistake]:
-        """Adds a mistake for other schedulers, such as ConsistencyModelPipeline's own."""
+        """Adds mistakes in the scheduler's config, which may be ConsistencyModelPipeline's own."""
         yield from super().check()
-        config = (self.folder.scheduler_config() if self.folder else {}) | self.options.scheduler
-        if (found := config.get("_class_name")) not in SCHEDULERS:
-            yield Mistake(
-                "scheduler", f"is a {found}, and {self.what} has EDM's: expected one of {', '.join(SCHEDULERS)}"
-            )
+        if config := self.scheduler_config():
+            yield from schedulers.check(config, self.options.scheduler, schedulers.EDMS)
 
     def read_scheduler(self) -> None:
         """Set `path` and `prediction` from `scheduler`."""

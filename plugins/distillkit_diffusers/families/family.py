@@ -57,6 +57,10 @@ class Family(ABC):
                 yield from self.folder.check_network(part, classes)
             yield from self.folder.check_scheduler(bool(self.options.scheduler))
 
+    def scheduler_config(self) -> dict[str, Any]:
+        """The folder's scheduler config, updated with the option `scheduler`."""
+        return (self.folder.scheduler_config() if self.folder else {}) | self.options.scheduler
+
     @property
     def what(self) -> str:
         """The name of the pipeline's class, for error messages."""

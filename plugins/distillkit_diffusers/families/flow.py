@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import exp, sqrt
 from typing import Any, ClassVar, Literal, cast
 
 import diffusers
 
-from distillkit.errors import DistillkitError
+from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, Sampler
 from distillkit.noise import FlowPath
 from distillkit.noise.flow import FlowSpacing
+from distillkit_diffusers import schedulers
 from distillkit_diffusers.export import TRAINED, Sampling, known_to
 from distillkit_diffusers.families.family import Family
-
-NOT_READ = (
-    "use_karras_sigmas",
-    "use_exponential_sigmas",
-    "use_beta_sigmas",
-    "invert_sigmas",
-    "stochastic_sampling",
-)
 
 
 def read_path(config: dict[str, Any], spacing: FlowSpacing, length: int | None = None) -> FlowPath:
     """The noise path of a scheduler's config.
 
     Args:
-        config: as in scheduler_config.json.
+        config: as in scheduler_config.json; `schedulers.check` finds no mistake in it.
         spacing: the grids of the pipeline: "linspace" if the scheduler makes them, "trailing" if the pipeline passes
             it 1 − i/S. An exported config has its own spacing.
         length: the number of tokens of an image, on which a dynamic shift depends.
 
     Raises:
-        DistillkitError: it is another scheduler's, or has options that are not supported.
+        DistillkitError: diffusers does not take the config, or the pipeline's grids would not nest.
     """
-    if (found := config.get("_class_name")) != "FlowMatchEulerDiscreteScheduler":
-        raise DistillkitError(f"scheduler: is a {found}; expected a FlowMatchEulerDiscreteScheduler")
-    for key in NOT_READ:
-        if config.get(key):
-            raise DistillkitError(f"scheduler: {key} is set, which flow-matching paths do not have here; leave it out")
+    schedulers.make(config, schedulers.FLOWS)
     times = config.get("num_train_timesteps", 1000)
     if TRAINED in config:
         return FlowPath(times, config[TRAINED]["shift"], "trailing")
@@ -130,6 +120,12 @@ class FlowFamily(Family):
     samplers: ClassVar[tuple[Sampler, ...]] = ("ddim",)
 
     path: FlowPath
+
+    def check(self) -> Iterator[Mistake]:
+        """Adds mistakes in the scheduler's config."""
+        yield from super().check()
+        if config := self.scheduler_config():
+            yield from schedulers.check(config, self.options.scheduler, schedulers.FLOWS)
 
     def read_scheduler(self, length: int | None = None) -> None:
         """Set `path` and `prediction` from `scheduler`, for images of `length` tokens if the shift is dynamic."""

@@ -76,7 +76,7 @@ class ClassLatent(TableFamily):
         config = networks.config(self.network)
         networks.check(config)
         self.sample_shape = networks.sample_shape(config)
-        self.scheduler = folder.scheduler_config() | options.scheduler
+        self.scheduler = self.scheduler_config()
         self.read_scheduler()
         self.autoencoder = Autoencoder.load(folder.part("vqvae"), options.scaling_factor)
         if (channels := self.autoencoder.channels) != self.sample_shape[0]:

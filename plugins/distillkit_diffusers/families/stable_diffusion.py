@@ -47,6 +47,11 @@ class StableDiffusion(TextUnet):
     stock_guidance = 7.5
     for_encoding: ClassVar[Mapping[str, Any]] = {"requires_safety_checker": False}
 
+    def scheduler_config(self) -> dict[str, Any]:
+        """With the two fields that the pipeline overwrites in its scheduler."""
+        found = super().scheduler_config()
+        return found and found | {"clip_sample": False, "steps_offset": 1}
+
     def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, torch.Tensor]:
         """CLIP's last hidden states, [B, 77, 768] in Stable Diffusion 1."""
         return {"encoder_hidden_states": pipeline.encode_prompt(texts, pipeline.text_encoder.device, 1, False)[0]}

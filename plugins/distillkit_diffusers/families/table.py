@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import diffusers
 import torch
 
-from distillkit.errors import DistillkitError
+from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, Sampler
 from distillkit.noise import CosinePath, PredictionType, TablePath
 from distillkit.noise.path import Spacing
-from distillkit.sampling import TIMESTEP_SCALING
+from distillkit_diffusers import schedulers
 from distillkit_diffusers.export import Sampling
 from distillkit_diffusers.families.family import Family
 
@@ -21,37 +22,40 @@ KINDS = ("epsilon", "v_prediction", "sample")
 def read_path(config: dict[str, Any], cosine: tuple[float, float] | None = None) -> tuple[TablePath, PredictionType]:
     """The noise path of a scheduler's config, and what its network predicts.
 
+    Its grids are the scheduler's own, where distillkit has such grids, and trailing ones otherwise.
+
     Args:
-        config: as in scheduler_config.json.
+        config: as in scheduler_config.json; `schedulers.check` finds no mistake in it.
         cosine: λ_min and λ_max for a cosine path instead (see `with_cosine`).
 
     Raises:
-        DistillkitError: it is not the config of a variance-preserving schedule, or an ε-network has to start from
-            zero signal, where x̂ = (z − σε̂)/α is not defined.
+        DistillkitError: diffusers does not take the schedule, or an ε-network has to start from zero signal, where
+            x̂ = (z − σε̂)/α is not defined.
     """
     kind = config.get("prediction_type", "epsilon")
     if kind not in KINDS:
         raise DistillkitError(f"scheduler: prediction_type is '{kind}'; expected one of {', '.join(KINDS)}")
     if cosine is not None:
         return CosinePath(config["num_train_timesteps"], cosine), kind
-    if "_class_name" in config and "beta_schedule" not in config:
+    scheduler = schedulers.make(config, schedulers.TABLES)
+    # Not its `alphas_cumprod`, where some classes have 2^-24 in the place of 0.
+    bars = torch.cumprod(1.0 - scheduler.betas, dim=0)
+    if len(bars) != (times := scheduler.config["num_train_timesteps"]):
         raise DistillkitError(
-            f"scheduler: {config['_class_name']} has no β schedule; expected a variance-preserving one, as that of "
-            "DDPMScheduler or DDIMScheduler; if the network has one, give it in [model.scheduler]"
+            f"scheduler: trained_betas has {len(bars)} numbers; expected num_train_timesteps of them, {times}"
         )
-    if sampler_of(config) == "consistency" and config.get("timestep_scaling", TIMESTEP_SCALING) != TIMESTEP_SCALING:
-        raise DistillkitError(
-            f"scheduler: timestep_scaling is {config['timestep_scaling']:g}; expected {TIMESTEP_SCALING:g}, which the "
-            "boundary scalings of consistency sampling have here"
-        )
-    bars: torch.Tensor = _read_by_diffusers(config).alphas_cumprod
     if kind == "epsilon" and bars[-1] <= 0:
         raise DistillkitError(
             "scheduler: rescale_betas_zero_snr makes the last time pure noise, where an ε-prediction says nothing "
             "about x; use a v- or x-prediction network, or a schedule without it"
         )
-    spacing = config.get("timestep_spacing") if config.get("_class_name") in EXPORTED else "trailing"
-    return TablePath(bars, cast(Spacing, spacing or "trailing")), kind
+    known = scheduler.config
+    spacing = known.get("timestep_spacing")
+    if spacing not in SPACINGS.get(type(scheduler).__name__, ()):
+        spacing = "trailing"
+    offset = known["steps_offset"] if spacing == "leading" else 1
+    origin = known["original_inference_steps"] if sampler_of(config) == "consistency" else None
+    return TablePath(bars, cast(Spacing, spacing), offset=offset, origin=origin), kind
 
 
 def with_cosine(config: dict[str, Any], cosine: tuple[float, float]) -> dict[str, Any]:
@@ -71,24 +75,20 @@ def with_cosine(config: dict[str, Any], cosine: tuple[float, float]) -> dict[str
     return rest | _betas(CosinePath(times, cosine))
 
 
-EXPORTED = ("DDIMScheduler", "DPMSolverMultistepScheduler")
-LCM_ONLY = ("original_inference_steps", "timestep_scaling")
-"""Keys of LCMScheduler's config that other schedulers do not take."""
+SPACINGS = {
+    "DDIMScheduler": ("trailing", "leading"),
+    "DDIMParallelScheduler": ("trailing", "leading"),
+    "DPMSolverMultistepScheduler": ("trailing", "linspace"),
+}
+"""The values of `timestep_spacing` with which a class of schedulers has distillkit's grids."""
+
+EVERYWHERE = ("linear", "scaled_linear", "squaredcos_cap_v2")
+"""The values of `beta_schedule` that all schedulers take."""
 
 
 def sampler_of(config: dict[str, Any]) -> Sampler:
     """The sampler of a pipeline with this scheduler's config."""
     return "consistency" if config.get("_class_name") == "LCMScheduler" else "ddim"
-
-
-def _read_by_diffusers(config: dict[str, Any]) -> Any:
-    """A DDIMScheduler with the noise schedule of any scheduler's config."""
-    known = {key: value for key, value in config.items() if not key.startswith("_") and key not in LCM_ONLY}
-    try:
-        # All discrete schedulers of diffusers use the same keys for betas.
-        return diffusers.DDIMScheduler.from_config(known | {"timestep_spacing": "trailing"})
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise DistillkitError(f"scheduler: diffusers does not take this noise schedule: {error}") from error
 
 
 def make_scheduler(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: int, sampler: Sampler) -> Any:
@@ -100,9 +100,10 @@ def make_scheduler(path: TablePath, kind: PredictionType, config: dict[str, Any]
     the scheduler rounds them.
     """
     # Only leading grids use the offset, but Stable Diffusion's pipeline requires it to be 1.
-    common = _table(path, config) | {"prediction_type": kind, "timestep_spacing": path.spacing, "steps_offset": 1}
+    common = _table(path, config) | {"prediction_type": kind, "timestep_spacing": path.spacing}
+    common |= {"steps_offset": path.offset}
     if sampler == "consistency":
-        return diffusers.LCMScheduler(**common, original_inference_steps=path.start + 1)
+        return diffusers.LCMScheduler(**common, original_inference_steps=path.origin or path.start + 1)
     exact = path.spacing == "trailing" and (path.start + 1) % steps == 0
     exact |= path.spacing == "leading"
     if exact:
@@ -126,12 +127,14 @@ def describe(path: TablePath, steps: int, sampler: Sampler) -> Sampling:
 
 def _table(path: TablePath, config: dict[str, Any]) -> dict[str, Any]:
     """The noise schedule as arguments of a scheduler: unchanged, or a list of betas up to an earlier start time."""
-    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
-    if path.start + 1 == len(path.alphas_cumprod):
-        # With all defaults written out, which differ between schedulers.
-        known = _read_by_diffusers(config).config
-        return {key: known[key] for key in keys if known[key] is not None}
-    return _betas(path)
+    if path.start + 1 < len(path.alphas_cumprod):
+        return _betas(path)
+    scheduler = schedulers.make(config, schedulers.TABLES)
+    # With all defaults written out, which differ between schedulers.
+    known = {key: scheduler.config.get(key) for key in schedulers.BETAS - {"prediction_type"}}
+    if known["beta_schedule"] not in EVERYWHERE:
+        return {"num_train_timesteps": len(scheduler.betas), "trained_betas": scheduler.betas.tolist()}
+    return {key: value for key, value in known.items() if value is not None}
 
 
 def _betas(path: TablePath) -> dict[str, Any]:
@@ -145,6 +148,11 @@ class TableFamily(Family):
     """A family whose scheduler has betas; a subclass's `load` calls `read_scheduler`."""
 
     path: TablePath
+
+    def check(self) -> Iterator[Mistake]:
+        """Adds mistakes in the scheduler's config."""
+        yield from super().check()
+        yield from schedulers.check(self.scheduler_config(), self.options.scheduler, schedulers.TABLES)
 
     def read_scheduler(self) -> None:
         """Set `path` (a table of ᾱ, or a cosine path) and `prediction` from `scheduler`."""

@@ -64,7 +64,7 @@ class Text(Family):
                 f"the network in {place} takes {self.channels}"
             )
         self.sample_shape = (channels, *self._latent_size())
-        self.scheduler = self.folder.scheduler_config() | self.options.scheduler
+        self.scheduler = self.scheduler_config()
         self.read_scheduler()
         self._encode_prompts()
 

@@ -29,11 +29,10 @@ class Unet2D(Family):
         options, folder = self.options, self.folder
         if folder is None:
             self.network, null_class = networks.build(options.network or {}), options.null_class
-            self.scheduler = options.scheduler
         else:
             self.network = networks.load_unet(folder.part("unet"))
             null_class = folder.null_class() if options.null_class is None else options.null_class
-            self.scheduler = folder.scheduler_config() | options.scheduler
+        self.scheduler = self.scheduler_config()
         self._config = config = networks.config(self.network)
         self.read_scheduler()
         self.sample_shape = networks.sample_shape(config)

@@ -1,0 +1,317 @@
+"""Every field of every supported scheduler's config is used, refused or harmless, and diffusers agrees on the rest."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from inspect import signature
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, LCMScheduler
+from distillkit_diffusers import schedulers
+from distillkit_diffusers.families import edm, flow, table
+from distillkit_diffusers.model import DiffusersModel
+from distillkit_diffusers.schedulers import EDMS, FLOWS, TABLES
+from helpers.networks import ddim_pipeline, pixel_unet
+from helpers.pipelines import own, stock
+from helpers.text_pipelines import stable_diffusion
+
+from distillkit.errors import DistillkitError, GridError
+from distillkit.sampling import noise_for
+
+# Some of diffusers' schedulers have not kept up with numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+FIELDS = {name: (fields, group) for group in (TABLES, FLOWS, EDMS) for fields in group for name in fields.classes}
+
+
+@pytest.fixture
+def torchsde(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not installed; diffusers has DPMSolverSDEScheduler only with it."""
+    monkeypatch.setitem(sys.modules, "torchsde", ModuleType("torchsde"))
+    made = importlib.import_module("diffusers.schedulers.scheduling_dpmsolver_sde").DPMSolverSDEScheduler
+    monkeypatch.setattr(diffusers, "DPMSolverSDEScheduler", made)
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The fields of a class of diffusers', and their defaults."""
+    parameters = list(signature(getattr(diffusers, name).__init__).parameters.items())[1:]
+    return {key: parameter.default for key, parameter in parameters}
+
+
+@pytest.mark.usefixtures("torchsde")
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_is_in_one_group(name: str) -> None:
+    fields, _ = FIELDS[name]
+    for key in defaults(name):
+        groups = [key in fields.used, key in fields.refused, key in fields.harmless]
+        assert groups.count(True) == 1, key
+
+
+@pytest.mark.usefixtures("torchsde")
+def test_every_entry_is_a_field() -> None:
+    for group in (TABLES, FLOWS, EDMS):
+        known = {key for fields in group for name in fields.classes for key in defaults(name)}
+        assert {key for fields in group for key in (*fields.used, *fields.refused, *fields.harmless)} == known
+    clip = [name for name in FIELDS if defaults(name).get("clip_sample") is True]
+    assert sorted(clip) == sorted(schedulers.CLIPS_BY_DEFAULT)
+
+
+def test_all_schedulers_that_diffusers_calls_compatible_are_read() -> None:
+    """KDPM2 and the like are; EDM's is of another family, and DPMSolverSDEScheduler comes with torchsde."""
+    names = {scheduler.__name__ for scheduler in DDIMScheduler().compatibles} - {"EDMEulerScheduler"}
+    assert names <= {name for fields in TABLES for name in fields.classes}
+
+
+# --- refused ----------------------------------------------------------------------------------------------------------
+
+
+def cases(kind: str) -> list[tuple[str, str]]:
+    """Every class, and each of its fields in a group."""
+    return [
+        (name, key)
+        for name, (fields, _) in FIELDS.items()
+        if name != "DPMSolverSDEScheduler"
+        for key in sorted(defaults(name))
+        if key in getattr(fields, kind)
+    ]
+
+
+WRONG = {"timestep_type": "continuous", "timestep_scaling": 5.0}
+"""Values that are refused; of all other fields, true."""
+
+
+@pytest.mark.parametrize(("name", "key"), cases("refused"))
+def test_a_refused_field_is_named(name: str, key: str) -> None:
+    fields, group = FIELDS[name]
+    config = {"_class_name": name} | {field: value[0][0] for field, value in fields.refused.items()}
+    assert [*schedulers.check(config, {}, group)] == []
+    [mistake] = schedulers.check(config | {key: WRONG.get(key, True)}, {}, group)
+    assert mistake.key == f"scheduler.{key}"
+    assert mistake.message.startswith(f"is {'true' if key not in WRONG else json_of(WRONG[key])}: ")
+    assert f"set {json_of(fields.refused[key][0][0])} here, or in the folder's scheduler_config.json" in mistake.message
+
+
+def json_of(value: Any) -> str:
+    return {False: "false", "discrete": '"discrete"', "continuous": '"continuous"'}.get(value, str(value))
+
+
+def test_a_field_that_its_class_lacks_is_not_refused() -> None:
+    """diffusers ignores it: Stable Diffusion's own PNDMScheduler has a clip_sample."""
+    assert [*schedulers.check({"_class_name": "PNDMScheduler", "clip_sample": True}, {}, TABLES)] == []
+
+
+def test_clipping_by_default_is_refused(tmp_path: Path) -> None:
+    """In a config that leaves the field out, too; without a class it is a noise schedule alone."""
+    assert [*schedulers.check({"beta_end": 0.02}, {}, TABLES)] == []
+    diffusers.DDPMPipeline(pixel_unet(), DDPMScheduler()).save_pretrained(tmp_path)
+    for content in ((tmp_path / "scheduler/scheduler_config.json").read_text(), '{"_class_name": "DDIMScheduler"}'):
+        (tmp_path / "scheduler/scheduler_config.json").write_text(content)
+        found = [str(mistake) for mistake in DiffusersModel(DiffusersModel.Options(path=tmp_path)).check()]
+        assert found == [
+            "scheduler.clip_sample: is true: the pipeline changes x̂ at every step, which distillkit does not; to use "
+            "the network without it, set false here, or in the folder's scheduler_config.json"
+        ]
+    options = DiffusersModel.Options(path=tmp_path, scheduler={"clip_sample": False})
+    assert [*DiffusersModel(options).check()] == []
+
+
+def test_fields_and_classes_that_are_not_known(tmp_path: Path) -> None:
+    ddim_pipeline(tmp_path)
+    for given, message in (
+        ({"beta_strat": 0.1}, "scheduler.beta_strat: is no field of a DDIMScheduler; leave it out"),
+        ({"_class_name": "CogVideoXDDIMScheduler"}, "scheduler: is a CogVideoXDDIMScheduler; expected one of DDIM"),
+    ):
+        [mistake] = DiffusersModel(DiffusersModel.Options(path=tmp_path, scheduler=given)).check()
+        assert str(mistake).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"trained_betas": [0.1, 0.2]},
+            "scheduler: trained_betas has 2 numbers; expected num_train_timesteps of them, 1000",
+        ),
+        (
+            {"_class_name": "DPMSolverSDEScheduler"},
+            "scheduler: diffusers does not take this DPMSolverSDEScheduler: DPMSolverSDEScheduler requires the "
+            "torchsde library but it was not found in your environment.",
+        ),
+        (
+            {"_class_name": "LCMScheduler", "original_inference_steps": 1001},
+            "scheduler: original_inference_steps is 1001; expected 1 to 1000, the times",
+        ),
+    ],
+)
+def test_what_cannot_be_read(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(DistillkitError) as caught:
+        table.read_path(config)
+    assert str(caught.value).startswith(message)
+
+
+# --- used and harmless ------------------------------------------------------------------------------------------------
+
+BASES: dict[str, dict[str, Any]] = {
+    "steps_offset": {"timestep_spacing": "leading"},
+    "timestep_spacing": {"timestep_spacing": "trailing"},
+    "rescale_betas_zero_snr": {"prediction_type": "v_prediction"},
+    "trained_betas": {"num_train_timesteps": 100},
+    **{
+        key: {"use_dynamic_shifting": True}
+        for key in ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type")
+    },
+}
+"""What has to be set for a field to have an effect."""
+
+OTHERS: dict[str, Any] = {
+    "num_train_timesteps": 500,
+    "beta_start": 0.002,
+    "beta_end": 0.03,
+    "beta_schedule": "squaredcos_cap_v2",
+    "trained_betas": [i / 200 for i in range(1, 101)],
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "leading",
+    "steps_offset": 3,
+    "original_inference_steps": 20,
+    "time_shift_type": "linear",
+    "base_image_seq_len": 200,
+    "max_image_seq_len": 5000,
+    "sigma_schedule": "exponential",
+    "algorithm_type": "sde-dpmsolver++",
+    "solver_type": "heun",
+    "final_sigmas_type": "sigma_min",
+    "variance_type": "learned_range",
+    "interpolation_type": "log_linear",
+    "shift_terminal": 0.1,
+    "noise_sampler_seed": 4,
+    "disable_corrector": [0],
+}
+"""Other values than the defaults; of all other fields, the default turned round."""
+
+
+def read(name: str, config: dict[str, Any], key: str) -> list[Any]:
+    """What a config says to distillkit: of the noise path, its grids, and the network's inputs and output."""
+    fields, group = FIELDS[name]
+    config = {"_class_name": name} | {field: value[0][0] for field, value in fields.refused.items()} | config
+    if group is EDMS:
+        path: Any = edm.read_path(config)
+        z = torch.full((1, 1, 1, 1), 0.3)
+        said = edm.preconditioned(lambda z, t, return_dict: (z + t,), z, path.sigma(torch.tensor([400.0])), config, {})
+        return [path.times, path.grid(4).tolist(), path.sigma(path.grid(4)).tolist(), said.item()]
+    if group is FLOWS:
+        path = flow.read_path(config, "linspace", 1024)
+        return [path.times, path.grid(4).tolist()]
+    path, prediction = table.read_path(config)
+    return [path.alphas_cumprod.tolist(), prediction, path.grid(4).tolist(), path.consistency_times(4).tolist()]
+
+
+def changed(name: str, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A config, and the same with another value of a field."""
+    base = BASES.get(key, {})
+    if key == "timestep_spacing" and name == "DPMSolverMultistepScheduler":
+        return base, {"timestep_spacing": "linspace"}
+    default = defaults(name)[key]
+    other = OTHERS.get(key)
+    if other is None:
+        other = (not default) if isinstance(default, bool) else (default or 0) + 1
+    return base, base | {key: other}
+
+
+@pytest.mark.parametrize(("name", "key"), cases("used"))
+def test_a_used_field_has_an_effect(name: str, key: str) -> None:
+    before, after = changed(name, key)
+    assert read(name, before, key) != read(name, after, key)
+
+
+@pytest.mark.parametrize(("name", "key"), cases("harmless"))
+def test_a_harmless_field_has_none(name: str, key: str) -> None:
+    before, after = changed(name, key)
+    assert read(name, before, key) == read(name, after, key)
+
+
+@pytest.mark.parametrize("name", [name for fields in TABLES for name in fields.classes if "SDE" not in name])
+def test_a_class_keeps_its_own_defaults(name: str) -> None:
+    path, _ = table.read_path({"_class_name": name})
+    assert path.alphas_cumprod.float().equal(getattr(diffusers, name)().alphas_cumprod)
+
+
+# --- against diffusers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("origin", [50, 30, 64, 4, 1000])
+def test_consistency_times_are_those_of_a_stock_lcm(origin: int) -> None:
+    config = {"_class_name": "LCMScheduler", "original_inference_steps": origin}
+    path, _ = table.read_path(config)
+    scheduler = LCMScheduler(original_inference_steps=origin)
+    exported = table.make_scheduler(path, "epsilon", config, 4, "consistency")
+    for steps in range(1, min(origin, 60) + 1):
+        scheduler.set_timesteps(steps)
+        exported.set_timesteps(steps)
+        assert path.consistency_times(steps).tolist() == scheduler.timesteps.tolist() == exported.timesteps.tolist()
+    # evaluate asks for the grid that the pipeline has.
+    assert path.with_grid(path.spacing, path.start).consistency_times(4).equal(path.consistency_times(4))
+    if origin == 50:
+        assert path.consistency_times(4).tolist() == [999, 759, 499, 259]
+        with pytest.raises(GridError, match=r"^51 steps are more than the scheduler's original_inference_steps, 50$"):
+            path.consistency_times(51)
+        assert path.with_grid("trailing", 499).consistency_times(2).tolist() == [499, 249]
+
+
+@pytest.mark.parametrize("offset", [0, 1, 3])
+def test_leading_grids_are_a_ddims(tmp_path: Path, offset: int) -> None:
+    """And so are its samples, of the folder and of its export."""
+    scheduler = DDIMScheduler(clip_sample=False, steps_offset=offset, prediction_type="v_prediction")
+    diffusers.DDIMPipeline(pixel_unet(), scheduler).save_pretrained(tmp_path)
+    model = DiffusersModel(DiffusersModel.Options(path=tmp_path))
+    model.load()
+    model.network.eval()
+    noise = noise_for(0, range(2), (1, 8, 8))
+    theirs = stock(diffusers.DDIMPipeline.from_pretrained(tmp_path), noise, batch_size=2, num_inference_steps=5)
+    torch.testing.assert_close(own(model, noise, 5), theirs, rtol=0, atol=1e-5)
+    path: Any = model.spec.path
+    exported = table.make_scheduler(path, "v_prediction", dict(scheduler.config), 5, "ddim")
+    for made in (scheduler, exported):
+        made.set_timesteps(5)
+        assert made.timesteps.tolist() == path.grid(5)[:-1].tolist()
+
+
+@pytest.mark.filterwarnings("ignore:The configuration file of this scheduler:FutureWarning")
+def test_stable_diffusion_overwrites_two_fields(tmp_path: Path) -> None:
+    stable_diffusion(tmp_path, timestep_spacing="leading", steps_offset=0, clip_sample=True)
+    model = DiffusersModel(DiffusersModel.Options(path=tmp_path, prompts=("a cat", "the sea")))
+    assert [*model.check()] == []
+    model.load()
+    model.network.eval()
+    noise = noise_for(0, range(2), model.spec.sample_shape)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path)
+    asked = {"prompt": ["a cat", "the sea"], "guidance_scale": 1.0, "num_inference_steps": 4}
+    torch.testing.assert_close(own(model, noise, 4, [0, 1]), stock(pipe, noise, **asked), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize(
+    ("name", "schedule"), [("DDPMScheduler", "sigmoid"), ("DDPMScheduler", "laplace"), ("HeunDiscreteScheduler", "exp")]
+)
+@pytest.mark.parametrize("steps", [4, 7])
+def test_betas_that_few_schedulers_know(name: str, schedule: str, zero_snr: bool, steps: int) -> None:
+    """An export has them as numbers, bit for bit; DDIM's scheduler at 4 steps, DPM-Solver's at 7."""
+    config = {"beta_schedule": schedule, "prediction_type": "v_prediction"}
+    if zero_snr and name == "DDPMScheduler":
+        config |= {"rescale_betas_zero_snr": True}
+    theirs = getattr(diffusers, name)(**config).alphas_cumprod
+    path, kind = table.read_path(config | {"_class_name": name})
+    assert path.alphas_cumprod.float().equal(theirs)
+    exported = table.make_scheduler(path, kind, config | {"_class_name": name}, steps, "ddim")
+    again = type(exported).from_config(dict(exported.config))
+    assert again.alphas_cumprod.equal(theirs)
+    assert (
+        table.read_path(dict(again.config) | {"_class_name": type(again).__name__})[0]
+        .alphas_cumprod.float()
+        .equal(theirs)
+    )
