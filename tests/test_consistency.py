@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def set_up(average: Predictor, decay: float = 0.9) -> Consistency:
 def compute(target: Consistency, jumps: JumpBatch, student: Predictor, teacher: Teacher) -> TargetBatch:
     prediction = student(jumps.z, jumps.times[0], jumps.condition)
     with torch.no_grad():
-        return target.compute(jumps, prediction.detach(), teacher, PATH)
+        return target.compute(jumps, replace(prediction, x0=prediction.x0.detach()), teacher, PATH)
 
 
 def f(network: Predictor, z: np.ndarray, t: int) -> np.ndarray:
@@ -108,7 +109,8 @@ def test_below_the_first_time_it_is_as_there() -> None:
     """Real times reach to −1, where clean data stand; the scalings are those of times from 0."""
     path = CosinePath(1000, (-20.0, 20.0))
     network = Predictor(Network(), path, "v_prediction", call)
-    student = network(torch.randn(2, 1, 5, 5), torch.tensor([0.0, 0.0]), Condition()).detach()
+    with torch.no_grad():
+        student = network(torch.randn(2, 1, 5, 5), torch.tensor([0.0, 0.0]), Condition())
 
     def viewed(t: float) -> torch.Tensor:
         jumps = JumpBatch(student.z, torch.tensor([[t, t], [-1.0, -1.0]]), Condition())

@@ -62,20 +62,20 @@ def test_log_snr_is_the_cosine_between_its_bounds(times: int, low: float, high: 
     expected = logsnr(u, low, high)
     np.testing.assert_allclose(path.snr(t).flatten().double().log(), expected, rtol=0, atol=2e-6)
     # α² and σ² are the sigmoids of λ and −λ.
-    np.testing.assert_allclose(path.alpha(t).flatten().square(), 1 / (1 + np.exp(-expected)), rtol=1e-6)
-    np.testing.assert_allclose(path.sigma(t).flatten().square(), 1 / (1 + np.exp(expected)), rtol=1e-6)
+    np.testing.assert_allclose(path.alpha_sigma(t)[0].flatten().square(), 1 / (1 + np.exp(-expected)), rtol=1e-6)
+    np.testing.assert_allclose(path.alpha_sigma(t)[1].flatten().square(), 1 / (1 + np.exp(expected)), rtol=1e-6)
     assert path.snr(torch.tensor([times - 1.0])).log().item() == pytest.approx(low)
     assert path.snr(torch.tensor([-1 + 1e-9], dtype=torch.float64)).log().item() == pytest.approx(high)
-    assert path.alpha(t).dtype == torch.float32
+    assert path.alpha_sigma(t)[0].dtype == torch.float32
     # Clean data are clean.
-    assert (path.alpha(torch.tensor([-1.0])).item(), path.sigma(torch.tensor([-1])).item()) == (1, 0)
+    assert (path.alpha_sigma(torch.tensor([-1.0]))[0].item(), path.alpha_sigma(torch.tensor([-1]))[1].item()) == (1, 0)
 
 
 def test_at_whole_times_it_is_the_table() -> None:
     path = CosinePath(1000, (LOW, HIGH))
     bars = 1 / (1 + np.exp(-logsnr(np.arange(1, 1001) / 1000)))
     np.testing.assert_allclose(path.alphas_cumprod, bars, rtol=1e-9)
-    np.testing.assert_allclose(path.alpha(torch.arange(1000)).flatten().double().square(), bars, rtol=1e-6)
+    np.testing.assert_allclose(path.alpha_sigma(torch.arange(1000))[0].flatten().double().square(), bars, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

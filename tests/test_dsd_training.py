@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from distillkit.config import read_config
 from distillkit.errors import ConfigError
-from distillkit.interfaces import JumpBatch, Loss, Stage, Target
+from distillkit.interfaces import JumpBatch, Loss, Ramp, Stage, Target
 from distillkit.noise import Condition, CosinePath, NoisePath, Prediction, Predictor, TablePath
+from distillkit.sampling import generator
 from distillkit.training.run import run
 from distillkit.training.step import DistillStep
 
@@ -155,16 +156,17 @@ def test_weights_over_the_updates(weight: object, expected: dict[int, float]) ->
 def test_the_loop_counts_updates_for_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Updates, not batches, and those of the whole run, not of a stage."""
     asked: list[tuple[int, int]] = []
-    weight_at = Loss.weight_at
+    at = Ramp.at
 
-    def remember(self: Loss, update: int, updates: int) -> float:
+    def remember(self: Ramp, update: int, updates: int) -> float:
         asked.append((update, updates))
-        return weight_at(self, update, updates)
+        return at(self, update, updates)
 
-    monkeypatch.setattr(Loss, "weight_at", remember)
+    monkeypatch.setattr(Ramp, "at", remember)
     options = ["run.updates=6", "source.batch=2", "optimizer.accumulate=2", "schedule.type='halving'"]
+    options += ["loss[1].weight={from=0.0, to=0.15}"]
     distil(tmp_path, "dsd-training", *options, "schedule.start=8")
-    assert asked == [(update, 6) for update in range(6) for _ in range(4)]  # two batches, two terms
+    assert asked == [(update, 6) for update in range(6) for _ in range(2)]  # two batches, one term with a ramp
 
 
 def test_noisier_step_is_the_network_on_fresh_noise_a_step_before() -> None:
@@ -172,11 +174,11 @@ def test_noisier_step_is_the_network_on_fresh_noise_a_step_before() -> None:
         update, student = made(path, NoisierStep(NoisierStep.Options()))
         starts = jumps(path, 999, 950.0, 700.7, 450.1, 200.9, 60.0, span=124.0)
         step = replace(
-            starts, times=starts.times[:2], seed=3
+            starts, times=starts.times[:2], seed=(3, 1, 0)
         )  # steps of 62, and a last time so near that there is none above
         _, aim, _ = update(step)
         assert aim is not None
-        fresh = torch.randn(BATCH, 1, 5, 5, generator=torch.Generator().manual_seed(3)).double()
+        fresh = torch.randn(BATCH, 1, 5, 5, generator=generator(3, 1, 0, "target")).double()
         noisier = (step.times[0] + (step.times[0] - step.times[1])).clamp(max=999)
         assert noisier[:3].tolist() == [999, 999, step.times[0, 2] + 62]
         assert step.data is not None

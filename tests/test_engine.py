@@ -12,6 +12,7 @@ from helpers.toys import UPDATES, Toy, batch, make_update, prepared
 from torch import Tensor, nn
 
 from distillkit.interfaces import EmaTable, OptimizerTable
+from distillkit.training.loop import learning_rate_at
 
 
 def plain_loop(table: OptimizerTable, rate: Any) -> tuple[list[dict[str, Tensor]], list[float]]:
@@ -84,7 +85,7 @@ def test_learning_rates_and_adamw(shape: str) -> None:
     engine = prepared(module, **table)
     history, norms = plain_loop(OptimizerTable(**table), rate)
     for update in range(UPDATES):
-        found = OptimizerTable(**table).learning_rate_at((update, UPDATES), (update % STAGE, STAGE))
+        found = learning_rate_at(OptimizerTable(**table), (update, UPDATES), (update % STAGE, STAGE))
         assert found == pytest.approx(rate(update), rel=1e-12)
         made = make_update(engine, update, found)
         assert made.grad_norm.item() == pytest.approx(norms[update], rel=1e-4)

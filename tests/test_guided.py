@@ -147,10 +147,13 @@ def test_the_target_is_the_guided_prediction() -> None:
         before = student.evaluations.count
         aim = target.compute(step, seen, teacher, model.spec.path)
     assert student.evaluations.count - before == 1 == target.teacher_evaluations(Stage(64, 1), teacher)
-    alpha, sigma = model.spec.path.alpha(times).double(), model.spec.path.sigma(times).double()
+    alpha, sigma = (value.double() for value in model.spec.path.alpha_sigma(times))
     expected = alpha * z.double() - sigma * mixed(z, times, labels, scales)
     torch.testing.assert_close(aim.x0.double(), expected, rtol=0, atol=1e-5)
-    alpha_s, sigma_s = model.spec.path.alpha(times - 10).double(), model.spec.path.sigma(times - 10).double()
+    alpha_s, sigma_s = (
+        model.spec.path.alpha_sigma(times - 10)[0].double(),
+        model.spec.path.alpha_sigma(times - 10)[1].double(),
+    )
     landing = alpha_s * expected + sigma_s / sigma * (z.double() - alpha * expected)
     torch.testing.assert_close(aim.z_next.double(), landing, rtol=0, atol=1e-5)
     # It is not what the student says, but for s = 1.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from distillkit.interfaces import JumpBatch, Stage, TargetBatch, Teacher
 from distillkit.noise import Condition, Prediction, PredictionType, Predictor, TablePath
+from distillkit.noise.predictor import read_x0
 
 ALPHA_BAR = np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2)
 ALPHA = np.append(np.sqrt(ALPHA_BAR), 1.0)
@@ -35,7 +36,7 @@ class DoublePath(TablePath):
     def __init__(self) -> None:
         super().__init__(torch.from_numpy(ALPHA_BAR))
         # One entry in front for the clean time −1, as TablePath has it.
-        self._alpha, self._sigma = (torch.from_numpy(np.roll(table, 1)) for table in (ALPHA, SIGMA))
+        self._table = torch.from_numpy(np.stack([np.roll(table, 1) for table in (ALPHA, SIGMA)]))
 
 
 PATH, DOUBLE = TablePath(torch.from_numpy(ALPHA_BAR)), DoublePath()
@@ -109,7 +110,7 @@ def walk(kind: PredictionType, network: nn.Module, z: Tensor, times: list[int], 
     state = Walk.begin(z.double(), torch.full((len(z),), times[0]))
     for pair in pairwise([*times, -1]):
         t, s = torch.tensor(pair).view(2, 1).expand(2, len(z))
-        x0 = Prediction.from_output(kind, network(state.z, t), state.z, DOUBLE.alpha(t), DOUBLE.sigma(t)).x0
+        x0 = read_x0(kind, network(state.z, t), state.z, *DOUBLE.alpha_sigma(t))
         state = state.step(x0, t, s, order, len(times), DOUBLE)
     return state.z
 
@@ -166,7 +167,7 @@ def compute(target: TrajectoryMatching, teacher: Teacher, z: Tensor, times: Tens
     """The target of jumps from z [B, C, H, W] at times [stride + 1, B]."""
     step = JumpBatch(z, times, Condition())
     with torch.no_grad():
-        return target.compute(step, predictor(1)(z, times[0], step.condition).detach(), teacher, PATH)
+        return target.compute(step, predictor(1)(z, times[0], step.condition), teacher, PATH)
 
 
 def close(actual: Tensor, expected: np.ndarray) -> None:
@@ -260,8 +261,8 @@ def test_landing_losses_are_the_error_of_the_landing(begin: int) -> None:
     factor = ALPHA[s] - SIGMA[s] / SIGMA[t] * ALPHA[t]
     times = torch.tensor([t, s]).view(2, 1).expand(2, BATCH)
     z, aim, x0 = noise(), noise(1), noise(2).requires_grad_()
-    step, goal = JumpBatch(z, times, Condition()), TargetBatch(aim, z)
-    student = Prediction(z, x0, PATH.alpha(times[0]), PATH.sigma(times[0]))
+    step, goal = JumpBatch(z, times, Condition()), aim
+    student = Prediction(z, x0, *PATH.alpha_sigma(times[0]))
     error = factor * (noise(2) - aim).double().numpy()
     for loss, power in ((XL1(XL1.Options(weighting="landing")), 1), (XMse(XMse.Options(weighting="landing")), 2)):
         loss.setup(PATH)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from distillkit.errors import DistillkitError, GridError
 from distillkit.interfaces import JumpBatch, ModelSpec, Stage
 from distillkit.noise import Condition, EdmPath, FlowPath, NoisePath, Prediction, Predictor, TablePath
+from distillkit.noise.predictor import read_x0
 from distillkit.sampling import sample, sample_consistency
 
 SHAPE = (2, 3, 4, 4)
@@ -68,7 +69,7 @@ def test_flow_grids_are_the_schedulers(shift: float, steps: int) -> None:
     scheduler.set_timesteps(steps)
     path = flow.read_path(flow_config(shift=shift), "linspace")
     grid = path.grid(steps)
-    torch.testing.assert_close(path.sigma(grid).flatten(), scheduler.sigmas, rtol=0, atol=1e-7)
+    torch.testing.assert_close(path.alpha_sigma(grid)[1].flatten(), scheduler.sigmas, rtol=0, atol=1e-7)
     torch.testing.assert_close(grid[:-1].float(), scheduler.timesteps, rtol=0, atol=1e-4)
 
 
@@ -78,7 +79,7 @@ def test_dynamic_shift_is_that_of_the_images_size(length: int) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / 5, 5), mu=calculate_shift(length))
     path = flow.read_path(flow_config(use_dynamic_shifting=True, shift=3.0), "trailing", length)
-    torch.testing.assert_close(path.sigma(path.grid(5)).flatten(), scheduler.sigmas, rtol=0, atol=1e-6)
+    torch.testing.assert_close(path.alpha_sigma(path.grid(5))[1].flatten(), scheduler.sigmas, rtol=0, atol=1e-6)
 
 
 def test_linear_dynamic_shift() -> None:
@@ -86,7 +87,7 @@ def test_linear_dynamic_shift() -> None:
     scheduler.set_timesteps(5, mu=calculate_shift(1024))
     config = flow_config(use_dynamic_shifting=True, time_shift_type="linear")
     path = flow.read_path(config, "linspace", 1024)
-    torch.testing.assert_close(path.sigma(path.grid(5)).flatten(), scheduler.sigmas, rtol=0, atol=1e-6)
+    torch.testing.assert_close(path.alpha_sigma(path.grid(5))[1].flatten(), scheduler.sigmas, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
@@ -112,7 +113,7 @@ def test_an_exported_scheduler_has_the_trained_flow_grid(shift: float, steps: in
     written = flow.make_scheduler(path, config, steps, "linspace")
     again = FlowMatchEulerDiscreteScheduler.from_config(dict(written.config))
     again.set_timesteps(steps)
-    torch.testing.assert_close(again.sigmas, path.sigma(path.grid(steps)).flatten(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(again.sigmas, path.alpha_sigma(path.grid(steps))[1].flatten(), rtol=0, atol=1e-6)
     # And whoever distils the export finds the path that it was trained on.
     read = flow.read_path(dict(written.config) | {"_class_name": type(written).__name__}, "linspace")
     for other in (2, 5, 9):
@@ -159,15 +160,15 @@ def test_edm_grids_are_the_schedulers(schedule: Any, steps: int) -> None:
     scheduler = EDMEulerScheduler(sigma_schedule=schedule)
     scheduler.set_timesteps(steps)
     path = edm.read_path(dict(scheduler.config))
-    torch.testing.assert_close(path.sigma(path.grid(steps)).flatten(), scheduler.sigmas, rtol=1e-6, atol=0)
+    torch.testing.assert_close(path.alpha_sigma(path.grid(steps))[1].flatten(), scheduler.sigmas, rtol=1e-6, atol=0)
 
 
 def test_whole_edm_times_are_the_training_schedule() -> None:
     scheduler = EDMEulerScheduler()
     torch.testing.assert_close(
-        EDM.sigma(torch.arange(1000, -1, -1)).flatten(), scheduler.sigmas[:-1], rtol=1e-6, atol=0
+        EDM.alpha_sigma(torch.arange(1000, -1, -1))[1].flatten(), scheduler.sigmas[:-1], rtol=1e-6, atol=0
     )
-    assert EDM.sigma(torch.tensor([EDM.clean])).item() == 0
+    assert EDM.alpha_sigma(torch.tensor([EDM.clean]))[1].item() == 0
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -179,7 +180,7 @@ def test_ddim_on_the_edm_path_is_the_schedulers_step(kind: Any, schedule: Any) -
     path = edm.read_path(config)
 
     def forward(network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        return edm.preconditioned(lambda z, t, return_dict: (network(z, t),), z, path.sigma(t), config, inputs)
+        return edm.preconditioned(lambda z, t, return_dict: (network(z, t),), z, path.alpha_sigma(t)[1], config, inputs)
 
     scheduler.set_timesteps(6)
     z = noise() * scheduler.init_noise_sigma
@@ -200,7 +201,7 @@ def test_an_exported_scheduler_has_the_trained_edm_grid(rho: float | None, steps
     written = edm.make_scheduler(path, config, steps)
     again = EDMEulerScheduler.from_config(dict(written.config))
     again.set_timesteps(steps)
-    torch.testing.assert_close(again.sigmas, path.sigma(path.grid(steps)).flatten(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(again.sigmas, path.alpha_sigma(path.grid(steps))[1].flatten(), rtol=1e-5, atol=0)
     read = edm.read_path(dict(written.config))
     assert (read.sigma_min, read.spacing) == (path.sigma_min, "trailing")
 
@@ -216,8 +217,8 @@ def test_trailing_grids_nest(name: str, steps: int) -> None:
     torch.testing.assert_close(fine[::2], grid, rtol=0, atol=1e-9)
     assert (grid[0].item(), grid[-1].item()) == (path.start, path.clean)
     assert (fine.diff() < 0).all()
-    assert path.sigma(grid[-1:]).item() == 0
-    assert path.alpha(grid[-1:]).item() == 1
+    assert path.alpha_sigma(grid[-1:])[1].item() == 0
+    assert path.alpha_sigma(grid[-1:])[0].item() == 1
 
 
 @pytest.mark.parametrize("path", [FLOW, EDM])
@@ -248,7 +249,7 @@ def test_landing_over_two_steps(name: str) -> None:
     z, first, second = (rng.normal(size=SHAPE) for _ in range(3))
     times = path.grid(4)[:3]
     t, middle, s = (times[i].expand(2) for i in range(3))
-    (a0, a1, a2), (s0, s1, s2) = [f(times).flatten().double().numpy() for f in (path.alpha, path.sigma)]
+    (a0, a1, a2), (s0, s1, s2) = [value.flatten().double().numpy() for value in path.alpha_sigma(times)]
     middle_z = a1 * first + s1 / s0 * (z - a0 * first)
     landed = a2 * second + s2 / s1 * (middle_z - a1 * second)
     tensors = [torch.from_numpy(array).float() for array in (z, first, second)]
@@ -268,34 +269,31 @@ def test_predictions_and_their_losses(name: str) -> None:
     path, rng = PATHS[name], np.random.default_rng(1)
     x, eps, goal = (rng.normal(size=SHAPE) for _ in range(3))
     t = path.grid(3)[1].expand(2)
-    a, s = path.alpha(t).double().flatten()[0].item(), path.sigma(t).double().flatten()[0].item()
+    alpha, sigma = path.alpha_sigma(t)
+    a, s = alpha[0].item(), sigma[0].item()
     z = torch.from_numpy(a * x + s * eps).float()
     predictions = {
-        kind: Prediction.from_output(kind, torch.from_numpy(output).float(), z, path.alpha(t), path.sigma(t))
+        kind: Prediction(z, read_x0(kind, torch.from_numpy(output).float(), z, alpha, sigma), alpha, sigma)
         for kind, output in (("epsilon", eps), ("flow", eps - x), ("sample", x))  # type: ignore[misc]
     }
     for prediction in predictions.values():
         np.testing.assert_allclose(prediction.x0.numpy(), x, rtol=0, atol=1e-5 * max(1, s / a))
         np.testing.assert_allclose(prediction.u.numpy(), eps - x, rtol=0, atol=2e-5 * max(1, a / s))
     prediction = predictions["sample"]
-    jumps = JumpBatch(z, torch.stack([t, t]), Condition(), data=torch.from_numpy(goal).float())
+    jumps, clean = JumpBatch(z, torch.stack([t, t]), Condition()), torch.from_numpy(goal).float()
     squared = ((x - goal) ** 2).mean((1, 2, 3))
     for loss, factor in ((XMse, 1), (EpsMse, (a / s) ** 2), (FlowMse, ((a + s) / s) ** 2)):
-        made = loss(loss.Options(against="data"))
+        made = loss(loss.Options())
         made.setup(path)
-        np.testing.assert_allclose(made.per_sample(jumps, prediction, None).numpy(), factor * squared, rtol=1e-4)
+        np.testing.assert_allclose(made.per_sample(jumps, prediction, clean).numpy(), factor * squared, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", PATHS)
 def test_weights_are_finite_at_the_noisiest_time(name: str) -> None:
     path = PATHS[name]
     t = path.grid(2)[:1]
-    snr = (path.alpha(t) / path.sigma(t)).square().item()
-    found = {
-        kind: weight(kind, path.alpha(t), path.sigma(t), 5.0).item()
-        for kind in get_args(Weighting)
-        if kind != "landing"
-    }
+    snr = (path.alpha_sigma(t)[0] / path.alpha_sigma(t)[1]).square().item()
+    found = {kind: weight(kind, *path.alpha_sigma(t), 5.0).item() for kind in get_args(Weighting) if kind != "landing"}
     assert found == pytest.approx(
         {"none": 1, "truncated-snr": 1, "snr-plus-one": snr + 1, "snr": snr, "log-truncated": 1, "min-snr": snr}
     )
@@ -362,8 +360,7 @@ def test_consistency_function_is_z_where_its_time_is_0(name: str) -> None:
     target.start_stage(Stage(4, 1), path)
 
     class SameAgain:
-        def reuse(self, prediction: Prediction) -> Prediction:
-            return prediction
+        reuses_student = True
 
     with torch.no_grad():
         jumps = JumpBatch(noise(), grid[-2:, None].expand(-1, 2), Condition())
@@ -376,8 +373,7 @@ def test_merged_steps_land_where_the_fine_steps_do() -> None:
         predictor = Predictor(Network(), path, "sample", call)
 
         class Teacher:
-            def reuse(self, prediction: Prediction) -> Prediction:
-                return prediction
+            reuses_student = True
 
             def predict(self, z: Tensor, t: Tensor, condition: Condition, at: Predictor = predictor) -> Prediction:
                 found: Prediction = at(z, t, condition)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -35,7 +36,7 @@ def merged(form: str = "landing", stride: int | str = 2) -> MergedSteps:
 def compute(target: MergedSteps, jumps: JumpBatch, student: Predictor, teacher: Teacher) -> TargetBatch:
     prediction = student(jumps.z, jumps.times[0], jumps.condition)
     with torch.no_grad():
-        return target.compute(jumps, prediction.detach(), teacher, PATH)
+        return target.compute(jumps, replace(prediction, x0=prediction.x0.detach()), teacher, PATH)
 
 
 def walk(networks: list[Predictor], z: Tensor, times: list[int]) -> tuple[list[np.ndarray], np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,10 +88,15 @@ def test_a_stage_ends_with_its_updates_or_when_the_schedule_says_so(
     tmp_path: Path, over: int, stages: list[int]
 ) -> None:
     class Judging(Halving):
-        def is_over(self, stage: Stage, done: int, metrics: Mapping[str, float]) -> bool:
+        def watches(self, steps: int) -> str:
+            return "steps-2"
+
+        def is_over(self, stage: Stage, done: int, scores: Sequence[float]) -> bool:
+            assert len(scores) == done
             return done == over
 
-    wanted = settings(tmp_path, "dsdi", *SHORT)
+    each = ("evaluation.every=1", "evaluation.every_samples=2", "evaluation.samples=2", "evaluation.teacher=false")
+    wanted = settings(tmp_path, "dsdi", *SHORT, *each, tables=MODEL + PLAIN + SCORED)
     schedule = Choice(Judging, Judging.Options(start=4))
     wanted = replace(wanted, choices={**wanted.choices, "schedule": [schedule]})
     run(Config.of(wanted), tmp_path / "run")

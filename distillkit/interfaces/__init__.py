@@ -1,6 +1,8 @@
 """The abstract classes that plugins implement, and the values that travel between their objects."""
 
 from distillkit.interfaces.converter import Converter
+from distillkit.interfaces.data import Data
+from distillkit.interfaces.distillation import JumpBatch, Source, Stateful, Target, TargetBatch, Teacher
 from distillkit.interfaces.engine import EmaTable, Engine, OptimizerTable, Update
 from distillkit.interfaces.loss import Loss, Ramp
 from distillkit.interfaces.metric import Features, FeatureStatistics, Metric
@@ -12,11 +14,9 @@ from distillkit.interfaces.model import (
     ModelSpec,
     Sampler,
     StudentTable,
-    draw_condition,
 )
+from distillkit.interfaces.precomputing import PrecomputingSource
 from distillkit.interfaces.schedule import Schedule, Stage
-from distillkit.interfaces.source import Data, PrecomputingSource, Source
-from distillkit.interfaces.target import JumpBatch, RunHooks, Target, TargetBatch, Teacher
 from distillkit.interfaces.tracker import NoTracker, RunInfo, Tracker
 
 __all__ = [
@@ -38,17 +38,16 @@ __all__ = [
     "OptimizerTable",
     "PrecomputingSource",
     "Ramp",
-    "RunHooks",
     "RunInfo",
     "Sampler",
     "Schedule",
     "Source",
     "Stage",
+    "Stateful",
     "StudentTable",
     "Target",
     "TargetBatch",
     "Teacher",
     "Tracker",
     "Update",
-    "draw_condition",
 ]

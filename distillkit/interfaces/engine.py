@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from math import cos, pi
 from typing import Annotated, Any, Literal
 
 import torch
@@ -45,20 +44,6 @@ class OptimizerTable(StrictModel):
     clip: float = Field(1.0, ge=0)
     accumulate: int = Field(1, ge=1)
 
-    def learning_rate_at(self, run: tuple[int, int], stage: tuple[int, int]) -> float:
-        """The learning rate of an update.
-
-        Args:
-            run: its index in the run, from 0, and the number of updates in the run.
-            stage: its index in its stage, from 0, and the number of updates in the stage.
-        """
-        peak, final = self.learning_rate, self.final_learning_rate
-        if final is not None:
-            update, updates = stage if self.decay == "stage" else run
-            done = update / updates
-            peak = final + (peak - final) * (1 - done if self.shape == "linear" else 0.5 * (1 + cos(pi * done)))
-        return peak * min(1.0, (run[0] + 1) / self.warmup) if self.warmup else peak
-
 
 class EmaTable(StrictModel):
     """`[ema]`: an exponential moving average of the weights. If present, it is what is evaluated and exported.
@@ -71,12 +56,6 @@ class EmaTable(StrictModel):
 
     decay: float = Field(0.999, ge=0, lt=1)
     warmup: bool = False
-
-    def decay_after(self, updates: torch.Tensor) -> torch.Tensor:
-        """The decay of the update that follows `updates` others, a scalar in float64 on the device."""
-        if self.warmup:
-            return ((1 + updates) / (10 + updates)).clamp(max=self.decay)
-        return updates.new_full((), self.decay)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from distillkit.component import Component, StrictModel
-from distillkit.interfaces.target import JumpBatch, TargetBatch
+from distillkit.interfaces.distillation import JumpBatch
 from distillkit.noise import NoisePath, Prediction
 
 
@@ -50,14 +50,12 @@ class Loss(Component):
     def setup(self, path: NoisePath) -> None:
         """Called once, before the first update, with the noise path."""
 
-    def weight_at(self, update: int, updates: int) -> float:
-        """The term's factor at update number `update` (from 0) of `updates`."""
-        weight = self.options.weight
-        return weight.at(update, updates) if isinstance(weight, Ramp) else weight
-
     @abstractmethod
-    def per_sample(self, jumps: JumpBatch, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
+    def per_sample(self, jumps: JumpBatch, student: Prediction, goal: torch.Tensor) -> torch.Tensor:
         """The term for each sample, [B], without the factor `weight`.
 
-        `target` is None where no term is against the target; `jumps.data` where the source has none.
+        Args:
+            jumps: the jumps that the student predicts.
+            student: its prediction, with a gradient; if `against` is "target", as the target views it.
+            goal: what it is compared with, [B, C, H, W]: the target's x̂ or the data, as `against` says.
         """

@@ -224,11 +224,3 @@ class Model(Component):
     def export_adapter(self, network: torch.nn.Module, folder: Path) -> None:
         """Optional, with `adapt`. Write the adapter of `network` (float32, on the CPU) alone, before `export`."""
         raise NotImplementedError
-
-
-def draw_condition(model: Model, count: int, guidance: torch.Tensor | None, generator: torch.Generator) -> Condition:
-    """The condition for `count` samples whose classes are drawn uniformly; `guidance` as in `Model.condition`."""
-    labels = None
-    if model.spec.classes is not None:
-        labels = torch.randint(model.spec.classes, (count,), generator=generator)
-    return model.condition(labels, count, guidance)

@@ -99,12 +99,13 @@ class Schedule(Component):
     def is_over(self, stage: Stage, done: int, scores: Sequence[float]) -> bool:
         """Whether the stage ends before its updates are used up. By default it does not.
 
-        Asked before every update. It must follow from the arguments alone: a resumed run asks again.
+        Asked before every update of a stage that has been evaluated (`evaluation.every`). It must follow from the
+        arguments alone: a resumed run asks again.
 
         Args:
             stage: the stage as planned.
             done: its updates so far.
-            scores: the watched score at each evaluation since the stage began, oldest first. Lower is better:
-                scores of metrics of which higher is better come negated.
+            scores: the watched score (see `watches`) at each evaluation since the stage began, oldest first. Lower is
+                better: scores of metrics of which higher is better come negated.
         """
         return False

@@ -41,13 +41,11 @@ class CosinePath(TablePath):
         """φ at times t, in float64: where λ is −20 or 20, φ is within 5e-5 of π/2 or 0."""
         return self._a * (t.double() + 1) / self._times + self._b
 
-    def alpha(self, t: torch.Tensor) -> torch.Tensor:
-        """cos φ at times t: [B] -> [B, 1, 1, 1]."""
-        return torch.where(t == self.clean, 1, self._angle(t).cos()).float().view(-1, 1, 1, 1)
-
-    def sigma(self, t: torch.Tensor) -> torch.Tensor:
-        """sin φ at times t: [B] -> [B, 1, 1, 1]."""
-        return torch.where(t == self.clean, 0, self._angle(t).sin()).float().view(-1, 1, 1, 1)
+    def alpha_sigma(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos φ and sin φ at times t: [B] -> two of [B, 1, 1, 1]."""
+        clean, angle = t == self.clean, self._angle(t)
+        alpha, sigma = torch.where(clean, 1, angle.cos()), torch.where(clean, 0, angle.sin())
+        return alpha.float().view(-1, 1, 1, 1), sigma.float().view(-1, 1, 1, 1)
 
     def grid(self, steps: int) -> torch.Tensor:
         """Times (float64) of a sampler of `steps` steps, [steps + 1], noise first, −1 last."""

@@ -52,19 +52,16 @@ class EdmPath(NoisePath):
         """
         return float((self.sigma_max**2 + 1) ** 0.5)
 
-    def alpha(self, t: torch.Tensor) -> torch.Tensor:
-        """1: [B] -> [B, 1, 1, 1]."""
-        return torch.ones(len(t), 1, 1, 1, device=t.device)
-
-    def sigma(self, t: torch.Tensor) -> torch.Tensor:
-        """σ at times t: [B] -> [B, 1, 1, 1]."""
+    def alpha_sigma(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """1 and σ at times t: [B] -> two of [B, 1, 1, 1]."""
         ramp = 1 - t.double() / self.times
         if self.rho is None:
             sigma = (log(self.sigma_max) + ramp * log(self.sigma_min / self.sigma_max)).exp()
         else:
             low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
             sigma = (high + ramp * (low - high)) ** self.rho
-        return torch.where(t == self.clean, 0, sigma).float().view(-1, 1, 1, 1)
+        sigma = torch.where(t == self.clean, 0, sigma).float().view(-1, 1, 1, 1)
+        return torch.ones_like(sigma), sigma
 
     def grid(self, steps: int) -> torch.Tensor:
         """Times (float64) of a sampler of `steps` steps, [steps + 1], noise first, −1 last."""

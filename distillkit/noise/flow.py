@@ -51,13 +51,10 @@ class FlowPath(NoisePath):
         self.terminal = terminal
         self.only_trailing = only_trailing
 
-    def alpha(self, t: torch.Tensor) -> torch.Tensor:
-        """1 − σ at times t: [B] -> [B, 1, 1, 1]."""
-        return (1 - t.double() / self.times).float().view(-1, 1, 1, 1)
-
-    def sigma(self, t: torch.Tensor) -> torch.Tensor:
-        """t/T at times t: [B] -> [B, 1, 1, 1]."""
-        return (t.double() / self.times).float().view(-1, 1, 1, 1)
+    def alpha_sigma(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """1 − σ and σ = t/T at times t: [B] -> two of [B, 1, 1, 1]."""
+        sigma = (t.double() / self.times).view(-1, 1, 1, 1)
+        return (1 - sigma).float(), sigma.float()
 
     def grid(self, steps: int) -> torch.Tensor:
         """Times (float64) of a sampler of `steps` steps, [steps + 1], noise first, 0 last."""

@@ -35,12 +35,8 @@ class NoisePath(ABC):
         return 1.0
 
     @abstractmethod
-    def alpha(self, t: torch.Tensor) -> torch.Tensor:
-        """α at times t: [B] -> [B, 1, 1, 1]."""
-
-    @abstractmethod
-    def sigma(self, t: torch.Tensor) -> torch.Tensor:
-        """σ at times t: [B] -> [B, 1, 1, 1]."""
+    def alpha_sigma(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """α and σ (float32) at times t: [B] -> two of [B, 1, 1, 1]."""
 
     @abstractmethod
     def grid(self, steps: int) -> torch.Tensor:
@@ -77,26 +73,30 @@ class NoisePath(ABC):
 
     def snr(self, t: torch.Tensor) -> torch.Tensor:
         """Signal-to-noise ratio α²/σ² at times t: [B] -> [B, 1, 1, 1]; its logarithm is λ."""
-        return (self.alpha(t) / self.sigma(t)).square()
+        alpha, sigma = self.alpha_sigma(t)
+        return (alpha / sigma).square()
 
     def noised(self, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """z_t = α_t x + σ_t ε, [B, C, H, W]."""
-        return self.alpha(t) * x + self.sigma(t) * noise
+        alpha, sigma = self.alpha_sigma(t)
+        return alpha * x + sigma * noise
 
     def ddim(self, z: torch.Tensor, x0: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         """One deterministic DDIM step t -> s (Song et al. 2021; Algorithm 2, line "2 steps of DDIM").
 
         z_s = α_s x̂ + (σ_s/σ_t)(z_t − α_t x̂), with z, x0 and the result [B, C, H, W] and t, s [B].
         """
-        return self.alpha(s) * x0 + self.sigma(s) / self.sigma(t) * (z - self.alpha(t) * x0)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
+        return alpha_s * x0 + sigma_s / sigma_t * (z - alpha_t * x0)
 
     def invert_ddim(self, z: torch.Tensor, z_s: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         """The x̂ that one DDIM step from z at t would need, to land on z_s at s (Algorithms 1 and 2).
 
         x̃ = (z_s − (σ_s/σ_t) z_t)/(α_s − (σ_s/σ_t) α_t). With σ_s = 0 and α_s = 1 it is z_s itself.
         """
-        ratio = self.sigma(s) / self.sigma(t)
-        return (z_s - ratio * z) / (self.alpha(s) - ratio * self.alpha(t))
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
+        ratio = sigma_s / sigma_t
+        return (z_s - ratio * z) / (alpha_s - ratio * alpha_t)
 
 
 def check_real_time_grid(spacing: str, start: float | str | None) -> Literal["trailing", "linspace"]:
@@ -170,24 +170,16 @@ class TablePath(NoisePath):
             )
         # One entry in front for the clean time −1, where α = 1 and σ = 0.
         bar = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod])
-        self._alpha = bar.sqrt().float()
-        self._sigma = (1 - bar).sqrt().float()
-        self._copies: dict[tuple[str, torch.device], torch.Tensor] = {}
+        self._table = torch.stack([bar.sqrt(), (1 - bar).sqrt()]).float()
+        self._copies: dict[torch.device, torch.Tensor] = {}
 
-    def alpha(self, t: torch.Tensor) -> torch.Tensor:
-        """√ᾱ at times t: [B] -> [B, 1, 1, 1]."""
-        return self._look_up("_alpha", t)
-
-    def sigma(self, t: torch.Tensor) -> torch.Tensor:
-        """√(1 − ᾱ) at times t: [B] -> [B, 1, 1, 1]."""
-        return self._look_up("_sigma", t)
-
-    def _look_up(self, name: str, t: torch.Tensor) -> torch.Tensor:
-        key = (name, t.device)
-        if key not in self._copies:
+    def alpha_sigma(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """√ᾱ and √(1 − ᾱ) at times t: [B] -> two of [B, 1, 1, 1]."""
+        if t.device not in self._copies:
             # One for each device: noised data are made on the CPU, and the step asks where the network is.
-            self._copies[key] = getattr(self, name).to(t.device)
-        return self._copies[key][t + 1].view(-1, 1, 1, 1)
+            self._copies[t.device] = self._table.to(t.device)
+        alpha, sigma = self._copies[t.device][:, t + 1].view(2, -1, 1, 1, 1)
+        return alpha, sigma
 
     def grid(self, steps: int) -> torch.Tensor:
         """Times (int64) of a sampler of `steps` steps, [steps + 1], noise first, −1 last."""

@@ -78,24 +78,6 @@ class Prediction:
     alpha: torch.Tensor
     sigma: torch.Tensor
 
-    @classmethod
-    def from_output(
-        cls, kind: PredictionType, output: torch.Tensor, z: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
-    ) -> Prediction:
-        """Read a network's raw output (Salimans & Ho 2022, section 4 and appendix D; for u: Esser et al. 2024).
-
-        For v the path must be variance-preserving (α² + σ² = 1). As z = αx + σ(u + x), x̂ = (z − σu)/(α + σ).
-        """
-        if kind == "epsilon":
-            x0 = (z - sigma * output) / alpha
-        elif kind == "v_prediction":
-            x0 = alpha * z - sigma * output
-        elif kind == "flow":
-            x0 = (z - sigma * output) / (alpha + sigma)
-        else:
-            x0 = output
-        return cls(z, x0, alpha, sigma)
-
     @property
     def eps(self) -> torch.Tensor:
         """ε̂ = (z − αx̂)/σ, [B, C, H, W]. Not defined at the clean time, where σ = 0."""
@@ -122,7 +104,3 @@ class Prediction:
     def u_of(self, x0: torch.Tensor) -> torch.Tensor:
         """The u that goes with another x̂ [B, C, H, W] at the same z and time."""
         return self.eps_of(x0) - x0
-
-    def detach(self) -> Prediction:
-        """The same values without their gradient."""
-        return Prediction(self.z.detach(), self.x0.detach(), self.alpha, self.sigma)

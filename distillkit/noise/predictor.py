@@ -18,6 +18,22 @@ Forward: TypeAlias = "Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, Map
 """(network, z [B, C, H, W], t [B], extra inputs) -> the network's raw output [B, C, H, W]."""
 
 
+def read_x0(
+    kind: PredictionType, output: torch.Tensor, z: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
+) -> torch.Tensor:
+    """x̂ [B, C, H, W] from a network's raw output (Salimans & Ho 2022, section 4 and appendix D; u: Esser et al. 2024).
+
+    For v the path must be variance-preserving (α² + σ² = 1). As z = αx + σ(u + x), x̂ = (z − σu)/(α + σ).
+    """
+    if kind == "epsilon":
+        return (z - sigma * output) / alpha
+    if kind == "v_prediction":
+        return alpha * z - sigma * output
+    if kind == "flow":
+        return (z - sigma * output) / (alpha + sigma)
+    return output
+
+
 @dataclass
 class Evaluations:
     """Number of evaluations. A predictor and its copies share one counter."""
@@ -78,7 +94,8 @@ class Predictor:
         """Predict x̂ from z [B, C, H, W] at times t [B]. One evaluation, with guidance as well (a batch of 2B)."""
         self.evaluations.count += 1
         output = self._output(z, t, condition)
-        return Prediction.from_output(self.kind, output, z, self.path.alpha(t), self.path.sigma(t))
+        alpha, sigma = self.path.alpha_sigma(t)
+        return Prediction(z, read_x0(self.kind, output, z, alpha, sigma), alpha, sigma)
 
     def _output(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
         guidance, null = condition.guidance, condition.null

@@ -13,7 +13,7 @@ import torch
 
 from distillkit import distributed, files
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import RunHooks
+from distillkit.interfaces import Stateful
 from distillkit.training import manifest
 from distillkit.training.assemble import Parts
 from distillkit.training.journal import Diverged
@@ -120,9 +120,11 @@ def restore(path: Path, parts: Parts) -> Position:
     rank = 0 if components.engine.layout == "replicated" else distributed.rank()
     try:
         components.engine.load_state_dict(safetensors.torch.load_file(path / manifest.rank_file(rank)))
+        if position.done:
+            for starting in (components.source, components.target):
+                if starting is not None:
+                    starting.start_stage(parts.plan[position.stage], parts.student.path)
         for owner, part in _stateful(parts, position).items():
-            if position.done:
-                part.start_stage(parts.plan[position.stage], parts.student.path)
             part.load_state_dict(_of(owner, shared))
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise DistillkitError(
@@ -136,7 +138,7 @@ def _state(parts: Parts, position: Position) -> dict[str, Mapping[str, torch.Ten
     return {owner: part.state_dict() for owner, part in _stateful(parts, position).items()}
 
 
-def _stateful(parts: Parts, position: Position) -> dict[str, RunHooks]:
+def _stateful(parts: Parts, position: Position) -> dict[str, Stateful]:
     components = parts.components
     # Between stages a source has nothing to go on with; before the first one, it has no state.
     source = components.source if position.done else None

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from distillkit import distributed
 from distillkit.errors import DistillkitError
-from distillkit.files import is_aside, sweep, write_text
+from distillkit.files import partial, write_text
 
 FREE = ("run.log_every", "run.keep", "run.checkpoint_every", "run.checkpoint_minutes")
 """Keys that a resumed run may have otherwise: they change how it is watched and kept, and no number that it makes."""
@@ -73,11 +73,11 @@ class RunFolder:
         distributed.on_main_process(self._check_free)
 
     def _check_free(self) -> None:
+        # What a run leaves that was killed before it had begun.
+        nothing = {LOCK, partial(self.config).name}
         try:
-            # A run that was killed before it had begun leaves its lock, and a config that it was writing.
             taken = self.path.exists() and (
-                not self.path.is_dir()
-                or any(path.name != LOCK and not is_aside(path.name) for path in self.path.iterdir())
+                not self.path.is_dir() or any(path.name not in nothing for path in self.path.iterdir())
             )
         except OSError as error:
             raise DistillkitError(f"{self.path}: cannot be looked into ({error.strerror})") from None
@@ -158,8 +158,6 @@ class RunFolder:
             if not self.config.is_file():
                 raise DistillkitError(f"{self.path}: holds no run to resume (no config.toml)")
             self._take()
-            for folder in (self.path, self.samples, self.samples / "during"):
-                sweep(folder)
             return tomllib.loads(self.config.read_text(encoding="utf-8"))
 
         before = distributed.on_main_process(take, self.path)

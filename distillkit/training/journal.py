@@ -6,7 +6,8 @@ Both files only grow while a run goes on, and are truncated to the position wher
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,21 @@ class DivergenceGuard:
                 )
 
 
-class Journal:
-    """journal.jsonl: one line per update.
+@dataclass(frozen=True)
+class Line:
+    """An update's line of the journal, before it is written.
 
-    Updates are collected as tensors, and read and written together, so that no update waits for the device.
+    Attributes:
+        values: what the host knows of the update.
+        scalars: tensors of one element that may still be on the device.
+    """
+
+    values: dict[str, Any]
+    scalars: Mapping[str, torch.Tensor]
+
+
+class Journal:
+    """journal.jsonl: one line per update. Several are read from the device together, so that no update waits for it.
 
     Args:
         path: the file.
@@ -96,7 +108,6 @@ class Journal:
     def __init__(self, path: Path, guard: DivergenceGuard, updates: int = 0) -> None:
         self._path = path
         self._guard = guard
-        self._waiting: list[tuple[dict[str, Any], Mapping[str, torch.Tensor]]] = []
 
         def cut() -> None:
             path.touch()
@@ -112,24 +123,17 @@ class Journal:
         for line in kept:
             guard.check(json.loads(line))
 
-    def add(self, line: dict[str, Any], scalars: Mapping[str, torch.Tensor]) -> None:
-        """Add an update: what the host knows of it, and scalars that are still on the device."""
-        self._waiting.append((line, scalars))
+    def write(self, lines: Sequence[Line]) -> list[dict[str, Any]]:
+        """Write lines, of which there is at least one.
 
-    def flush(self) -> list[dict[str, Any]]:
-        """Write the updates that were added, and return their lines.
+        Returns:
+            the lines as they stand in the file.
 
         Raises:
             Diverged: the run has; only the lines before are written.
         """
-        if not self._waiting:
-            return []
-        lines, found = zip(*self._waiting, strict=True)
-        values = distributed.all_mean(
-            torch.stack([torch.stack([*scalars.values()]) for scalars in found]).double()
-        ).tolist()
-        self._waiting.clear()
-        full = [self._line(line, scalars, row) for line, scalars, row in zip(lines, found, values, strict=True)]
+        rows = distributed.all_mean(torch.stack([torch.stack([*line.scalars.values()]) for line in lines]).double())
+        full = [self._filled(line, row) for line, row in zip(lines, rows.tolist(), strict=True)]
         good: list[dict[str, Any]] = []
         try:
             for line in full:
@@ -139,12 +143,14 @@ class Journal:
             distributed.on_main_process(lambda: self._append(good), self._path)
         return full
 
-    def _line(self, line: dict[str, Any], scalars: Iterable[str], values: list[float]) -> dict[str, Any]:
+    def _filled(self, line: Line, scalars: list[float]) -> dict[str, Any]:
         """A whole line. One of a skipped update says so, and has null for what is not finite."""
-        read = dict(zip(scalars, values, strict=True))
+        read = dict(zip(line.scalars, scalars, strict=True))
         if read.pop("made") or not self._guard.skips:
-            return line | read
-        return line | {key: value if isfinite(value) else None for key, value in read.items()} | {"skipped": True}
+            return line.values | read
+        return (
+            line.values | {key: value if isfinite(value) else None for key, value in read.items()} | {"skipped": True}
+        )
 
     def _append(self, lines: Iterable[Mapping[str, Any]]) -> None:
         with self._path.open("a", encoding="utf-8") as file:

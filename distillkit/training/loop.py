@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from math import cos, pi
 
 import torch
 
 from distillkit import distributed
 from distillkit.config import series
-from distillkit.interfaces import Stage, TargetBatch, Update
+from distillkit.interfaces import OptimizerTable, Stage, TargetBatch, Update
 from distillkit.sampling import generator
 from distillkit.training.assemble import Parts
+from distillkit.training.journal import Line
 
 
 @dataclass
@@ -39,10 +40,6 @@ class Position:
     rollbacks: int = 0
 
 
-Line = tuple[dict[str, Any], dict[str, "torch.Tensor"]]
-"""An update for the journal: what the host knows of it, and scalars that are still on the device."""
-
-
 def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Iterator[Line]:
     """Make the updates that are left, one per iteration, and move `position` along.
 
@@ -60,12 +57,13 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
     while True:
         stage = plan[position.stage]
         if position.done == 0:
-            for part in (source, teacher, target):
-                if part is not None:
-                    part.start_stage(stage, parts.student.path)
-        while position.done < stage.updates and not components.schedule.is_over(
-            stage, position.done, series(components, stage, position.scores)
-        ):
+            source.start_stage(stage, parts.student.path)
+            if target is not None:
+                target.start_stage(stage, parts.student.path)
+        while position.done < stage.updates:
+            scores = series(components, stage, position.scores) if position.scores else []
+            if scores and components.schedule.is_over(stage, position.done, scores):
+                break
             yield _update(parts, position, stage, total)
         if position.done < stage.updates:
             say(
@@ -75,10 +73,9 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
         # The position stays in the last stage: with more updates, the run would go on there.
         if position.stage + 1 == len(plan):
             return
-        with engine.unsharded():
-            for part in (source, teacher, target):
-                if part is not None:
-                    part.end_stage(parts.student)
+        if teacher is not None:
+            with engine.unsharded():
+                teacher.end_stage(parts.student)
         position.stage += 1
         position.done = 0
         position.scores = []
@@ -95,8 +92,8 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     seed_everything = generator(components.run.seed, position.update, f"network {rank}" if rank else "network")
     torch.manual_seed(seed_everything.initial_seed())
 
-    learning_rate = 0.5**position.rollbacks * components.optimizer.learning_rate_at(
-        (position.update, total), (position.done, stage.updates)
+    learning_rate = 0.5**position.rollbacks * learning_rate_at(
+        components.optimizer, (position.update, total), (position.done, stage.updates)
     )
 
     # Draw batches and learn from them until the engine has accumulated enough of them for an update.
@@ -104,9 +101,8 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     losses: list[torch.Tensor] = []
     sizes: list[torch.Tensor] = []
     while update is None:
-        this = (components.run.seed, position.update, len(losses))
-        seed = generator(*this, "target").initial_seed()
-        jumps = replace(source.draw(generator(*this, "source")), seed=seed)
+        seed = (components.run.seed, position.update, len(losses))
+        jumps = replace(source.draw(generator(*seed, "source")), seed=seed)
         loss, target_batch, size = engine.forward(jumps.to(engine.device), position.update)
         update = engine.update(loss, learning_rate)
         losses.append(loss.detach())
@@ -115,15 +111,16 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
             source.advance(_next_z(target_batch))
 
     # Averages follow the student.
-    for part in (source, teacher, target):
-        if part is not None:
-            part.after_update(student, update)
+    if teacher is not None:
+        teacher.after_update(student, update)
+    if target is not None:
+        target.after_update(student, update)
 
     position.update += 1
     position.done += 1
     position.seconds += time.perf_counter() - began
     loss, size = torch.stack(losses).mean(), torch.stack(sizes).mean()
-    line = {
+    values = {
         "update": position.update,
         "stage": position.stage,
         "steps": stage.steps,
@@ -132,8 +129,24 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
         "seconds": round(position.seconds, 4),
     }
     if position.rollbacks:
-        line["rollbacks"] = position.rollbacks
-    return line, {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size, "made": update.made}
+        values["rollbacks"] = position.rollbacks
+    return Line(values, {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size, "made": update.made})
+
+
+def learning_rate_at(table: OptimizerTable, run: tuple[int, int], stage: tuple[int, int]) -> float:
+    """The learning rate of an update.
+
+    Args:
+        table: the config's `[optimizer]`.
+        run: the update's index in the run, from 0, and the number of updates in the run.
+        stage: its index in its stage, from 0, and the number of updates in the stage.
+    """
+    peak, final = table.learning_rate, table.final_learning_rate
+    if final is not None:
+        update, updates = stage if table.decay == "stage" else run
+        done = update / updates
+        peak = final + (peak - final) * (1 - done if table.shape == "linear" else 0.5 * (1 + cos(pi * done)))
+    return peak * min(1.0, (run[0] + 1) / table.warmup) if table.warmup else peak
 
 
 def _next_z(target: TargetBatch) -> torch.Tensor:

@@ -105,7 +105,7 @@ def _try_source(parts: Parts, source: PrecomputingSource) -> tuple[Parts, float]
 
 def _update(parts: Parts, reporter: Reporter) -> float:
     """Seconds that one update takes."""
-    seconds: list[float] = [line["seconds"] for line, _ in updates(parts, Position(), reporter.say)]
+    seconds: list[float] = [line.values["seconds"] for line in updates(parts, Position(), reporter.say)]
     return median(after - before for before, after in pairwise(seconds))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from distillkit.interfaces import JumpBatch, Loss, Target, TargetBatch, Teacher
+from distillkit.errors import DistillkitError
+from distillkit.interfaces import JumpBatch, Loss, Ramp, Target, TargetBatch, Teacher
 from distillkit.noise import NoisePath, Predictor
 
 
@@ -52,15 +55,26 @@ class DistillStep(nn.Module):
         # The student's view of z_t.
         student = self._student(jumps.z, jumps.times[0], jumps.condition)
         # What it should have been (Algorithm 2: "target x̂, detached").
-        target = None
+        target, viewed = None, student
+        x0 = student.x0.detach()
         if self._target is not None and self._teacher is not None:
             with torch.no_grad():
-                target = self._target.compute(jumps, student.detach(), self._teacher, self._path)
+                target = self._target.compute(jumps, replace(student, x0=x0), self._teacher, self._path)
+            if target.view is not None:
+                viewed = target.view(student)
         # How far off it is: one prediction, and one graph, for all terms (equation 1).
-        viewed = student if target is None else target.view(student)
-        terms = [
-            loss.weight_at(update, self._updates)
-            * loss.per_sample(jumps, viewed if loss.options.against == "target" else student, target).mean()
-            for loss in self._losses
-        ]
-        return torch.stack(terms).sum(), target, student.x0.detach().square().mean().sqrt()
+        terms = []
+        for loss in self._losses:
+            weight = loss.options.weight
+            if loss.options.against == "data":
+                seen, goal = student, jumps.data
+            else:
+                seen, goal = viewed, None if target is None else target.x0
+            if goal is None:
+                raise DistillkitError(
+                    f"loss: '{loss.name}' is against the {loss.options.against}, and the run has none: the source "
+                    "gives no data, or there is no target"
+                )
+            factor = weight.at(update, self._updates) if isinstance(weight, Ramp) else weight
+            terms.append(factor * loss.per_sample(jumps, seen, goal).mean())
+        return torch.stack(terms).sum(), target, x0.square().mean().sqrt()

@@ -11,7 +11,7 @@ from distillkit.errors import RunInterrupted
 from distillkit.training import checkpoint
 from distillkit.training.assemble import Parts
 from distillkit.training.folder import RunFolder
-from distillkit.training.journal import ROLLBACKS, Curves, Diverged, DivergenceGuard, Journal
+from distillkit.training.journal import ROLLBACKS, Curves, Diverged, DivergenceGuard, Journal, Line
 from distillkit.training.loop import Position, updates
 from distillkit.training.manifest import complete
 from distillkit.training.scoring import BestWeights, RunScores
@@ -85,10 +85,10 @@ class Training:
         # An evaluation that a signal cut short is repeated, so that a schedule that watches its score decides alike.
         if self._evaluation_is_due():
             self._evaluate(stop)
-        for line, values in updates(self._parts, position, self._reporter.say):
-            self._journal.add(line, values)
+        for line in updates(self._parts, position, self._reporter.say):
+            self._lines.append(line)
             evaluate, save = self._evaluation_is_due(), self._checkpoint_is_due()
-            # Flushing raises if the run has diverged, so that diverged weights are neither evaluated nor saved.
+            # Logging raises if the run has diverged, so that diverged weights are neither evaluated nor saved.
             if evaluate or save or position.update % every == 0 or position.update == last:
                 self._log()
             if evaluate:
@@ -108,12 +108,14 @@ class Training:
         self._curves = Curves(self._folder.curves, self._position.evaluated)
         guard = DivergenceGuard(self._components.run)
         self._journal = Journal(self._folder.journal, guard, self._position.update)
+        self._lines: list[Line] = []
 
     def _log(self) -> None:
         """Write the journal's new lines, and show where the run is."""
-        lines = self._journal.flush()
-        if not lines:
+        if not self._lines:
             return
+        waiting, self._lines = self._lines, []
+        lines = self._journal.write(waiting)
         newest = lines[-1]
         if skipped := sum(line.get("skipped", False) for line in lines):
             self._reporter.say(f"{skipped} of the updates until {newest['update']} left out: they were not finite")

@@ -5,28 +5,26 @@ Shapes: n trajectories, J jumps each, C H W sample.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 import torch
 
-from distillkit.interfaces import Model, Teacher, draw_condition
+from distillkit.interfaces import Model, Source, Teacher
 from distillkit.noise import Condition, Predictor
 from distillkit.sampling import generator, walk
 
 STATES = "states"
 
 
-def begin(
-    model: Model, draw_guidance: Callable[[int, torch.Generator], torch.Tensor | None], seed: int, index: int
-) -> dict[str, torch.Tensor]:
+def begin(source: Source, model: Model, seed: int, index: int) -> dict[str, torch.Tensor]:
     """Where trajectory `index` begins: its noise, as its only state, [1, 1, C, H, W], and its condition's tensors.
 
     They depend on (seed, index) alone, and have nothing to do with the pictures that are scored.
     """
     draw = generator(seed, index, "trajectory")
     noise = torch.randn(1, 1, *model.spec.sample_shape, generator=draw)
-    return {STATES: noise} | draw_condition(model, 1, draw_guidance(1, draw), draw).tensors()
+    return {STATES: noise} | source.draw_condition(model, draw, count=1).tensors()
 
 
 def make(

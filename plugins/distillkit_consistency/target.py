@@ -57,7 +57,7 @@ class Consistency(Target):
     def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The average's f where the teacher's step from `step.z` landed, and that place."""
         t, s = jumps.times
-        x0 = (teacher.reuse(student) or teacher.predict(jumps.z, t, jumps.condition)).x0
+        x0 = student.x0 if teacher.reuses_student else teacher.predict(jumps.z, t, jumps.condition).x0
         z = path.ddim(jumps.z, x0, t, s)
         # Clean data stand at a time that no network knows; f is z there, as it is at 0.
         s = s.clamp(min=0)
@@ -70,7 +70,8 @@ class Consistency(Target):
 
     def after_update(self, student: Predictor, update: Update) -> None:
         """Move the average towards the student."""
-        self._average.ema_update(student, self.required(self.options.decay, "target.decay"), update.made)
+        assert self.options.decay is not None  # see check
+        self._average.ema_update(student, self.options.decay, update.made)
 
     def state_dict(self) -> Mapping[str, torch.Tensor]:
         """The average's weights."""

@@ -34,7 +34,8 @@ class NoisedData(Source):
 
     def setup(self, model: Model, data: Data | None) -> None:
         """Remember where images and conditions come from."""
-        self._model, self._data = model, self.required(data, "a [data] table")
+        assert data is not None  # the config's checks see to it
+        self._model, self._data = model, data
 
     def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """Lay out the stage's jumps."""

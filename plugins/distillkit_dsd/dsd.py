@@ -1,9 +1,11 @@
-"""Direct self-distillation (Algorithm 2): the model teaches itself to take several steps of its own walk at once."""
+"""Direct self-distillation (Algorithm 2): the model teaches itself to take several steps of its own walk at once.
+
+Two teachers, its target and its source.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -11,7 +13,7 @@ import torch
 from pydantic import Field
 
 from distillkit import distributed
-from distillkit.interfaces import Data, JumpBatch, Model, Source, Stage, Target, TargetBatch, Teacher, draw_condition
+from distillkit.interfaces import Data, JumpBatch, Model, Source, Stage, Target, TargetBatch, Teacher, Update
 from distillkit.noise import Condition, NoisePath, Prediction, Predictor
 
 
@@ -19,11 +21,7 @@ class SelfTeacher(Teacher):
     """The network that is trained, as it is at this very update; no second network (Algorithm 2)."""
 
     name = "self"
-
-    @property
-    def reuses_student(self) -> bool:
-        """The student takes a jump's first fine step."""
-        return True
+    reuses_student = True
 
     def setup(self, student: Predictor) -> None:
         """Remember the student."""
@@ -33,6 +31,49 @@ class SelfTeacher(Teacher):
         """The student's own prediction."""
         prediction: Prediction = self._student(z, t, condition)
         return prediction
+
+
+class EmaTeacher(Teacher):
+    """The student takes a jump's first fine step itself, its slow average the others.
+
+    Costs one copy of the weights and no evaluation more than DSD. Self-distillation has no anchor but its starting
+    point: errors that the student makes become its targets. An average that forgets slowly is such an anchor.
+    """
+
+    name = "ema"
+    copies = 1
+    reuses_student = True
+
+    class Options(Teacher.Options):
+        """
+        Attributes:
+            decay: the average's decay per update; 1 never moves (the original network).
+        """
+
+        decay: float = Field(0.999, ge=0, le=1)
+
+    options: Options
+
+    def setup(self, student: Predictor) -> None:
+        """Start the average at the student."""
+        self._average = student.frozen_copy()
+
+    def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
+        """The average's prediction."""
+        prediction: Prediction = self._average(z, t, condition)
+        return prediction
+
+    def after_update(self, student: Predictor, update: Update) -> None:
+        """Move the average towards the student."""
+        self._average.ema_update(student, self.options.decay, update.made)
+
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
+        """The average's weights."""
+        return self._average.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put the average's weights back."""
+        self._average.load_state_dict(state)
 
 
 class MergedSteps(Target):
@@ -66,8 +107,8 @@ class MergedSteps(Target):
         """The x̂ to reach, and where the fine steps landed."""
         z, x0 = jumps.z, student.x0
         for i, (t, s) in enumerate(pairwise(jumps.times)):
-            reused = teacher.reuse(student) if i == 0 else None
-            x0 = (reused or teacher.predict(z, t, jumps.condition)).x0
+            if i > 0 or not teacher.reuses_student:
+                x0 = teacher.predict(z, t, jumps.condition).x0
             z = path.ddim(z, x0, t, s)
         if self.options.form == "landing":
             x0 = path.invert_ddim(jumps.z, z, jumps.times[0], jumps.times[-1])
@@ -108,103 +149,85 @@ class Trajectory(Source):
 
     def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """Lay out the stage's jumps; all samples are about to begin a walk."""
-        batch = self.global_batch
-        jumps = stage.jumps
-        self._initial_scale = path.initial_scale
         # [jumps, stride + 1]: each jump's times, its landing being the next one's start.
         self._times = path.grid(stage.steps).unfold(0, stage.stride + 1, stage.stride)
+        self._initial_scale = path.initial_scale
         # Where the samples of all processes stand, as new noise is drawn for all when any has arrived.
+        batch, jumps = self.global_batch, len(self._times)
         self._position = torch.zeros(batch, dtype=torch.long)
         self._left = torch.zeros(batch, dtype=torch.long)
         self._length = torch.full((batch,), jumps)
         if self.options.staggered:
             self._length -= torch.arange(batch) * jumps // batch
-        self._jumps: JumpBatch | None = None
-        # Where this process's walks began, and how many jumps they are behind `_position` since they began anew: known
-        # to the device alone, so that nobody waits to see whether a place is finite.
-        self._start = torch.zeros(self.options.batch, 1, 1, 1)
-        self._behind = torch.zeros(self.options.batch, dtype=torch.long)
+        # This process's samples: which of all they are, their z and conditions, of which there are none yet.
+        self._mine = self.shard(torch.arange(batch))
+        self._z = torch.zeros(len(self._mine), 1, 1, 1)
+        self._condition = Condition()
+        # Where their walks began, and how many jumps they are behind `_position` since they began anew: known to the
+        # device alone, so that nobody waits to see whether a place is finite.
+        self._start = self._z
+        self._behind = torch.zeros(len(self._mine), dtype=torch.long)
 
     def draw(self, generator: torch.Generator) -> JumpBatch:
         """The jumps at which the samples stand; those whose walk is over begin a new one."""
         over = self._left == 0
         if over.any():
             self._begin(over, generator)
-        assert self._jumps is not None
-        place = self._place(self._jumps.z.device) - self._behind
+        place = self._place(self._z.device) - self._behind
         self._times = self._times.to(place.device)
-        times = self._times[place].T.contiguous()
-        self._jumps = replace(self._jumps, times=times)
         self._position = torch.where(self._left == 1, 0, self._position + 1)
         self._left -= 1
-        return self._jumps
+        return JumpBatch(self._z, self._times[place].T.contiguous(), self._condition)
 
     def _begin(self, over: torch.Tensor, generator: torch.Generator) -> None:
-        """New noise and conditions for the samples in the mask `over`, [B]."""
-        batch = self.global_batch
-        noise = (
-            self.shard(torch.randn(batch, *self._model.spec.sample_shape, generator=generator)) * self._initial_scale
-        )
-        condition = draw_condition(self._model, batch, self.draw_guidance(batch, generator), generator)
-        new = JumpBatch(noise, self.shard(self._position), condition.map(self.shard))
-        self._jumps = new if self._jumps is None else _mix(self.shard(over), new, self._jumps)
-        z = self._jumps.z
-        mask = self.shard(over).to(z.device)
-        self._start = torch.where(mask.view(-1, 1, 1, 1), z, self._start.to(z.device))
-        self._behind = self._behind.to(z.device).masked_fill(mask, 0)
-        jumps = len(self._times)
+        """New noise and conditions for the samples in the mask `over`, [B] of all processes."""
+        shape, device = self._model.spec.sample_shape, self._z.device
+        noise = self.shard(torch.randn(len(over), *shape, generator=generator)) * self._initial_scale
+        z, condition = noise.to(device), self.draw_condition(self._model, generator)
+        if device.type != "cpu":
+            condition = condition.to(device)
+        mine = over[self._mine].to(device)
+        # The first time there is nothing to keep.
+        self._condition = condition if over.all() else _mix(mine, condition, self._condition)
+        mask = mine.view(-1, 1, 1, 1)
+        self._z = torch.where(mask, z, self._z)
+        self._start = torch.where(mask, z, self._start.to(device))
+        self._behind = self._behind.to(device).masked_fill(mine, 0)
         self._position[over] = 0
         self._left = torch.where(over, self._length, self._left)
-        self._length = torch.where(over, jumps, self._length)
+        self._length = torch.where(over, len(self._times), self._length)
 
     def advance(self, z_next: torch.Tensor) -> None:
         """Go on from where the fine steps landed; where that is not finite, from the walk's beginning."""
-        assert self._jumps is not None
-        finite = z_next.isfinite().flatten(1).all(1)
-        z = torch.where(finite.view(-1, 1, 1, 1), z_next, self._start.to(z_next.device))
-        self._behind = torch.where(finite, self._behind.to(z.device), self._place(z.device))
-        self._jumps = replace(self._jumps, z=z).to(z.device)
+        device, finite = z_next.device, z_next.isfinite().flatten(1).all(1)
+        if self._z.device != device:
+            self._condition = self._condition.to(device)
+        self._z = torch.where(finite.view(-1, 1, 1, 1), z_next, self._start.to(device))
+        self._behind = torch.where(finite, self._behind.to(device), self._place(device))
 
     def _place(self, device: torch.device) -> torch.Tensor:
         """`_position` there; what is copied without being waited for has been read by then, as it is not pinned."""
-        return self.shard(self._position).to(device, non_blocking=True)
+        return self._position[self._mine].to(device, non_blocking=True)
 
     def state_dict(self) -> Mapping[str, torch.Tensor]:
         """Where every sample stands."""
-        if self._jumps is None:
-            return {}
-        mine = {"z": self._jumps.z, "start": self._start, "behind": self._behind} | self._jumps.condition.tensors()
+        mine = {"z": self._z, "start": self._start, "behind": self._behind} | self._condition.tensors()
         return {"position": self._position, "left": self._left, "length": self._length} | {
             key: distributed.all_gather(value) for key, value in mine.items()
         }
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from there."""
-        if not state:
-            return
-
         self._position, self._left, self._length = (state[key] for key in ("position", "left", "length"))
         mine = {key: self.shard(value) for key, value in state.items()}
-        self._start, self._behind = mine["start"], mine["behind"]
-        self._jumps = JumpBatch(mine["z"], mine["position"], Condition.from_tensors(mine))
+        self._z, self._start, self._behind = mine["z"], mine["start"], mine["behind"]
+        self._condition = Condition.from_tensors(mine)
 
 
-def _mix(mask: torch.Tensor, new: JumpBatch, old: JumpBatch) -> JumpBatch:
-    """`new` where the mask [B] is set, `old` elsewhere."""
-    new = new.to(old.z.device)
-    mask = mask.to(old.z.device)
-
-    def pick(fresh: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-        return torch.where(mask.view(-1, *[1] * (fresh.dim() - 1)), fresh, kept)
-
-    def pick_all(fresh: Mapping[str, torch.Tensor], kept: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {key: pick(value, kept[key]) for key, value in fresh.items()}
-
-    a, b = new.condition, old.condition
-    condition: Condition = replace(
-        a,
-        inputs=pick_all(a.inputs, b.inputs),
-        null=None if a.null is None or b.null is None else pick_all(a.null, b.null),
-        guidance=None if a.guidance is None or b.guidance is None else pick(a.guidance, b.guidance),
-    )
-    return replace(new, z=pick(new.z, old.z), condition=condition)
+def _mix(mask: torch.Tensor, new: Condition, old: Condition) -> Condition:
+    """`new` where the mask [B] is set, `old` elsewhere; all on one device."""
+    fresh, kept = new.tensors(), old.tensors()
+    mixed = {
+        key: torch.where(mask.view(-1, *[1] * (value.dim() - 1)), value, kept[key]) for key, value in fresh.items()
+    }
+    return Condition.from_tensors(mixed)

@@ -95,6 +95,13 @@ def nan_unless_finite(loss: torch.Tensor) -> torch.Tensor:
     return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
 
 
+def ema_decay(table: EmaTable, updates: torch.Tensor) -> torch.Tensor:
+    """The decay of the update that follows `updates` others, a scalar in float64 on the device."""
+    if table.warmup:
+        return ((1 + updates) / (10 + updates)).clamp(max=table.decay)
+    return updates.new_full((), table.decay)
+
+
 class TrainedWeights:
     """The float32 weights that AdamW updates in this process, and their exponential moving average.
 
@@ -117,7 +124,7 @@ class TrainedWeights:
         made = made.to(self._updates.device)
         if self._ema is not None:
             with torch.no_grad():
-                share = (1 - self._ema.decay_after(self._updates)).to(made) * made
+                share = (1 - ema_decay(self._ema, self._updates)).to(made) * made
                 torch._foreach_lerp_(self._average, self._shards, [share] * len(self._shards))
         self._updates += made
 

@@ -124,7 +124,9 @@ class TorchEngine(Engine):
             return None
         self._accumulated = 0
         weights = self._trained.weights.values()
-        norm = unshard(torch.nn.utils.clip_grad_norm_(weights, table.clip or float("inf")))
+        norm = torch.nn.utils.clip_grad_norm_(weights, table.clip or float("inf"))
+        if self._sharded is not None:
+            norm = unshard(norm)
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
         made = norm.isfinite().float()

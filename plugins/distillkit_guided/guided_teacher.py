@@ -18,11 +18,7 @@ class GuidedTeacher(Teacher):
     name = "guided"
     copies = 1
     gives = frozenset({"guidance"})
-
-    @property
-    def reuses_student(self) -> bool:
-        """The student mixes nothing."""
-        return False
+    reuses_student = False
 
     def setup(self, student: Predictor) -> None:
         """Copy the student as it is."""

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import JumpBatch, Loss, TargetBatch
+from distillkit.interfaces import JumpBatch, Loss
 from distillkit.noise import NoisePath, Prediction
 
 Weighting = Literal["none", "truncated-snr", "snr-plus-one", "snr", "log-truncated", "min-snr", "landing"]
@@ -41,7 +41,8 @@ def landing(path: NoisePath, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
 
     A DDIM step from t lands on (σ_s/σ_t) z_t + A x̂, so that A times the error of x̂ is the error of the landing.
     """
-    return (path.alpha(s) - path.sigma(s) / path.sigma(t) * path.alpha(t)).square()
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = path.alpha_sigma(t), path.alpha_sigma(s)
+    return (alpha_s - sigma_s / sigma_t * alpha_t).square()
 
 
 class WeightedLoss(Loss):
@@ -63,15 +64,6 @@ class WeightedLoss(Loss):
         """Remember the path, which knows the noise where a jump lands."""
         self._path = path
 
-    def goal(self, jumps: JumpBatch, target: TargetBatch | None) -> torch.Tensor:
-        """The x̂ that the student is compared with, [B, C, H, W]."""
-        # The config's checks see to it that what a loss is against is there.
-        if self.options.against == "data":
-            assert jumps.data is not None
-            return jumps.data
-        assert target is not None
-        return target.x0
-
     def weight(self, jumps: JumpBatch, student: Prediction) -> torch.Tensor:
         """w for a squared error, [B]."""
         if self.options.weighting == "landing":
@@ -82,9 +74,9 @@ class WeightedLoss(Loss):
 class SquaredError(WeightedLoss):
     """w(λ_t) times the mean squared error between the student and what it is compared with."""
 
-    def per_sample(self, jumps: JumpBatch, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
+    def per_sample(self, jumps: JumpBatch, student: Prediction, goal: torch.Tensor) -> torch.Tensor:
         """The weighted error, [B]."""
-        error = self.error(student, self.goal(jumps, target)).square().flatten(1).mean(1)
+        error = self.error(student, goal).square().flatten(1).mean(1)
         return error * self.weight(jumps, student)
 
     @abstractmethod
@@ -150,9 +142,9 @@ class XL1(WeightedLoss):
 
     name = "x-l1"
 
-    def per_sample(self, jumps: JumpBatch, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
+    def per_sample(self, jumps: JumpBatch, student: Prediction, goal: torch.Tensor) -> torch.Tensor:
         """The weighted error, [B]."""
-        error = (student.x0 - self.goal(jumps, target)).abs().flatten(1).mean(1)
+        error = (student.x0 - goal).abs().flatten(1).mean(1)
         return error * self.weight(jumps, student).sqrt()
 
 
@@ -179,9 +171,9 @@ class XHuber(WeightedLoss):
 
     options: Options
 
-    def per_sample(self, jumps: JumpBatch, student: Prediction, target: TargetBatch | None) -> torch.Tensor:
+    def per_sample(self, jumps: JumpBatch, student: Prediction, goal: torch.Tensor) -> torch.Tensor:
         """The weighted distance, [B]."""
-        difference = (student.x0 - self.goal(jumps, target)).flatten(1)
+        difference = (student.x0 - goal).flatten(1)
         c = self.options.c or C_PER_ROOT_DIMENSION * difference.shape[1] ** 0.5
         squared = difference.square().sum(1)
         # The same as √(squared + c²) − c, without the cancellation.

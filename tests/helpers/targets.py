@@ -9,8 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from distillkit_dsd.dsd import SelfTeacher
-from distillkit_dsd.variants import EmaTeacher
+from distillkit_dsd.dsd import EmaTeacher, SelfTeacher
 from distillkit_pd.frozen_teacher import FrozenTeacher
 from torch import Tensor, nn
 

@@ -12,10 +12,8 @@ import torch
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export
-from distillkit.noise import Condition
 from distillkit_diffusers import networks
 from distillkit_diffusers.export import DIT, model_card, save
-from distillkit_diffusers.families.family import class_condition
 from distillkit_diffusers.families.table import TableFamily
 from distillkit_diffusers.folder import PipelineFolder, read_json
 from distillkit_diffusers.frozen import Autoencoder
@@ -66,6 +64,7 @@ class Dit(TableFamily):
                 f"network takes {channels}"
             )
         self.classes = config["num_embeds_ada_norm"]
+        self.null_class = CLASSES if self.classes == CLASSES else None
         for module in self.network.modules():
             if isinstance(module, embeddings.LabelEmbedding):
                 # In training mode each block would drop labels independently; `source.drop_labels` drops them for all.
@@ -77,12 +76,6 @@ class Dit(TableFamily):
         """The network's prediction, without the variance."""
         return super().forward(network, z, t, inputs)[:, : z.shape[1]]
 
-    def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
-        """Class labels, −1 for the null class."""
-        assert self.classes is not None
-        null_class = CLASSES if self.supports_guidance else None
-        return class_condition(labels, count, guidance, self.classes + self.supports_guidance, null_class)
-
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images -> latents."""
         return self._autoencoder.encode(images)
@@ -90,11 +83,6 @@ class Dit(TableFamily):
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """Latents -> images."""
         return self._autoencoder.decode(samples)
-
-    @property
-    def supports_guidance(self) -> bool:
-        """Whether the network has the null class that DiTPipeline uses."""
-        return self.classes == CLASSES
 
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a DiTPipeline, with the autoencoder and the names of the classes unchanged."""

@@ -44,7 +44,7 @@ def make_scheduler(path: EdmPath, config: dict[str, Any], steps: int) -> Any:
     σ_min, that is the trailing grid.
     """
     known = known_to(diffusers.EDMEulerScheduler, config)
-    last = path.sigma(path.grid(steps)[-2:-1]).item()
+    last = path.alpha_sigma(path.grid(steps)[-2:-1])[1].item()
     scheduler = diffusers.EDMEulerScheduler(**known | {"sigma_min": last, "final_sigmas_type": "zero"})
     if path.spacing == "trailing":
         scheduler.register_to_config(**{TRAINED: {"sigma_min": path.sigma_min}})
@@ -103,7 +103,7 @@ class Edm(Unet2D):
         self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
         """x̂, [B, C, H, W]."""
-        return preconditioned(network, z, self.path.sigma(t), self.scheduler, inputs)
+        return preconditioned(network, z, self.path.alpha_sigma(t)[1], self.scheduler, inputs)
 
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
         """The scheduler for the trained grid, and its description for the model card."""

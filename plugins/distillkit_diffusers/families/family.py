@@ -1,9 +1,10 @@
-"""The base class of the families of pipelines, and conditions on classes and guidance scales."""
+"""The base class of the families of pipelines."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,6 +43,11 @@ class Family(ABC):
     prediction: PredictionType
     sample_shape: tuple[int, int, int]
     classes: int | None = None
+    """The number of classes, without the null class; None for an unconditional network."""
+    null_class: int | None = None
+    """The class that means "no class", which is the network's last one; None if it has none."""
+    guidance_input: GuidanceInput | None = None
+    """See `ModelSpec.guidance_input`."""
 
     def __init__(self, options: DiffusersOptions, folder: PipelineFolder | None) -> None:
         self.options = options
@@ -107,10 +113,51 @@ class Family(ABC):
         return output
 
     def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
-        """See `Model.condition`; by default empty, for an unconditional network."""
-        if guidance is not None:
-            raise DistillkitError("guidance: the model is unconditional; set guidance to 1")
-        return Condition()
+        """`class_labels`, and the scale if the network takes it; empty for an unconditional network.
+
+        See `Model.condition`. Labels None: the null class for all.
+        """
+        if guidance is not None and self.null_class is None:
+            raise DistillkitError(
+                "guidance: the model has no null class, which guidance compares with; set guidance to 1, or name it "
+                "in model.null_class"
+            )
+        if self.classes is None:
+            return Condition()
+        if labels is None:
+            labels = torch.full((count,), -1)
+        if labels.max() >= self.classes + self.supports_guidance:
+            raise DistillkitError(f"class {int(labels.max())}: the model has classes 0 to {self.classes - 1}")
+        if self.null_class is None:
+            if labels.min() < 0:
+                raise DistillkitError("the model has no null class, and a sample has no label; see model.null_class")
+            return Condition({"class_labels": labels})
+        null = torch.full_like(labels, self.null_class)
+        inputs, nulls = {"class_labels": torch.where(labels < 0, null, labels)}, {"class_labels": null}
+        return self.with_scales(Condition(inputs, nulls), count, guidance)
+
+    def with_scales(self, condition: Condition, count: int, guidance: torch.Tensor | None) -> Condition:
+        """Add guidance to a condition without it: as an input, if the network takes the scale as one.
+
+        Args:
+            condition: the condition.
+            count: the number of samples.
+            guidance: scales, [count]; None: no guidance, which is a scale of 1.
+
+        Raises:
+            DistillkitError: a scale is outside the input's range.
+        """
+        taken = self.guidance_input
+        if taken is None:
+            return replace(condition, guidance=guidance)
+        scales = torch.ones(count) if guidance is None else guidance
+        low, high = scales.min().item(), scales.max().item()
+        if low < taken.low or high > taken.high:
+            raise DistillkitError(
+                f"guidance: the network takes the scales from {taken.low:g} to {taken.high:g} as an input (got "
+                f"{low if low < taken.low else high:g}); ask for one of them"
+            )
+        return Condition({**condition.inputs, GUIDANCE: scales}, {**(condition.null or {}), GUIDANCE: scales})
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images in [−1, 1] -> samples [B, C, H, W]."""
@@ -123,12 +170,7 @@ class Family(ABC):
     @property
     def supports_guidance(self) -> bool:
         """Whether there is a null condition."""
-        return False
-
-    @property
-    def guidance_input(self) -> GuidanceInput | None:
-        """See `ModelSpec.guidance_input`."""
-        return None
+        return self.null_class is not None
 
     samplers: ClassVar[tuple[Sampler, ...]] = ("ddim", "consistency")
     """See `ModelSpec.samplers`."""
@@ -141,57 +183,3 @@ class Family(ABC):
     @abstractmethod
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """See `Model.export`."""
-
-
-def with_scales(condition: Condition, count: int, guidance: torch.Tensor | None, taken: GuidanceInput) -> Condition:
-    """Add the guidance scale to a condition, for a network that takes it as an input.
-
-    Args:
-        condition: without guidance.
-        count: the number of samples.
-        guidance: scales, [count]; None: 1 for all.
-        taken: the network's input.
-
-    Raises:
-        DistillkitError: a scale is outside the input's range.
-    """
-    scales = torch.ones(count) if guidance is None else guidance
-    low, high = scales.min().item(), scales.max().item()
-    if low < taken.low or high > taken.high:
-        raise DistillkitError(
-            f"guidance: the network takes the scales from {taken.low:g} to {taken.high:g} as an input (got "
-            f"{low if low < taken.low else high:g}); ask for one of them"
-        )
-    return Condition({**condition.inputs, GUIDANCE: scales}, {**(condition.null or {}), GUIDANCE: scales})
-
-
-def class_condition(
-    labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None, embeddings: int, null_class: int | None
-) -> Condition:
-    """The condition `class_labels` for `count` samples: `Model.condition` for classes.
-
-    Args:
-        labels: classes, [count], −1 for the null class; None: the null class for all.
-        guidance: scales, [count], or None.
-        embeddings: the number of class embeddings, including the null class.
-        null_class: the class that means "no class"; None if there is none.
-
-    Raises:
-        DistillkitError: the network does not know a label, or has no null class to guide with.
-    """
-    if guidance is not None and null_class is None:
-        raise DistillkitError(
-            "guidance: the model has no null class, which guidance compares with; set guidance to 1, or name it "
-            "in model.null_class"
-        )
-    if labels is None:
-        labels = torch.full((count,), -1)
-    if labels.max() >= embeddings:
-        last = embeddings - 1 if null_class is None else null_class - 1
-        raise DistillkitError(f"class {int(labels.max())}: the model has classes 0 to {last}")
-    if null_class is None:
-        if labels.min() < 0:
-            raise DistillkitError("the model has no null class, and a sample has no label; see model.null_class")
-        return Condition({"class_labels": labels})
-    null = torch.full_like(labels, null_class)
-    return Condition({"class_labels": torch.where(labels < 0, null, labels)}, {"class_labels": null}, guidance)

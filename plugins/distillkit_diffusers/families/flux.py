@@ -53,10 +53,11 @@ class Flux(FlowFamily, Text):
         _, height, width = self.sample_shape
         super().read_scheduler((height // 2) * (width // 2))
 
-    @property
-    def guidance_input(self) -> GuidanceInput | None:
-        """That of a guidance-distilled network, whose config does not have a range of scales."""
-        return GuidanceInput(0.0, inf, new=False) if self.config["guidance_embeds"] else None
+    def load(self) -> None:
+        """A guidance-distilled network takes the scale; its config has no range."""
+        super().load()
+        if self.config["guidance_embeds"]:
+            self.guidance_input = GuidanceInput(0.0, inf, new=False)
 
     def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, torch.Tensor]:
         """T5's hidden states; CLIP's pooled embedding."""

@@ -14,7 +14,6 @@ from distillkit.interfaces import Export
 from distillkit.noise import Condition
 from distillkit_diffusers import networks, pipelines
 from distillkit_diffusers.export import CLASS_CONDITIONAL, model_card, save
-from distillkit_diffusers.families.family import class_condition
 from distillkit_diffusers.families.table import TableFamily
 from distillkit_diffusers.families.unet import Pixel
 from distillkit_diffusers.frozen import Autoencoder
@@ -91,13 +90,13 @@ class ClassLatent(TableFamily):
                 f"model.path: the embedding in {folder.part('class_embedder')} is {width} wide, and the U-Net takes "
                 f"{config['cross_attention_dim']}"
             )
-        self._embeddings: int = embedded["num_classes"]
-        self._null_class = folder.null_class() if options.null_class is None else options.null_class
-        if self._null_class not in (None, self._embeddings - 1):
+        embeddings: int = embedded["num_classes"]
+        self.null_class = folder.null_class() if options.null_class is None else options.null_class
+        if self.null_class not in (None, embeddings - 1):
             raise DistillkitError(
-                f"model.null_class: {self._null_class}; expected the embedding's last class, {self._embeddings - 1}"
+                f"model.null_class: {self.null_class}; expected the embedding's last class, {embeddings - 1}"
             )
-        self.classes = self._embeddings if self._null_class is None else self._null_class
+        self.classes = embeddings if self.null_class is None else self.null_class
 
     def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
         """The embeddings of classes, [count, 1, D], −1 for the null class."""
@@ -106,7 +105,7 @@ class ClassLatent(TableFamily):
         def embed(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             return {"encoder_hidden_states": self._embedder(inputs["class_labels"])}
 
-        found = class_condition(labels, count, guidance, self._embeddings, self._null_class)
+        found = super().condition(labels, count, guidance)
         return Condition(embed(found.inputs), found.null and embed(found.null), found.guidance)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -116,11 +115,6 @@ class ClassLatent(TableFamily):
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """Latents -> images, after quantisation."""
         return self.autoencoder.decode(samples)
-
-    @property
-    def supports_guidance(self) -> bool:
-        """Whether there is a null class."""
-        return self._null_class is not None
 
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a ClassLatentPipeline with the two classes that diffusers lacks."""
@@ -132,7 +126,7 @@ class ClassLatent(TableFamily):
             scheduler,
             export.steps,
             export.guidance,
-            self._null_class,
+            self.null_class,
         )
         shipped = {"": pipelines.class_latent, "class_embedder": pipelines.class_embedder}
         save(pipeline, folder, model_card(export, pipeline, CLASS_CONDITIONAL, sampling), shipped)

@@ -20,10 +20,11 @@ from distillkit_diffusers.families.text import Text
 class TextUnet(TableFamily, Text):
     """A `UNet2DConditionModel` conditioned on texts. A guidance-distilled one (LCM's) takes the scale as an input."""
 
-    @property
-    def guidance_input(self) -> GuidanceInput | None:
-        """If the config has a `time_cond_proj_dim`; it does not have a range of scales."""
-        return None if self.config["time_cond_proj_dim"] is None else GuidanceInput(0.0, inf, new=False)
+    def load(self) -> None:
+        """A `time_cond_proj_dim` in the config means that the network takes the scale; no range is given."""
+        super().load()
+        if self.config["time_cond_proj_dim"] is not None:
+            self.guidance_input = GuidanceInput(0.0, inf, new=False)
 
     def arguments(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """With the scale s as sinusoids of 1000 w, where w = s − 1, as in the pipelines."""

@@ -12,10 +12,9 @@ import torch
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export, GuidanceInput
-from distillkit.noise import Condition
 from distillkit_diffusers import networks, pipelines
 from distillkit_diffusers.export import CLASS_CONDITIONAL, UNCONDITIONAL, Sampling, model_card, save
-from distillkit_diffusers.families.family import Family, class_condition, with_scales
+from distillkit_diffusers.families.family import Family
 from distillkit_diffusers.families.table import TableFamily
 
 
@@ -44,7 +43,7 @@ class Unet2D(Family):
                 if embeddings
                 else f"model.null_class: {null_class}; the network has no classes"
             )
-        self._null_class = null_class
+        self.null_class = null_class
         self._use_guidance_input(self.options.guidance_input)
         self.classes = embeddings if null_class is None else null_class
 
@@ -55,8 +54,8 @@ class Unet2D(Family):
     def _use_guidance_input(self, wanted: tuple[float, float] | None) -> None:
         """Read the network's input for the guidance scale, or add the one that is wanted."""
         found = self._config.get("guidance_range")
-        self._guidance_input = GuidanceInput(found[0], found[1], new=False) if found else None
-        if (wanted or found) and self._null_class is None:
+        self.guidance_input = GuidanceInput(found[0], found[1], new=False) if found else None
+        if (wanted or found) and self.null_class is None:
             has = "no classes" if self._config["num_class_embeds"] is None else "no null class (see model.null_class)"
             raise DistillkitError(
                 f"model.guidance_input: the network has {has}; guidance compares a class with the null class"
@@ -68,25 +67,7 @@ class Unet2D(Family):
             )
         if wanted and not found:
             self.network = networks.with_guidance_input(self.network, wanted)
-            self._guidance_input = GuidanceInput(wanted[0], wanted[1], new=True)
-
-    def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
-        """Class labels, −1 for the null class, and the scale, if the network takes it; empty if unconditional."""
-        if self.classes is None and guidance is None:
-            return Condition()
-        found = class_condition(labels, count, guidance, self._config["num_class_embeds"], self._null_class)
-        taken = self._guidance_input
-        return found if taken is None else with_scales(found, count, guidance, taken)
-
-    @property
-    def supports_guidance(self) -> bool:
-        """Whether there is a null class."""
-        return self._null_class is not None
-
-    @property
-    def guidance_input(self) -> GuidanceInput | None:
-        """From the network's config, or the option of this name."""
-        return self._guidance_input
+            self.guidance_input = GuidanceInput(wanted[0], wanted[1], new=True)
 
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a pipeline; for a class-conditional network with the classes that diffusers lacks."""
@@ -98,7 +79,7 @@ class Unet2D(Family):
         taken = networks.config(network).get("guidance_range")
         shipped = {"": pipelines.class_conditional} | ({"unet": pipelines.guided_unet} if taken else {})
         pipeline = pipelines.class_conditional.ClassConditionalPipeline(
-            network, scheduler, export.steps, export.guidance, self._null_class
+            network, scheduler, export.steps, export.guidance, self.null_class
         )
         save(pipeline, folder, model_card(export, pipeline, CLASS_CONDITIONAL, sampling, taken), shipped)
 

@@ -1,0 +1,49 @@
+"""Data sets, from which some sources draw."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+
+from distillkit.component import Component
+from distillkit.errors import DistillkitError
+from distillkit.interfaces.model import Model
+
+
+class Data(Component):
+    """A set of images."""
+
+    @abstractmethod
+    def setup(self) -> None:
+        """Open or read the images. Called once.
+
+        Raises:
+            DistillkitError: there are none, or they cannot be read.
+        """
+
+    @property
+    @abstractmethod
+    def classes(self) -> int | None:
+        """How many classes the labels are of, counted from 0; None without labels. Known once it is set up."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    @abstractmethod
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Images [B, C, H, W] in [−1, 1] (float32) and labels [B] (int64; None if there are none) at indices [B]."""
+
+    def check_shape(self, model: Model) -> None:
+        """Once both are set up: the images must be as large as what the model makes.
+
+        Raises:
+            DistillkitError: they are not.
+        """
+        images, _ = self.batch(torch.tensor([0]))
+        if (found := tuple(model.encode(images).shape[1:])) != tuple(model.spec.sample_shape):
+            raise DistillkitError(
+                f"data: the images of '{self.name}' make samples of {found} (channels, height, width), and the model "
+                f"takes {tuple(model.spec.sample_shape)}; give it images of its own size"
+            )

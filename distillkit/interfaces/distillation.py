@@ -1,0 +1,248 @@
+"""What an update learns from: sources draw jumps, and a target makes of a teacher's predictions what the student should
+have predicted.
+
+Shapes: B batch, C H W sample, S fine steps per jump.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import AfterValidator, Field
+
+from distillkit import distributed
+from distillkit.component import Component
+from distillkit.interfaces.data import Data
+from distillkit.interfaces.engine import Update
+from distillkit.interfaces.model import Model
+from distillkit.interfaces.schedule import Stage
+from distillkit.noise import Condition, NoisePath, Prediction, Predictor
+
+Scale = Annotated[float, Field(ge=0)]
+
+
+def _rises(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("must be [low, high], the lower first")
+    return bounds
+
+
+@dataclass(frozen=True)
+class JumpBatch:
+    """What a source draws: for each sample, where the student's jump begins and the fine steps that it spans.
+
+    Attributes:
+        z: noisy samples at times[0], [B, C, H, W].
+        times: [S + 1, B], from the jump's start through the fine steps to its landing.
+        condition: the samples' conditions.
+        data, noise: the clean samples and the noise that z was made from, [B, C, H, W]; None on trajectories.
+        landing: where the teacher lands at times[-1], [B, C, H, W]; None where the source does not know it.
+        seed: what a target's random numbers depend on: (the run's seed, update, batch of the update). Set by the loop.
+    """
+
+    z: torch.Tensor
+    times: torch.Tensor
+    condition: Condition
+    data: torch.Tensor | None = None
+    noise: torch.Tensor | None = None
+    landing: torch.Tensor | None = None
+    seed: tuple[int, ...] = ()
+
+    def to(self, device: torch.device) -> JumpBatch:
+        """The same batch on another device."""
+        if self.z.device == self.times.device == device:
+            return self
+        return replace(
+            self,
+            z=self.z.to(device),
+            times=self.times.to(device),
+            condition=self.condition.to(device),
+            data=None if self.data is None else self.data.to(device),
+            noise=None if self.noise is None else self.noise.to(device),
+            landing=None if self.landing is None else self.landing.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class TargetBatch:
+    """What the student should have predicted, without gradient.
+
+    Attributes:
+        x0: the target x̂, [B, C, H, W].
+        z_next: where trajectories go on from, [B, C, H, W]: as a rule, where the fine steps landed.
+        view: applied to the student's prediction, with its gradient, before losses compare it with `x0`; None: losses
+            compare the prediction itself.
+    """
+
+    x0: torch.Tensor
+    z_next: torch.Tensor
+    view: Callable[[Prediction], Prediction] | None = None
+
+
+class Stateful(Component):
+    """A part of a run that may have a state of its own."""
+
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
+        """Optional. What a checkpoint must hold besides the student.
+
+        Called in all processes; the first one writes it. Gather what belongs to a process's own samples here
+        (`distributed.all_gather`), and take its part in `load_state_dict` (`distributed.shard`).
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Optional. Go on from `state_dict`; called after `start_stage`, if in the middle of a stage."""
+
+
+class Source(Stateful):
+    """Hands out the jumps that the student is taught on."""
+
+    class Options(Component.Options):
+        """
+        Attributes:
+            batch: samples per draw and process, B.
+            guidance: guidance scale s (1: none): one for all, or [low, high], drawn evenly for each sample.
+        """
+
+        batch: int = Field(16, ge=1)
+        guidance: Scale | Annotated[tuple[Scale, Scale], AfterValidator(_rises)] = 1.0
+
+    options: Options
+    gives: ClassVar[frozenset[str]] = frozenset()
+    """Optional. What its batches have, for targets and losses that need it: "data" (it draws from the config's [data];
+    every batch has `data` and `noise`), "walk" (a sample's jumps follow one another from noise to data, each beginning
+    where `advance` said), "landing" (every batch has `landing`)."""
+
+    @property
+    def global_batch(self) -> int:
+        """Samples per draw of all processes together."""
+        return self.options.batch * distributed.world_size() if distributed.active else self.options.batch
+
+    def shard(self, tensor: torch.Tensor) -> torch.Tensor:
+        """This process's part of a tensor that all processes have: [global_batch, ...] -> [batch, ...]."""
+        return distributed.shard(tensor) if distributed.active else tensor
+
+    @property
+    def sequential(self) -> bool:
+        """Optional. Whether all samples of a batch walk one trajectory in step: stages are then whole trajectories."""
+        return False
+
+    @abstractmethod
+    def setup(self, model: Model, data: Data | None) -> None:
+        """Called once, before the first stage, with the loaded model and the data (None if the config has none)."""
+
+    @abstractmethod
+    def start_stage(self, stage: Stage, path: NoisePath) -> None:
+        """Begin a stage: its grid is `path.grid(stage.steps)`, and every jump spans `stage.stride` of its steps."""
+
+    def draw_guidance(self, count: int, generator: torch.Generator) -> torch.Tensor | None:
+        """Guidance scales for `count` samples, [count]; None where all are 1, so that nothing is computed twice."""
+        guidance = self.options.guidance
+        low, high = guidance if isinstance(guidance, tuple) else (guidance, guidance)
+        if low == high == 1:
+            return None
+        return low + (high - low) * torch.rand(count, generator=generator)
+
+    def draw_condition(self, model: Model, generator: torch.Generator, count: int | None = None) -> Condition:
+        """The conditions of samples whose classes are drawn uniformly, and their guidance scales as the options say.
+
+        Args:
+            model: the loaded model.
+            generator: on the CPU.
+            count: the number of samples; None: for `global_batch` samples, of which this process keeps its own.
+        """
+        total = self.global_batch if count is None else count
+        guidance = self.draw_guidance(total, generator)
+        labels = None
+        if model.spec.classes is not None:
+            labels = torch.randint(model.spec.classes, (total,), generator=generator)
+        if count is None and distributed.active:
+            labels, guidance = (None if drawn is None else self.shard(drawn) for drawn in (labels, guidance))
+        return model.condition(labels, self.options.batch if count is None else count, guidance)
+
+    @abstractmethod
+    def draw(self, generator: torch.Generator) -> JumpBatch:
+        """The next batch of jumps.
+
+        All randomness must come from `generator` (on the CPU), which is the same in all processes: draw for
+        `global_batch` samples, and keep this process's `shard`. So k processes with a batch of b do what
+        one with k·b does.
+        """
+
+    def advance(self, z_next: torch.Tensor) -> None:
+        """Optional. Takes the target's `z_next`, [B, C, H, W]: trajectories go on from there."""
+
+
+class Teacher(Stateful):
+    """Predicts x̂ at the points that a target visits."""
+
+    gives: ClassVar[frozenset[str]] = frozenset()
+    """Optional. "guidance": it mixes the guidance that the student is to learn by its new input for the scale."""
+    copies: ClassVar[int] = 0
+    """Optional. How many copies of the network it holds, for estimates of memory."""
+
+    @property
+    @abstractmethod
+    def reuses_student(self) -> bool:
+        """Whether the student's own prediction at the jump's start serves as the teacher's, so that it is not
+        computed twice. Known before any network is loaded: the plan counts evaluations with it."""
+
+    @abstractmethod
+    def setup(self, student: Predictor) -> None:
+        """Called once, before the first update.
+
+        Args:
+            student: the network that is trained; `student.frozen_copy()` copies it as it is now.
+        """
+
+    @abstractmethod
+    def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
+        """The teacher's prediction from z [B, C, H, W] at t [B]. Called without gradient."""
+
+    def after_update(self, student: Predictor, update: Update) -> None:
+        """Optional. Called after every parameter update (an average follows here, see `Predictor.ema_update`)."""
+
+    def end_stage(self, student: Predictor) -> None:
+        """Optional. Called after every stage but the last, where all weights can be read (Algorithm 1: η ← θ)."""
+
+
+class Target(Stateful):
+    """Turns the teacher's predictions along a jump's fine steps into the x̂ that the jump should have used."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Optional. What the source must give: "data" (it reads `jumps.data`), "walk" (it keeps something of a sample from
+    one jump to the next), "landing" (it reads `jumps.landing`, and asks no teacher)."""
+    copies: ClassVar[int] = 0
+    """Optional. How many copies of the network it holds itself, for estimates of memory."""
+
+    @abstractmethod
+    def stride(self, stage: Stage) -> int:
+        """How many of the stage's fine steps the student learns to do in one jump. Must divide `stage.steps`."""
+
+    @abstractmethod
+    def teacher_evaluations(self, stage: Stage, teacher: Teacher) -> int:
+        """Evaluations of any network that `compute` makes per call (the student's own is not among them)."""
+
+    def setup(self, student: Predictor) -> None:
+        """Optional. Called once, before the first update, for a target that holds a network: see `Teacher.setup`."""
+
+    def start_stage(self, stage: Stage, path: NoisePath) -> None:
+        """Optional. Begin a stage, as `Source.start_stage`."""
+
+    def after_update(self, student: Predictor, update: Update) -> None:
+        """Optional. See `Teacher.after_update`."""
+
+    @abstractmethod
+    def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
+        """The target for one batch of jumps. Called without gradient.
+
+        Args:
+            jumps: `jumps.times` is [stride + 1, B].
+            student: the student's prediction at the jumps' start, with its gradient cut.
+            teacher: whose predictions to use.
+            path: the noise path.
+        """
