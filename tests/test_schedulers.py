@@ -202,8 +202,8 @@ def read(name: str, config: dict[str, Any], key: str) -> list[Any]:
     if group is EDMS:
         path: Any = edm.read_path(config)
         z = torch.full((1, 1, 1, 1), 0.3)
-        said = edm.preconditioned(lambda z, t, return_dict: (z + t,), z, path.sigma(torch.tensor([400.0])), config, {})
-        return [path.times, path.grid(4).tolist(), path.sigma(path.grid(4)).tolist(), said.item()]
+        said = edm.preconditioned(lambda z, t, return_dict: (z + t,), z, path.alpha_sigma(torch.tensor([400.0]))[1], config, {})
+        return [path.times, path.grid(4).tolist(), path.alpha_sigma(path.grid(4))[1].tolist(), said.item()]
     if group is FLOWS:
         path = flow.read_path(config, "linspace", 1024)
         return [path.times, path.grid(4).tolist()]
