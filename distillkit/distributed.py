@@ -174,7 +174,7 @@ def all_mean(tensor: torch.Tensor) -> torch.Tensor:
     if not active:
         return tensor
     total = tensor.detach().clone()
-    torch.distributed.all_reduce(total, group=_group(total))
+    torch.distributed.all_reduce(total, group=_host if total.device.type == "cpu" else None)
     return total / world_size()
 
 
@@ -188,7 +188,7 @@ def all_gather(tensor: torch.Tensor) -> torch.Tensor:
     padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
     padded[: len(tensor)] = tensor
     parts = [torch.empty_like(padded) for _ in sizes]
-    torch.distributed.all_gather(parts, padded, group=_group(tensor))
+    torch.distributed.all_gather(parts, padded, group=_host if tensor.device.type == "cpu" else None)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
@@ -204,9 +204,8 @@ def on_all_ranks(do: Callable[[], T], path: Path) -> T:
     """
     result, failed = _try(do, path)
     if any_rank(failed is not None):
-        errors: list[Any] = [failed]
+        errors: list[Any] = [failed] * world_size()
         if active:
-            errors = [None] * world_size()
             torch.distributed.all_gather_object(errors, failed, group=_host)
         raise DistillkitError(next(filter(None, errors)))
     return cast(T, result)
@@ -247,7 +246,3 @@ def split_between_processes(items: Sequence[T]) -> Iterator[T]:
     """
     for begin in range(0, len(items), world_size()):
         yield items[min(begin + rank(), len(items) - 1)]
-
-
-def _group(tensor: torch.Tensor) -> torch.distributed.ProcessGroup | None:
-    return _host if tensor.device.type == "cpu" else None

@@ -22,7 +22,7 @@ from distillkit.config import Components, EvaluationTable, GridTable, OptimizerT
 from distillkit.evaluation import Evaluator, Pictures, sheet, to_uint8, write_png
 from distillkit.interfaces import Data, Features, Metric
 from distillkit.sampling import noise_for, sample, sample_consistency
-from distillkit.training.terminal import print_scores
+from distillkit.terminal import print_scores
 
 CPU = torch.device("cpu")
 

@@ -202,7 +202,8 @@ def read(name: str, config: dict[str, Any], key: str) -> list[Any]:
     if group is EDMS:
         path: Any = edm.read_path(config)
         z = torch.full((1, 1, 1, 1), 0.3)
-        said = edm.preconditioned(lambda z, t, return_dict: (z + t,), z, path.alpha_sigma(torch.tensor([400.0]))[1], config, {})
+        _, sigma = path.alpha_sigma(torch.tensor([400.0]))
+        said = edm.preconditioned(lambda z, t, return_dict: (z + t,), z, sigma, config, {})
         return [path.times, path.grid(4).tolist(), path.alpha_sigma(path.grid(4))[1].tolist(), said.item()]
     if group is FLOWS:
         path = flow.read_path(config, "linspace", 1024)

@@ -11,7 +11,7 @@ import click
 
 from distillkit.cli.options import echo_json, json_option
 from distillkit.errors import DistillkitError
-from distillkit.training.terminal import print_scores
+from distillkit.terminal import print_scores
 
 
 @click.command()

@@ -8,13 +8,13 @@ from typing import Any
 import click
 import tomli_w
 
+from distillkit.cli.measure import device_memory
 from distillkit.cli.options import set_option
 from distillkit.cli.pipeline import pipeline_folder
 from distillkit.cli.summary import describe
 from distillkit.config import Config
 from distillkit.config.choose import Wish, choose
 from distillkit.errors import ConfigError, DistillkitError, Mistake
-from distillkit.training.measure import device_memory
 from distillkit.training.run import run
 
 METHOD = "best"

@@ -13,7 +13,7 @@ from distillkit.cli.pipeline import grid_of, load_model, make_predictor, picture
 from distillkit.config import read_scoring
 from distillkit.evaluation import Evaluator
 from distillkit.registry import load_registry
-from distillkit.training.terminal import Reporter, print_scores
+from distillkit.terminal import Reporter, print_scores
 
 
 @click.command()

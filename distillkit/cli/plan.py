@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from distillkit.cli import measure as measuring
 from distillkit.cli.options import config_argument, echo_json, json_option, set_option
 from distillkit.config import evaluations_before, make_plan, read_config
-from distillkit.training.measure import measure as take
-from distillkit.training.terminal import clock, print_table
+from distillkit.terminal import clock, print_table
 
 
 @click.command()
@@ -42,7 +42,7 @@ def command(config: Path, assignments: tuple[str, ...], measure: bool, as_json: 
     if before:
         found["before"] = before
     if measure:
-        measured, memory, device = take(settings)
+        measured, memory, device = measuring.measure(settings)
         for stage, seconds in zip(stages, (time for phase in measured for time in phase.stages), strict=True):
             stage["seconds"] = round(seconds, 3)
         found["measured"] = {

@@ -8,7 +8,7 @@ import click
 
 from distillkit.cli.options import echo_json, json_option
 from distillkit.registry import load_registry
-from distillkit.training.terminal import print_table
+from distillkit.terminal import print_table
 
 
 @click.command()

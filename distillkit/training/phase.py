@@ -15,13 +15,13 @@ from distillkit import distributed
 from distillkit.config import Components, Settings, best_score, make_plan
 from distillkit.errors import RunInterrupted, Terminated
 from distillkit.interfaces import NoTracker, RunInfo, Tracker
+from distillkit.terminal import SIGNALS, Reporter, deferred, print_scores
 from distillkit.training import checkpoint
 from distillkit.training.assemble import Parts, load, prepare
 from distillkit.training.export import export
 from distillkit.training.folder import RunFolder
 from distillkit.training.loop import Position
 from distillkit.training.scoring import BestWeights, RunScores
-from distillkit.training.terminal import SIGNALS, Reporter, deferred, print_scores
 from distillkit.training.train import Training
 
 

@@ -17,11 +17,11 @@ from distillkit.config import Config, Settings, make_plan, read_choice, table_of
 from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.files import replacing, write_text
 from distillkit.interfaces import RunInfo, Tracker
+from distillkit.terminal import Reporter, print_scores
 from distillkit.training.assemble import load
 from distillkit.training.checks import check_model
 from distillkit.training.folder import RunFolder
 from distillkit.training.phase import own_tracker, recorded, run_phase
-from distillkit.training.terminal import Reporter, print_scores
 
 
 def run(config: Config, folder: Path, resume: bool = False, allow: Collection[str] = ()) -> list[dict[str, Any]]:

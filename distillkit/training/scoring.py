@@ -17,9 +17,9 @@ from distillkit.config import score_name, scores_taken
 from distillkit.errors import RunInterrupted
 from distillkit.evaluation import Evaluator, Which, sheet, write_png
 from distillkit.files import replacing
+from distillkit.terminal import Reporter, StopRequest
 from distillkit.training.assemble import Parts
 from distillkit.training.folder import RunFolder
-from distillkit.training.terminal import Reporter, StopRequest
 
 
 class RunScores:

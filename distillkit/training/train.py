@@ -8,6 +8,7 @@ from typing import Any
 
 from distillkit import distributed
 from distillkit.errors import RunInterrupted
+from distillkit.terminal import Reporter, StopRequest, deferred
 from distillkit.training import checkpoint
 from distillkit.training.assemble import Parts
 from distillkit.training.folder import RunFolder
@@ -15,7 +16,6 @@ from distillkit.training.journal import ROLLBACKS, Curves, Diverged, DivergenceG
 from distillkit.training.loop import Position, updates
 from distillkit.training.manifest import complete
 from distillkit.training.scoring import BestWeights, RunScores
-from distillkit.training.terminal import Reporter, StopRequest, deferred
 
 
 class Training:

@@ -21,12 +21,12 @@ from distillkit import distributed
 from distillkit.config import Settings
 from distillkit.evaluation import Pictures
 from distillkit.interfaces import Engine, PrecomputingSource
+from distillkit.terminal import Reporter
 from distillkit.training.assemble import Parts, load, prepare, prepare_source
 from distillkit.training.export import export
 from distillkit.training.folder import RunFolder
 from distillkit.training.loop import Position, updates
 from distillkit.training.run import from_result
-from distillkit.training.terminal import Reporter
 
 UPDATES = 4
 """Updates that are made for each kind of stage. The first is not counted: it also allocates."""
