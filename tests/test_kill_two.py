@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers.faults import KILL, Fault
-from helpers.forked_runs import ForkedRun, content, forked_run
+from helpers.forked_runs import ForkedRun, content, forked_phases, forked_run
 
 ENGINES = {
     "ddp": (),
@@ -107,6 +107,19 @@ def test_a_disk_that_is_full_for_the_first_ends_both(
     # torch may warn of the store, which goes with the first.
     [said] = [line for line in lines if "cannot be written" in line]
     assert said.startswith(f"run/{file}: cannot be written (No space left on device)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", ["open phases/2/.config.toml.partial", "open .journal.jsonl.partial"])
+def test_phases_of_two_processes_go_on(tmp_path: Path, at: str) -> None:
+    """After the disk was full where the second phase began, or where the results were collected."""
+    whole, full = (replace(forked_phases(tmp_path / name), ranks=2) for name in ("whole", "full"))
+    assert whole.go() == 0, whole.errors
+    processes = full.start(Fault(1, at, full=True))
+    for process in processes:
+        process.join(MINUTE)
+    assert [process.exitcode for process in processes] == [2, 2]
+    goes_on(full, whole)
 
 
 def test_another_layout_is_refused_by_name(whole_of_two: tuple[str, ForkedRun], tmp_path: Path) -> None:

@@ -88,18 +88,20 @@ class CachedTrajectories(PrecomputingSource):
             origin = made_by | grid_of(student.path, steps) | {"stride": stride}
             store = Store(options.folder / f"steps-{steps}-stride-{stride}", origin)
             self._stores[steps, stride] = store
-            missing = [shard for shard in range(self._shards) if not store.has(shard, len(self._indices(shard)))]
+            missing = distributed.on_main_process(partial(self._missing, store))
             work += [
                 partial(fill, store, shard, (steps, stride)) for shard in distributed.split_between_processes(missing)
             ]
-        # What is missing must be seen by all before the first writes.
-        distributed.barrier()
         return work
 
     def trial(self, folder: Path) -> CachedTrajectories:
         """With one shard of trajectories."""
         few = min(self.options.trajectories, self.options.shard)
         return CachedTrajectories(self.options.model_copy(update={"folder": folder, "trajectories": few}))
+
+    def _missing(self, store: Store) -> list[int]:
+        """The shards that a store lacks."""
+        return [shard for shard in range(self._shards) if not store.has(shard, len(self._indices(shard)))]
 
     def _conditions(self) -> dict[str, Any]:
         """What makes the trajectories, besides the teacher."""
