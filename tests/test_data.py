@@ -1,4 +1,4 @@
-"""Data sets: digits, folders of pictures, and Fashion-MNIST's files."""
+"""Data sets: digits, Fashion-MNIST's files, and what a model takes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from conftest import SMALL
-from distillkit_data.datasets import Digits, FashionMnist, Images, read_idx
-from PIL import Image
+from distillkit_data.datasets import Digits, FashionMnist, read_idx
+from helpers.pictures import picture
 from sklearn.datasets import load_digits
 
 from distillkit.cli.group import cli
@@ -30,82 +30,6 @@ def test_digits_are_scikit_learns() -> None:
     assert labels.tolist() == bunch.target[[5, 1796]].tolist()
     assert (images.dtype, images.min().item(), images.max().item()) == (torch.float32, -1, 1)
     assert data.classes == 10
-
-
-# --- pictures --------------------------------------------------------------------------------------------------------
-
-
-def picture(file: Path, colour: tuple[int, int, int], size: tuple[int, int] = (4, 4)) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(file)
-
-
-def images(folder: Path, size: int = 4, channels: int = 3) -> Images:
-    data = Images(Images.Options.model_validate({"folder": folder, "size": size, "channels": channels}))
-    assert not list(data.check())
-    data.setup()
-    return data
-
-
-def test_sub_folders_are_classes(tmp_path: Path) -> None:
-    picture(tmp_path / "dog/b.png", (255, 0, 0))
-    picture(tmp_path / "cat/deep/a.PNG", (0, 255, 0))
-    picture(tmp_path / "dog/a.bmp", (0, 0, 255))
-    (tmp_path / "dog/notes.txt").write_text("no picture", encoding="utf-8")
-    data = images(tmp_path)
-    found, labels = data.batch(torch.arange(len(data)))
-    assert len(data) == 3
-    assert labels is not None
-    assert labels.tolist() == [0, 1, 1]
-    assert data.classes == 2
-    assert found.shape == (3, 3, 4, 4)
-    assert found[:, :, 0, 0].tolist() == [[-1, 1, -1], [-1, -1, 1], [1, -1, -1]]
-
-
-def test_without_sub_folders_there_are_no_labels(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", (255, 255, 255))
-    picture(tmp_path / "more/b.png", (0, 0, 0))
-    data = images(tmp_path, channels=1)
-    found, labels = data.batch(torch.tensor([0, 1]))
-    assert (labels, data.classes) == (None, None)
-    assert found[:, 0, 0, 0].tolist() == [1, -1]
-    assert found.shape == (2, 1, 4, 4)
-
-
-def test_pictures_are_cut_to_a_centred_square(tmp_path: Path) -> None:
-    """White sides are cut off a wide black picture."""
-    pixels = np.full((4, 12), 255, np.uint8)
-    pixels[:, 4:8] = 0
-    Image.fromarray(pixels).save(tmp_path / "wide.png")
-    found, _ = images(tmp_path, size=4, channels=1).batch(torch.tensor([0]))
-    assert (found == -1).all()
-    smaller, _ = images(tmp_path, size=2, channels=1).batch(torch.tensor([0]))
-    assert smaller.shape == (1, 1, 2, 2)
-
-
-def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
-    (tmp_path / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(DistillkitError) as caught:
-        images(tmp_path).batch(torch.tensor([0]))
-    expected = f"{tmp_path}/bad.png: cannot be read as a picture (cannot identify image file '{tmp_path}/bad.png')"
-    assert str(caught.value) == expected
-
-
-def test_a_picture_cut_short(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "cut.png")
-    whole = (tmp_path / "cut.png").read_bytes()
-    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DistillkitError, match=rf"^{tmp_path}/cut.png: cannot be read as a picture \("):
-        images(tmp_path).batch(torch.tensor([0]))
-
-
-def test_a_folder_without_pictures(tmp_path: Path) -> None:
-    with pytest.raises(DistillkitError) as caught:
-        images(tmp_path)
-    assert str(caught.value) == f"data.folder: no pictures (.bmp, .jpeg, .jpg, .png, .webp) in {tmp_path}"
-    missing = Images(Images.Options(folder=tmp_path / "no", size=4))
-    assert list(missing.check()) == [Mistake("folder", f"there is no folder {tmp_path}/no")]
 
 
 # --- IDX files -------------------------------------------------------------------------------------------------------
@@ -247,7 +171,7 @@ def test_more_classes_than_the_model_s(tmp_path: Path) -> None:
         picture(tmp_path / f"pictures/{name}/a.png", (255, 255, 255))
     data = folder_of_pictures(tmp_path / "pictures")
     three = SMALL.replace("num_class_embeds = 11", "num_class_embeds = 3")
-    expected = "data: the images of 'images' have 3 classes, and the model 2\n"
+    expected = "data: the images of 'images' have 3 classes (cat, dog, eel), and the model 2\n"
     assert refusal(tmp_path, data, three.replace("null_class = 10", "null_class = 2")) == expected
     result = train(tmp_path, data, three.replace("null_class = 10\n", ""))
     assert result.exit_code == 0, result.stderr

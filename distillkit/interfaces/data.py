@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 
@@ -26,6 +27,11 @@ class Data(Component):
     @abstractmethod
     def classes(self) -> int | None:
         """How many classes the labels are of, counted from 0; None without labels. Known once it is set up."""
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Optional. The classes' names, in their order; None if they have none. Known once it is set up."""
+        return None
 
     @abstractmethod
     def __len__(self) -> int:

@@ -10,6 +10,9 @@ from distillkit.errors import DistillkitError, GridError, Mistake
 from distillkit.interfaces import Data, Model, Stage
 from distillkit.noise import NoisePath
 
+NAMED = 10
+"""Classes that a message names, if there are more."""
+
 
 def check_model(
     components: Components, path: NoisePath, plan: Sequence[Stage], earlier: Sequence[Components] = ()
@@ -62,8 +65,11 @@ def check_data(data: Data, model: Model) -> None:
             'classes, none of which means "no class"; give labelled images, or name that class in model.null_class'
         )
     if data.classes is not None and data.classes > model.spec.classes:
+        names = data.class_names or ()
+        some = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
         raise DistillkitError(
-            f"data: the images of '{data.name}' have {data.classes} classes, and the model {model.spec.classes}"
+            f"data: the images of '{data.name}' have {data.classes} classes{f' ({some})' if some else ''}, and the "
+            f"model {model.spec.classes}"
         )
 
 

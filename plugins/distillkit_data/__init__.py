@@ -6,7 +6,8 @@ from typing import Any
 
 from distillkit import hookimpl
 from distillkit.interfaces import Data, Source
-from distillkit_data.datasets import Digits, FashionMnist, Images
+from distillkit_data.datasets import Digits, FashionMnist
+from distillkit_data.images import Images
 from distillkit_data.noised_data import NoisedData
 
 PRESETS: dict[str, dict[str, Any]] = {
