@@ -90,16 +90,15 @@ def learn(folder: Path, engine: str, method: str) -> tuple[dict[str, Tensor], li
 
     file = folder / f"{engine}-{method}.jsonl"
     journal = Journal(file, DivergenceGuard(components.run))
-    for line, values in updates(parts, Position(), print):
-        journal.add(line, values)
-        if line["update"] % components.run.log_every == 0 or line["update"] == parts.updates:
-            journal.flush()
+    for line in updates(parts, Position(), print):
+        journal.write([line])
+        update = line.values["update"]
         if engine == "zero-3" and distributed.world_size() > 1:
             trace = coordinator(components.engine)._PartitionedParameterCoordinator__submodule_order
-            if line["update"] > 2:
+            if update > 2:
                 traces.add(id(trace))
             # An evaluation must not appear in it.
-            if line["update"] == 3:
+            if update == 3:
                 with components.engine.averaged(), torch.no_grad():
                     parts.student.network(torch.zeros(1, 1, 8, 8), torch.tensor([5]), torch.tensor([1]))
     assert len(traces) <= 1, "ZeRO recorded a new trace"
