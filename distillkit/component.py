@@ -1,4 +1,4 @@
-"""The base class of all parts that plugins contribute: a named class with strict options."""
+"""The base class of all components: a class with a name and strict options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StrictModel(BaseModel):
 
 
 class Component(ABC):
-    """A part of a distillation, which a config selects by `type`.
+    """A component of a run, which a config selects by `type`.
 
     A subclass sets `name` and defines its `Options`, which the other keys of the config's table fill:
 
@@ -37,7 +37,7 @@ class Component(ABC):
 
     name: ClassVar[str]
     default: ClassVar[bool] = False
-    """Whether it is taken where nothing names a component of its kind. distillkit's own go before third parties'."""
+    """Whether this component is used if a config names none of its kind. distillkit's own come first."""
 
     class Options(StrictModel):
         """The keys of the component's table. Unknown keys are errors."""

@@ -110,7 +110,7 @@ def first_to_fail() -> bool:
     If not, wait first: a launcher takes the exit code of the first process that ends, and then terminates the others.
     """
     if _store is None:
-        # Rank 0 most likely fails with the same error. If it does not, nobody terminates this process.
+        # Rank 0 most likely fails with the same error. If it does not, no launcher terminates this process.
         return is_main_process() or _survives()
     try:
         first = bool(_store.add("distillkit/failed", 1) == 1)
@@ -122,7 +122,7 @@ def first_to_fail() -> bool:
 
 
 def _survives() -> bool:
-    """Wait; whether no signal arrives meanwhile, as a launcher sends one when another process has failed."""
+    """Wait for the signal that a launcher sends when another process has failed. Returns whether none arrives."""
     try:
         time.sleep(EXIT_TIMEOUT)
     except KeyboardInterrupt:
@@ -193,14 +193,14 @@ def all_gather(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def on_all_ranks(do: Callable[[], T], path: Path) -> T:
-    """Write something in every process. If it fails in one, all raise its error: none waits for the others in vain.
+    """Call `do` in every process. If it fails in one, all raise its error, so that none waits for another forever.
 
     Args:
-        do: writes to `path`, and calls no collective.
-        path: the error names it.
+        do: writes to `path`. Must not call a collective.
+        path: named in the error message.
 
     Raises:
-        DistillkitError: it could not be written, here or in another process.
+        DistillkitError: the path could not be written, by this or another process.
     """
     result, failed = _try(do, path)
     if any_rank(failed is not None):
@@ -212,11 +212,11 @@ def on_all_ranks(do: Callable[[], T], path: Path) -> T:
 
 
 def on_main_process(do: Callable[[], T], path: Path | None = None) -> T:
-    """Write or decide something in the main process alone. All get its result or raise its error, as in `on_all_ranks`.
+    """Call `do` in the main process only. All processes return its result, or raise its error.
 
     Args:
-        do: calls no collective.
-        path: the file or folder that it writes, if it does.
+        do: must not call a collective.
+        path: the file or folder that it writes, if any; named in the error message.
     """
     result, failed = broadcast(_try(do, path) if is_main_process() else (None, None))
     if failed is not None:
@@ -225,7 +225,7 @@ def on_main_process(do: Callable[[], T], path: Path | None = None) -> T:
 
 
 def _try(do: Callable[[], T], path: Path | None) -> tuple[T | None, str | None]:
-    """The result, or the error's message."""
+    """Returns the result, or the message of the error."""
     try:
         with nullcontext() if path is None else writing(path):
             return do(), None

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all: whatever happens, the old or the new is there."""
+"""Writes files and folders atomically: after a crash, either the old or the new content is there."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file of UTF-8 text whole or not at all."""
+    """Write UTF-8 text to a file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -48,7 +48,7 @@ def partial(path: Path, owner: str = "") -> Path:
 def replace(temporary: Path, path: Path) -> None:
     """Flush a file or a folder to the disk and rename it to `path`.
 
-    A folder cannot be renamed over another: one that is at `path` is renamed first. See `recover`.
+    A folder cannot be renamed over another one, so an existing folder at `path` is renamed first. See `recover`.
     """
     old = path.with_name(f".{path.name}.old")
     if temporary.is_dir():
@@ -96,10 +96,10 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A run's `path` is written in this block: a full disk and the like become one sentence.
+    """Within this context, which writes a run's `path`, errors such as a full disk become one sentence.
 
     Raises:
-        DistillkitError: it could not be written.
+        DistillkitError: the path could not be written.
     """
     try:
         yield

@@ -56,13 +56,13 @@ class _StandIn(ModuleType):
     """Stands in for a module until one of its attributes is read, then takes over all of the module's attributes."""
 
     def __getattr__(self, name: str) -> Any:
-        # The import system reads others of these of every new module, and `inspect` of every module that there is.
+        # The import system reads such attributes of every new module, and `inspect` of every module in sys.modules.
         if name.startswith("__") and name not in ("__version__", "__config__"):
             raise AttributeError(name)
         return getattr(self._load(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # The import system sets these of a new module, and a submodule on its parent.
+        # The import system sets such attributes on a new module, and a submodule as an attribute of its parent.
         if not name.startswith("__") and not isinstance(value, _StandIn):
             setattr(self._load(), name, value)
         super().__setattr__(name, value)
@@ -105,14 +105,14 @@ class _Finder(MetaPathFinder, Loader):
 @contextmanager
 def _eager_imports() -> Iterator[None]:
     """Within this context, imports are not lazy."""
-    found = list(sys.meta_path)
-    sys.meta_path[:] = [finder for finder in found if not isinstance(finder, _Finder)]
+    finders = list(sys.meta_path)
+    sys.meta_path[:] = [finder for finder in finders if not isinstance(finder, _Finder)]
     _forget_stand_ins()
     try:
         yield
     finally:
-        added = [finder for finder in sys.meta_path if finder not in found]
-        sys.meta_path[:] = [*found, *added]
+        added = [finder for finder in sys.meta_path if finder not in finders]
+        sys.meta_path[:] = [*finders, *added]
 
 
 def _forget_stand_ins() -> None:

@@ -27,18 +27,18 @@ forward the signal."""
 
 
 class Reporter:
-    """Shows what a run is doing: a bar on a terminal, lines elsewhere."""
+    """Shows the progress of a run: as a bar on a terminal, as lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         # The other ranks would print the same.
         console.quiet = console.quiet or not distributed.is_main_process()
         self.detail = ""
-        """Shown beside the bar."""
+        """Text beside the bar."""
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._total = 0
-        self._began = self._told = 0.0
+        self._began = self._printed = 0.0
 
     def say(self, text: str) -> None:
         """Print one line."""
@@ -46,9 +46,15 @@ class Reporter:
 
     @contextmanager
     def task(self, what: str, total: int, done: int = 0) -> Iterator[None]:
-        """Inside, `advance` moves a bar of `total` parts, `done` of which were done before."""
+        """Within this context, `advance` moves a bar.
+
+        Args:
+            what: the name of the task.
+            total: the number of items.
+            done: the number of items that are done already.
+        """
         self._total, self._done, self._before = total, done, done
-        self._began = self._told = time.monotonic()
+        self._began = self._printed = time.monotonic()
         self._what = what
         self.detail = ""
         if not self.console.is_terminal:
@@ -69,15 +75,15 @@ class Reporter:
                 self._bar = None
 
     def advance(self, by: int) -> None:
-        """Count `by` more parts as done."""
+        """Count `by` more items as done."""
         detail = self.detail
         self._done += by
         if self._bar is not None:
             self._bar.update(self._task, advance=by, detail=detail)
             return
         now = time.monotonic()
-        if now - self._told >= SECONDS_BETWEEN_LINES or self._done == self._total:
-            self._told = now
+        if now - self._printed >= SECONDS_BETWEEN_LINES or self._done == self._total:
+            self._printed = now
             rate = (now - self._began) / max(self._done - self._before, 1)
             left = rate * (self._total - self._done)
             parts = [f"{self._what} {self._done}/{self._total}", detail, f"{clock(left)} left"]
@@ -129,7 +135,7 @@ def print_scores(rows: Sequence[Mapping[str, Any]], labels: Sequence[str] = ("mo
 
 
 def clock(seconds: float) -> str:
-    """1:05 for 65 seconds, 1:02:03 for an hour and more."""
+    """Format seconds: 1:05 for 65 seconds, 1:02:03 from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -140,8 +146,8 @@ class StopRequest:
     """Whether a signal has asked the run to stop.
 
     Attributes:
-        asked: whether one has.
-        number: which signal.
+        asked: whether a signal has arrived.
+        number: the signal.
     """
 
     asked: bool = False
@@ -149,10 +155,13 @@ class StopRequest:
 
 
 @contextmanager
-def deferred(tell: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
-    """Inside, a first SIGINT or SIGTERM only sets the request, and calls `tell`; a second one interrupts at once.
+def deferred(on_request: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
+    """Within this context, the first SIGINT or SIGTERM sets the request; a second one interrupts at once.
 
-    A SIGTERM that comes twice within `ECHO` seconds counts once.
+    A SIGTERM that arrives twice within `ECHO` seconds counts once.
+
+    Args:
+        on_request: called after the first signal.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -171,9 +180,9 @@ def deferred(tell: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
                     terminate(number, frame)
 
             signal.signal(number, again)
-        # The signal may have arrived while something was being printed: printing is not reentrant.
+        # The signal may have arrived during a print, and printing is not reentrant.
         with suppress(RuntimeError):
-            tell()
+            on_request()
 
     def restore() -> None:
         for number, handler in before.items():

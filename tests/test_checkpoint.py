@@ -169,8 +169,8 @@ def test_resuming_with_another_config(finished: Run, tmp_path: Path) -> None:
         run(Config.of(changed), finished.folder, resume=True, allow=["source"])
     assert str(caught.value) == (
         f"{finished.folder}: the config has changed since the run began, in optimizer.clip, run.seed; "
-        f"resume with the run's own: distillkit run {finished.folder}/config.toml --output {finished.folder} --resume; "
-        "or let it change: --allow-change optimizer.clip --allow-change run.seed"
+        f"resume with the run's own config: distillkit run {finished.folder}/config.toml --output {finished.folder} "
+        "--resume; or allow the change: --allow-change optimizer.clip --allow-change run.seed"
     )
 
 
@@ -217,7 +217,7 @@ def test_changes_that_do_not_fit(tmp_path: Path) -> None:
     position = json.loads((newest / "position.json").read_text(encoding="utf-8"))
     assert position["plan"] == [{"steps": 4, "stride": 2, "updates": 4}]
     for change, said in {
-        "source.batch=3": f"{newest}: its 2 samples (source.batch times processes) are on their way, and this",
+        "source.batch=3": f"{newest}: was written with 2 samples per batch (source.batch times processes), and this",
         "run.updates=1": f"{newest}: the stages were N = 4 (stride 2, updates 4), and are N = 4 (stride 2, updates 1",
         "schedule.steps=8": f"{newest}: the stages were N = 4 (stride 2, updates 4), and are N = 8 (stride 2, upda",
         "student.adapter=lora": f"{newest}: does not fit the config: 'network.",
@@ -240,11 +240,11 @@ def test_another_engine_or_number_of_processes(finished: Run, tmp_path: Path, mo
     newest = finished.folder / "checkpoints/update-000002"
     assert checkpoint.find(newest.parent, parts, print) is not None
     monkeypatch.setattr(type(parts.components.engine), "layout", "FSDP2 in 4 processes")
-    sharded = r"its state is sharded otherwise \(replicated\) than this run's \(FSDP2 in 4 "
+    sharded = r"its state is sharded differently \(replicated\) from this run's \(FSDP2 in 4 "
     with pytest.raises(DistillkitError, match=sharded):
         checkpoint.find(newest.parent, parts, print)
     monkeypatch.setattr(type(parts.components.engine), "name", "other")
-    with pytest.raises(DistillkitError, match="was written by the engine 'torch', whose state 'other' cannot take"):
+    with pytest.raises(DistillkitError, match="was written by the engine 'torch', whose state 'other' cannot load"):
         checkpoint.find(newest.parent, parts, print)
 
 
@@ -263,10 +263,10 @@ def flip(file: Path) -> None:
 
 RANK, STATE, POSITION, MANIFEST = "rank-00000.safetensors", "state.safetensors", "position.json", "manifest.json"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a byte flipped": (lambda folder: flip(folder / RANK), f"{RANK} is not what was written: its SHA-256 is another"),
-    "a byte of the state": (lambda folder: flip(folder / STATE), f"{STATE} is not what was written"),
-    "a byte of the position": (lambda folder: flip(folder / POSITION), f"{POSITION} is not what was written"),
-    "truncated": (lambda folder: os.truncate(folder / RANK, 1000), f"{RANK} has 1000 bytes and not "),
+    "a byte flipped": (lambda folder: flip(folder / RANK), f"{RANK} has changed: its SHA-256 differs"),
+    "a byte of the state": (lambda folder: flip(folder / STATE), f"{STATE} has changed: its SHA-256 differs"),
+    "a byte of the position": (lambda folder: flip(folder / POSITION), f"{POSITION} has changed: its SHA-256 differs"),
+    "truncated": (lambda folder: os.truncate(folder / RANK, 1000), f"{RANK} has 1000 bytes instead of "),
     "a file missing": (lambda folder: (folder / STATE).unlink(), f"{STATE} is missing"),
     "the manifest missing": (lambda folder: (folder / MANIFEST).unlink(), f"{MANIFEST} is missing"),
     "the manifest truncated": (lambda folder: os.truncate(folder / MANIFEST, 99), f"{MANIFEST} cannot be read: "),
@@ -306,8 +306,8 @@ def test_no_checkpoint_that_is_whole(pair: Run, tmp_path: Path) -> None:
     with pytest.raises(DistillkitError) as caught:
         distil(tmp_path, "dsdi", *OPTIONS, "run.checkpoint_every=1", resume=True)
     assert str(caught.value) == (
-        f"{tmp_path}/run/checkpoints: no checkpoint in it is whole (2 damaged): put one back from a copy, or begin "
-        "anew in another folder with --output"
+        f"{tmp_path}/run/checkpoints: all checkpoints are damaged (2): restore one from a backup, or start again "
+        "in another folder with --output"
     )
     assert contents(tmp_path / "run") == before
 
@@ -316,7 +316,7 @@ def test_a_journal_that_lacks_lines(pair: Run, tmp_path: Path) -> None:
     shutil.copytree(pair.folder, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/pipeline")
     os.truncate(tmp_path / "run/journal.jsonl", (tmp_path / "run/journal.jsonl").stat().st_size - 3)
-    with pytest.raises(DistillkitError, match="has 1 whole lines, and the checkpoint was made after update 2:"):
+    with pytest.raises(DistillkitError, match="has 1 complete lines, but the checkpoint was written after update 2:"):
         distil(tmp_path, "dsdi", *OPTIONS, "run.checkpoint_every=1", resume=True)
 
 
@@ -337,7 +337,7 @@ def test_a_second_run_is_kept_out(pair: Run, tmp_path: Path) -> None:
         with pytest.raises(DistillkitError) as caught:
             distil(pair.folder.parent, "dsdi", *OPTIONS, "run.checkpoint_every=1", resume=True)
     assert str(caught.value) == (
-        f"{pair.folder}: another run is at work in this folder; wait until it is over, stop it, or give another folder "
+        f"{pair.folder}: another run is using this folder; wait until it has ended, stop it, or give another folder "
         "with --output"
     )
     distil(pair.folder.parent, "dsdi", *OPTIONS, "run.checkpoint_every=1", resume=True)

@@ -235,13 +235,13 @@ def test_evaluate_tells_all_mistakes(run: Path) -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("run.updates=3", "run: no table of scoring"),
-        ("evalution.batch=3", "evalution: no table of scoring"),
+        ("run.updates=3", "run: is not a table of scoring"),
+        ("evalution.batch=3", "evalution: is not a table of scoring"),
     ],
 )
 def test_evaluate_takes_no_tables_but_those_of_scoring(run: Path, assignment: str, message: str) -> None:
     result = call("evaluate", run, "--set", assignment)
-    known = "they are: grid, evaluation, engine, data, features, metric"
+    known = "those are: grid, evaluation, engine, data, features, metric"
     hint = " — did you mean 'evaluation'?" * assignment.startswith("evalution")
     assert (result.exit_code, result.stderr) == (2, f"{run}/pipeline: 1 error\n  {message}; {known}{hint}\n")
 
@@ -311,15 +311,15 @@ def test_compare_refuses_mixed_protocols(tmp_path: Path) -> None:
     result = call("compare", a, b)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
-        f"fid: {a} and {b} were scored in different ways, and do not compare:\n  {a}: 50 samples\n  {b}: 60 samples\n"
-        "score one of them again as the other with `distillkit evaluate`, or compare other runs\n"
+        f"fid: {a} and {b} were scored in different ways and do not compare:\n  {a}: 50 samples\n  {b}: 60 samples\n"
+        "score one of them again with `distillkit evaluate` as the other was, or compare other runs\n"
     )
 
 
 def test_compare_wants_runs_that_are_done(tmp_path: Path) -> None:
     result = call("compare", tmp_path)
     assert result.exit_code == 2
-    assert result.stderr == f"{tmp_path}: there is no scores.json; give the folder of a run that is done\n"
+    assert result.stderr == f"{tmp_path}: there is no scores.json; give the folder of a finished run\n"
 
 
 def test_ui_of_a_run_that_recorded_nothing(run: Path) -> None:

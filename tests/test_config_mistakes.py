@@ -168,7 +168,7 @@ MISTAKES = {
     ),
     "nobody to teach": (
         'preset = "training"\n[run]\nupdates = 7\n[data]\ntype = "digits"\n[teacher]\ntype = "self"\n',
-        "teacher: 'self' has nobody to teach: add a [target], or drop [teacher]",
+        "teacher: 'self' is not used without a target: add a [target], or remove [teacher]",
     ),
     "no data": (
         'preset = "pd"\n[run]\nupdates = 7\n',
@@ -199,12 +199,12 @@ MISTAKES = {
     ),
     "no loss against the target": (
         'preset = "pd"\n[run]\nupdates = 7\n[data]\ntype = "digits"\n[[loss]]\ntype = "v-mse"\nagainst = "data"\n',
-        'loss: no loss is against the target; give one `against = "target"`, or drop [target]',
+        'loss: no loss is against the target; give one `against = "target"`, or remove [target]',
     ),
     "metric without reference": (
         DSDI + '[features]\ntype = "pixels"\n[[metric]]\ntype = "fid"\n',
-        "evaluation.reference: is \"auto\", but 'fid' finds no real images there to compare with:"
-        " the features 'pixels' bring none, and there is no [data] table",
+        "evaluation.reference: is \"auto\", but 'fid' has no real images there to compare with:"
+        " the features 'pixels' have none, and there is no [data] table",
     ),
     "metric without logits": (
         DSDI + '[features]\ntype = "pixels"\n[[metric]]\ntype = "inception-score"\n',
@@ -212,13 +212,13 @@ MISTAKES = {
     ),
     "jumps that a walk is not made of": (
         'preset = "matching"\n[run]\nupdates = 7\n[source]\ntype = "noised-data"\n[data]\ntype = "digits"\n',
-        "source.type: 'noised-data' hands out jumps that do not follow one another, and the target"
-        " 'trajectory-matching' goes on from one to the next; use a source that walks, as 'trajectory' does",
+        "source.type: the jumps of 'noised-data' do not follow one another, and the target"
+        " 'trajectory-matching' continues from each jump to the next; use 'trajectory'",
     ),
     "a landing that the source does not know": (
         'preset = "luhman-cached"\n[run]\nupdates = 7\n[source]\ntype = "trajectory"\n',
-        "source.type: 'trajectory' does not know where the teacher lands, which the target 'stored-landing' is made of;"
-        " use a source that does, as 'cached-trajectories', or another target",
+        "source.type: 'trajectory' does not know where the teacher lands, which the target 'stored-landing' needs;"
+        " use 'cached-trajectories', or another target",
     ),
     "odd N": (
         DSDI + "[schedule]\nstart = 9\n",
@@ -344,7 +344,7 @@ def test_unreadable_toml_tells_line_and_column(config: ConfigFile) -> None:
         ("loss[1].weight=2", "loss[1].weight: 'loss' has no entry [1]; it has 1, counted from 0"),
         ("run[0]=2", "run[0]: 'run' has no entry [0]; it has 0, counted from 0"),
         ("run.updates.x=2", "run.updates.x: 'run.updates' is not a table (it is 7)"),
-        ("preset.x=1", "preset is a name, and has no keys"),
+        ("preset.x=1", "preset is a name and has no keys; write preset=NAME"),
     ],
 )
 def test_bad_set(config: ConfigFile, assignment: str, message: str) -> None:

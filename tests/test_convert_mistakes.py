@@ -64,14 +64,14 @@ def changed(content: dict[str, Any], **values: Any) -> dict[str, Any]:
 
 def test_files_that_are_not_there() -> None:
     Path("config.yaml").unlink()
-    assert refused() == "config.yaml: there is no such file; give the config's"
+    assert refused() == "config.yaml: there is no such file; give the path of the config"
     Path("model.ckpt").unlink()
-    assert refused() == "model.ckpt: there is no such file; give the checkpoint's"
+    assert refused() == "model.ckpt: there is no such file; give the path of the checkpoint"
 
 
 def test_an_output_that_is_there() -> None:
     Path("out").mkdir()
-    assert refused() == "out: exists already; nothing was overwritten. Give a new folder with --output"
+    assert refused() == "out: already exists; nothing was overwritten. Give a new folder with --output"
 
 
 def test_an_output_that_cannot_be_written() -> None:

@@ -29,7 +29,7 @@ from distillkit.sampling import noise_for, sample
 from distillkit.training import assemble
 from distillkit.training import run as runs
 
-TOLD = MODEL + "guidance_input = [1.0, 3.0]\n"
+WITH_INPUT = MODEL + "guidance_input = [1.0, 3.0]\n"
 COUNT = 60
 STAGE_1 = (
     "run.updates=200",
@@ -77,7 +77,7 @@ def error(folder: Path | None = None) -> float:
 
 @pytest.fixture(scope="module")
 def stage_1(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return distil(tmp_path_factory.mktemp("guided"), "guided", *STAGE_1, tables=TOLD + PLAIN + SCORED)
+    return distil(tmp_path_factory.mktemp("guided"), "guided", *STAGE_1, tables=WITH_INPUT + PLAIN + SCORED)
 
 
 # --- the network ----------------------------------------------------------------------------------------------------
@@ -188,11 +188,11 @@ def test_the_teacher_that_is_scored_is_guided(stage_1: Run, tmp_path: Path) -> N
 
 def test_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     options = ["run.updates=4", "run.checkpoint_every=2", "source.batch=4", "schedule.steps=4"]
-    whole = distil(tmp_path / "whole", "guided", *options, tables=TOLD + PLAIN)
-    half = distil(tmp_path / "half", "guided", *options, tables=TOLD + PLAIN)
+    whole = distil(tmp_path / "whole", "guided", *options, tables=WITH_INPUT + PLAIN)
+    half = distil(tmp_path / "half", "guided", *options, tables=WITH_INPUT + PLAIN)
     shutil.rmtree(half.folder / "checkpoints/update-000004")
     shutil.rmtree(half.folder / "pipeline")
-    again = distil(tmp_path / "half", "guided", *options, tables=TOLD + PLAIN, resume=True)
+    again = distil(tmp_path / "half", "guided", *options, tables=WITH_INPUT + PLAIN, resume=True)
     assert again.losses == whole.losses
     assert all(torch.equal(weight, whole.weights()[name]) for name, weight in again.weights().items())
 
@@ -248,9 +248,9 @@ schedule = { start = 4, cycles = 1 }
 """
 
 
-def test_a_chain_and_its_second_phase_again(tmp_path: Path) -> None:
+def test_two_phases_and_the_second_again(tmp_path: Path) -> None:
     """Stage 1 and stage 2 in one config; stopped between them, the weights are the same."""
-    (tmp_path / "two.toml").write_text(TWO_PHASES + TOLD + PLAIN, encoding="utf-8")
+    (tmp_path / "two.toml").write_text(TWO_PHASES + WITH_INPUT + PLAIN, encoding="utf-8")
     config = read_config(tmp_path / "two.toml")
     folder = tmp_path / "run"
     runs.run(config, folder)
@@ -322,7 +322,7 @@ def mistakes(folder: Path, preset: str, *options: str, tables: str) -> list[str]
 
 def test_scales_outside_the_range(tmp_path: Path) -> None:
     options = ["source.guidance=[1.0, 5.0]", "evaluation.guidance=0.5"]
-    assert mistakes(tmp_path, "guided", *options, tables=TOLD + PLAIN) == [
+    assert mistakes(tmp_path, "guided", *options, tables=WITH_INPUT + PLAIN) == [
         "source.guidance: must lie in [1, 3], the scales that the network takes as an input (got [1, 5])",
         "evaluation.guidance: must lie in [1, 3], the scales that the network takes as an input (got 0.5)",
     ]
@@ -335,18 +335,18 @@ def test_a_network_without_the_input(tmp_path: Path) -> None:
     ]
 
 
-def test_an_input_that_nobody_teaches(tmp_path: Path) -> None:
-    assert mistakes(tmp_path, "dsdi", tables=TOLD + PLAIN) == [
-        "model.guidance_input: is new to the network, which has to be taught what it means first: begin with the "
-        "preset 'guided', and distil its result (see [[phase]])"
+def test_an_input_without_a_teacher(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, "dsdi", tables=WITH_INPUT + PLAIN) == [
+        "model.guidance_input: adds an input that the network is not trained for: train it with the preset 'guided' "
+        "first, and distil the result (see [[phase]])"
     ]
 
 
 def test_plain_guidance_of_a_network_that_takes_the_scale(stage_1: Run, tmp_path: Path) -> None:
     folder = stage_1.folder / "pipeline"
     assert mistakes(tmp_path, "guided", tables=MODEL.replace(str(TEACHER), str(folder)) + PLAIN) == [
-        f"teacher.type: 'guided' mixes two predictions of a network without guidance, and {folder} takes the scale as "
-        "an input and guides by itself; use a teacher that does not, as the presets pd, tsd and dsdi do"
+        f"teacher.type: 'guided' mixes two predictions of a network without guidance, but {folder} takes the "
+        "scale as an input; use another teacher, as the presets pd, tsd and dsdi do"
     ]
 
 
@@ -401,4 +401,4 @@ def test_one_step_of_the_students_own(tmp_path: Path) -> None:
 
 def test_the_lower_scale_comes_first(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model.guidance_input: must be \[low, high\], the lower first"):
-        settings(tmp_path, "guided", "model.guidance_input=[3.0, 1.0]", tables=TOLD + PLAIN)
+        settings(tmp_path, "guided", "model.guidance_input=[3.0, 1.0]", tables=WITH_INPUT + PLAIN)

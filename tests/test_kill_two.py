@@ -133,5 +133,5 @@ def test_another_layout_is_refused_by_name(whole_of_two: tuple[str, ForkedRun], 
     allowed = replace(begun, options=(*begun.options, other), flags=("--allow-change", "engine"))
     assert allowed.go() == 2
     said = allowed.errors + (tmp_path / "errors-1").read_text(encoding="utf-8")
-    assert "its state is sharded otherwise (" in said
+    assert "its state is sharded differently (" in said
     assert "damaged" not in said + allowed.output

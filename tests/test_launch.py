@@ -152,7 +152,7 @@ def test_hostfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "worker-2.cluster")
     assert find_self(hosts, file) == 1
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
-    with pytest.raises(DistillkitError, match=r"does not name this machine, elsewhere; give its place .* --node-rank"):
+    with pytest.raises(DistillkitError, match=r"does not name this machine, elsewhere; give its index .* --node-rank"):
         find_self(hosts, file)
 
 
@@ -194,14 +194,14 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         words = ("--hostfile", "hosts", "--node-rank", "0", "--port", str(taken.getsockname()[1]))
         code, _, errors = end(start(tmp_path, "distillkit", "launch", *words, "run", "tiny.toml"))
     assert code == 2
-    assert errors.startswith(f"127.0.0.1:{words[-1]}: the machines cannot meet there (")
+    assert errors.startswith(f"127.0.0.1:{words[-1]}: the machines cannot connect there (")
 
 
 def test_options_that_do_not_go_together(tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text("a slots=1\n", encoding="utf-8")
     for words, sentence in {
-        ("--hostfile", "hosts", "--processes", "2"): "--processes: the hostfile says how many each machine has",
-        ("--node-rank", "1"): "--node-rank: is a place in a hostfile; give --hostfile too",
+        ("--hostfile", "hosts", "--processes", "2"): "--processes: the hostfile has the number of each machine",
+        ("--node-rank", "1"): "--node-rank: is an index in a hostfile; give --hostfile too",
         ("--hostfile", "hosts", "--node-rank", "1"): "hosts names 1 machines",
     }.items():
         code, _, errors = end(start(tmp_path, "distillkit", "launch", *words, "run", "tiny.toml"))

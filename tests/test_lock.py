@@ -14,7 +14,7 @@ LONG = ("run.updates=1000000", "run.log_every=1", "evaluation.every=100", "run.c
 
 def said(folder: str) -> str:
     return (
-        f"{folder}: another run is at work in this folder; wait until it is over, stop it, or give another folder with "
+        f"{folder}: another run is using this folder; wait until it has ended, stop it, or give another folder with "
         "--output\n"
     )
 

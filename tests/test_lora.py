@@ -332,13 +332,13 @@ MISTAKES = {
     "a new network": (
         (),
         SMALL.partition("[tracker]")[0],
-        "{file}: 1 error\n  student: adapts a network that has been trained, and the model is a new one: leave it out",
+        "{file}: 1 error\n  student: adapts a trained network, but the model is a new one: remove [student]",
     ),
     "a new layer": (
         ("model.guidance_input=[1.0, 3.0]", "teacher.type=guided", "target.form=last", "target.stride=1"),
         MODEL,
-        "{file}: 1 error\n  student: adapts what the network has, and model.guidance_input gives it a new layer: teach "
-        "that one without [student], and distil the result (see [[phase]])",
+        "{file}: 1 error\n  student: adapts trained weights, but model.guidance_input adds a new layer: train it "
+        "without [student] first, and distil the result (see [[phase]])",
     ),
 }
 

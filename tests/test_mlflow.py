@@ -269,7 +269,7 @@ def test_a_run_made_with_another_tracker(uri: str, client: MlflowClient, tmp_pat
     assert (found.info.run_name, found.info.status) == ("first", "FINISHED")
 
 
-def test_a_chain_made_with_another_tracker(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+def test_phases_made_with_another_tracker(uri: str, client: MlflowClient, tmp_path: Path) -> None:
     above = RunFolder(tmp_path, {"run": {"name": "first"}, "phase": [EVERY]})
     below = RunFolder(tmp_path / "phases/1", EVERY)
     below.update(1)
@@ -343,19 +343,19 @@ def test_two_runs_at_once_do_not_mix(uri: str, client: MlflowClient, tmp_path: P
     assert [client.get_experiment(run.info.experiment_id).name for run in found] == ["distillkit", "another"]
 
 
-def test_a_phase_is_nested_in_its_chain(uri: str, client: MlflowClient, tmp_path: Path) -> None:
-    above = RunFolder(tmp_path / "chain", {"run": {"name": "first"}, "phase": [EVERY]})
+def test_a_phase_is_nested_in_its_run(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    above = RunFolder(tmp_path / "phases", {"run": {"name": "first"}, "phase": [EVERY]})
     below = RunFolder(above.path / "phases/1", EVERY)
     tracker = make(uri)
     tracker.start(above.info())
     tracker.start(below.info(parent=above.path))
     below.update(1)
     tracker.finish("finished")
-    # As a chain does in the end.
+    # As a run with several phases does in the end.
     above.update(1, phase=1)
     above.end()
     tracker.finish("finished")
-    message = f"{below.path}: is a phase of a chain, which is sent as a whole: distillkit track {above.path}"
+    message = f"{below.path}: is a phase of the run {above.path}: send the whole run with distillkit track {above.path}"
     with pytest.raises(DistillkitError, match=f"^{re.escape(message)}$"):
         tracker.send(below.path)
     assert tracker.send(above.path) == f"{above.path} -> {uri}: sent 2 runs, 7 points, 5 files"

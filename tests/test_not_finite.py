@@ -154,7 +154,9 @@ def test_too_many_in_a_row_end_the_run() -> None:
     line = {"update": 1, "loss": None, "grad_norm": None, "x0_rms": None, "learning_rate": 1e-3, "skipped": True}
     for _ in range(SKIPS):
         guard.check(line)
-    with pytest.raises(Diverged, match=rf"^update 1: it and the {SKIPS} before it are not finite: the run has"):
+    with pytest.raises(
+        Diverged, match=rf"^update 1: this update and the {SKIPS} before it are not finite: the run has"
+    ):
         guard.check(line)
 
 

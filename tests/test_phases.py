@@ -82,7 +82,7 @@ def test_mistakes_name_the_phase(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         read(tmp_path, "phase[0].schedule.strt=2", "phase[1].run.updates=0", "phase[1].model.type=fashion")
     assert [str(mistake) for mistake in error.value.mistakes] == [
-        "phase[1].model: must be left out: the phase begins with the one before's",
+        "phase[1].model: must be left out: it is the result of the phase before",
         "phase[0].schedule.strt: unknown option of 'halving'; it has: start, stop, cycles — did you mean 'start'?",
         "phase[1].run.updates: must be at least 1 (got 0)",
     ]

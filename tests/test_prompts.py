@@ -79,7 +79,7 @@ def test_half_precision_alone(teacher: Path, tmp_path: Path) -> None:
 # --- results are told what their run was -----------------------------------------------------------------------------
 
 
-def test_commands_and_chains_hand_prompts_on(teacher: Path, tmp_path: Path) -> None:
+def test_commands_and_phases_pass_prompts_on(teacher: Path, tmp_path: Path) -> None:
     phase = '[[phase]]\npreset = "tsd"\nrun = { updates = 1 }\nschedule = { start = 2 }\n'
     tables = '[evaluation]\nsteps = [1]\ngrid = 3\n[tracker]\ntype = "none"\n[source]\nbatch = 1\n'
     file = tmp_path / "two.toml"

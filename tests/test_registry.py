@@ -134,7 +134,7 @@ def test_unknown_name_mentions_plugins_that_do_not_work(site: Site) -> None:
     assert str(caught.value) == (
         "no schedule is called 'lineal'; known: constant, convergence, exponential, halving, linear"
         " — did you mean 'linear'?"
-        " — it may be in a plugin that does not work: their_steps (their-steps 1.0: ModuleNotFoundError:"
+        " — it may belong to a plugin that does not work: their_steps (their-steps 1.0: ModuleNotFoundError:"
         " No module named 'no_such_module')"
     )
 

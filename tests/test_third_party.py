@@ -72,7 +72,7 @@ def test_unknown_name_mentions_the_broken_one(environment: Environment) -> None:
     assert done.stderr == (
         "mine.toml: 1 error\n"
         "  schedule.type: no schedule is called 'geometrik'; known: constant, convergence, exponential, geometric,"
-        " halving, linear — did you mean 'geometric'? — it may be in a plugin that does not work:"
+        " halving, linear — did you mean 'geometric'? — it may belong to a plugin that does not work:"
         f" broken_steps (broken-steps 0.3.0: {BROKEN})\n"
     )
 

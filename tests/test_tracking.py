@@ -174,7 +174,7 @@ def test_a_process_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
         tracker.finish("killed")
 
 
-def test_a_chain_shows_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, store_uri: str) -> None:
+def test_two_phases_show_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, store_uri: str) -> None:
     """Its phases have no process of their own, and are sent with it."""
     above = RunFolder(tmp_path, {"run": {"name": "first"}, "phase": [EVERY]})
     below = RunFolder(tmp_path / "phases/1", EVERY)
@@ -192,9 +192,9 @@ def test_a_chain_shows_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert warning.endswith(f"distillkit track {tmp_path}")
     other = MlflowTracker(MlflowTracker.Options(uri=store_uri))
     assert other.send(tmp_path) == f"{tmp_path} -> {store_uri}: sent 2 runs, 5 points, 2 files"
-    chain, phase = recorded(store_uri, tmp_path), recorded(store_uri, tmp_path / "phases/1")
-    assert phase.data.tags["mlflow.parentRunId"] == chain.info.run_id
-    assert (chain.info.status, phase.info.status) == ("KILLED", "FINISHED")
+    whole, phase = recorded(store_uri, tmp_path), recorded(store_uri, tmp_path / "phases/1")
+    assert phase.data.tags["mlflow.parentRunId"] == whole.info.run_id
+    assert (whole.info.status, phase.info.status) == ("KILLED", "FINISHED")
 
 
 def test_a_run_that_died_is_killed_and_its_last_line_may_be_torn(store_uri: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line. Each command is a file of its own, and imports what it needs when it runs."""
+"""The command line. Each command is in a file of its own, which is imported when the command is called."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from distillkit.config import read_config
 @config_argument
 @set_option
 def command(config: Path, assignments: tuple[str, ...]) -> None:
-    """Say what is wrong with CONFIG: every mistake at once, each with its TOML key.
+    """Report all mistakes in CONFIG, each with its TOML key.
 
-    The exit code is 0 if nothing is wrong, 2 otherwise.
+    The exit code is 0 if there are none, and 2 otherwise.
     """
     read_config(config, assignments)
     click.echo(f"{config}: ok")

@@ -1,4 +1,4 @@
-"""`distillkit compare`: several runs in one table."""
+"""`distillkit compare`: the scores of several runs in one table."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from distillkit.terminal import print_scores
 @click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN...")
 @json_option
 def command(runs: tuple[Path, ...], as_json: bool) -> None:
-    """Show the scores of several runs' folders side by side: a row for each model, a column for each number of steps.
+    """Show the scores of several runs side by side: a row per model, a column per number of sampling steps.
 
-    Scores that were taken in different ways (features, samples, seed, grid, …) are refused.
+    Scores that do not compare, because features, samples, seed, grid or the like differ, are refused.
     """
     rows = [row | {"run": str(run)} for run in runs for row in _scores(run)]
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
@@ -37,16 +37,20 @@ def _scores(run: Path) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise DistillkitError(f"{run}: there is no scores.json; give the folder of a run that is done") from None
+        raise DistillkitError(f"{run}: there is no scores.json; give the folder of a finished run") from None
     except ValueError as error:
         raise DistillkitError(f"{file}: cannot be read as JSON ({error})") from None
     if not rows:
-        raise DistillkitError(f"{run}: the run took no scores; its config has no [[metric]]")
+        raise DistillkitError(f"{run}: the run took no scores, because its config has no [[metric]]")
     return rows
 
 
 def _check_protocols(metric: str, rows: Iterable[dict[str, Any]]) -> None:
-    """All scores of one metric must have been taken in one way."""
+    """Check that all scores of a metric were taken in the same way.
+
+    Raises:
+        DistillkitError: they were not.
+    """
     first, *others = rows
     here = _way(first)
     for row in others:
@@ -54,12 +58,12 @@ def _check_protocols(metric: str, rows: Iterable[dict[str, Any]]) -> None:
             mine = "; ".join(part for part in here if part not in there) or "nothing more"
             its = "; ".join(part for part in there if part not in here) or "nothing more"
             raise DistillkitError(
-                f"{metric}: {first['run']} and {row['run']} were scored in different ways, and do not compare:\n"
+                f"{metric}: {first['run']} and {row['run']} were scored in different ways and do not compare:\n"
                 f"  {first['run']}: {mine}\n  {row['run']}: {its}\n"
-                "score one of them again as the other with `distillkit evaluate`, or compare other runs"
+                "score one of them again with `distillkit evaluate` as the other was, or compare other runs"
             )
 
 
 def _way(row: Mapping[str, Any]) -> list[str]:
-    """The protocol's parts, without the sampler: like its steps, that is the model's own."""
+    """The parts of the protocol, without the sampler, which belongs to the model as its steps do."""
     return [part for part in row["protocol"].split("; ") if not part.startswith("sampler ")]

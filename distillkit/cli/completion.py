@@ -1,4 +1,4 @@
-"""`distillkit completion`: the shell completes commands, options and files."""
+"""`distillkit completion`: makes the shell complete commands, options and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`distillkit distill`: from a pipeline to a few-step one, without a config."""
+"""`distillkit distill`: distils a pipeline without a config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.training.run import run
 
 METHOD = "best"
-"""What docs/study.md recommends."""
+"""The preset that docs/study.md recommends."""
 FLAGS = {
     "preset": "--method",
     "run.updates": "--updates",
@@ -42,9 +42,9 @@ FLAGS = {
 @click.option(
     "--guidance",
     type=click.FloatRange(0),
-    help="The guidance scale that the student is to sample with; 1 is none. [default: the pipeline's own]",
+    help="The guidance scale of the student's samples; 1 is none. [default: the pipeline's own]",
 )
-@click.option("--updates", type=click.IntRange(1), help="Parameter updates. [default: as many as suit the method]")
+@click.option("--updates", type=click.IntRange(1), help="Parameter updates. [default: depends on the method]")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -55,7 +55,7 @@ FLAGS = {
     "--write",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the config to FILE, and run nothing.",
+    help="Write the config to FILE, and do not run it.",
 )
 @set_option
 def command(
@@ -69,36 +69,36 @@ def command(
     write: Path | None,
     assignments: tuple[str, ...],
 ) -> None:
-    """Distil the diffusers pipeline in a folder, or on the hub, without data and without a config.
+    """Distil a diffusers pipeline, from a folder or from the Hugging Face hub, without data and without a config.
 
-    What is not asked for is chosen for the size of the network and the machine, and shown. The run's folder has the
-    config that it amounts to, which `distillkit run` carries out again. --set changes anything in it.
+    The command chooses settings for the network and the machine, shows them, and writes the config to the run's folder.
+    `distillkit run` repeats the run from it. --set changes any setting.
     """
     folder = Path(pipeline)
     model = str(pipeline_folder(folder)) if folder.is_dir() else pipeline
     try:
         settings, inventory = choose(Wish(model, steps, method, updates, guidance, prompts), assignments, device_memory)
-        place = output or Path("runs", settings.run.name)
-        config = write or place / "config.toml"
+        run_folder = output or Path("runs", settings.run.name)
+        config = write or run_folder / "config.toml"
         components = settings.components()
-        click.echo("\n".join(describe(components, inventory, device_memory(components.engine), place, config)))
+        click.echo("\n".join(describe(components, inventory, device_memory(components.engine), run_folder, config)))
         if write is not None:
             _write(settings.tables, write)
             return
 
-        run(Config.of(settings), place)
+        run(Config.of(settings), run_folder)
     except ConfigError as error:
         raise ConfigError(map(_with_flag, error.mistakes), error.source) from None
 
 
 def _with_flag(mistake: Mistake) -> Mistake:
-    """A mistake with the option of the command that sets it right."""
+    """The mistake, with the command's option for its key."""
     flag = FLAGS.get(mistake.key)
     return Mistake(mistake.key, f"{mistake.message} ({flag})") if flag else mistake
 
 
 def _write(tables: dict[str, Any], file: Path) -> None:
-    """Write a config where nothing is yet."""
+    """Write a config to a new file."""
     try:
         with file.open("x", encoding="utf-8") as config:
             config.write(tomli_w.dumps(tables))

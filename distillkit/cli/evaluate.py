@@ -19,14 +19,14 @@ from distillkit.terminal import Reporter, print_scores
 @click.command()
 @click.argument("pipeline", type=click.Path(path_type=Path))
 @click.option("--steps", callback=parse_steps, default="2,4,8", show_default=True, help="Numbers of sampling steps.")
-@click.option("--samples", type=click.IntRange(2), help="Pictures per score. [default: the run's, or 1000]")
+@click.option("--samples", type=click.IntRange(2), help="Samples per score. [default: the run's, or 1000]")
 @click.option("--features", help="The feature network. [default: the run's, or inception]")
 @click.option("--metric", "metrics", multiple=True, help="May be given again. [default: the run's, or fid]")
 @click.option(
     "--reference",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="A folder of real pictures. [default: the run's reference, or what comes with the features]",
+    help="A folder of real pictures. [default: the run's reference, or the one that comes with the features]",
 )
 @prompts_option
 @set_option
@@ -42,11 +42,10 @@ def command(
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Score PIPELINE, the folder of a diffusers pipeline or of a run, at some numbers of steps.
+    """Score PIPELINE, the folder of a diffusers pipeline or of a run, at several numbers of sampling steps.
 
-    A run's pipeline is scored as the run's config says, anything else in the features of Inception. Options and
-    --set change what the config's tables evaluation, engine, data, features and metric say; grid and sampler are
-    the pipeline's own, unless --set names others.
+    A run's pipeline is scored with the run's config, any other with FID. Options and --set change the tables
+    evaluation, engine, data, features and metric. Grid and sampler are the pipeline's own, unless --set names others.
     """
     folder = pipeline_folder(pipeline)
     model = load_model(folder, prompts)

@@ -1,4 +1,4 @@
-"""The group of commands: each is imported only when it is called, and errors end as one message."""
+"""The group of commands: it imports a command when it is called, and prints errors as one message."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from distillkit.lazy import lazy_imports
 COMMANDS = {
     "distill": "Make a pipeline sample in a few steps, without a config.",
     "run": "Distil (or train) a model as a config says.",
-    "launch": "Carry out a command in several processes.",
-    "check": "Say what is wrong with a config.",
+    "launch": "Run a command in several processes.",
+    "check": "Report the mistakes in a config.",
     "plan": "Show a config's stages and what they cost.",
-    "plugins": "List the parts that configs and commands can name.",
+    "plugins": "List the installed components and presets.",
     "sample": "Draw samples from a pipeline.",
-    "evaluate": "Score a pipeline at some numbers of steps.",
-    "convert": "Turn an original checkpoint into a diffusers pipeline.",
+    "evaluate": "Score a pipeline at several numbers of steps.",
+    "convert": "Convert an original checkpoint to a diffusers pipeline.",
     "compare": "Compare the scores of several runs.",
-    "track": "Send what the tracker could not record of a run.",
-    "ui": "Open the MLflow UI on a run's records.",
+    "track": "Send what a run's tracker has not received.",
+    "ui": "Open the MLflow UI.",
     "completion": "Print a shell's completion script.",
 }
-"""Command -> its line in the help: written here, so that `--help` imports no command."""
+"""Command -> its line in the help. It is written here so that `--help` imports no command."""
 
 STOPPED = 128
-"""The exit code of a stopped program is this and the signal's number: 130 for Ctrl-C, 143 for SIGTERM."""
+"""The exit code of a stopped command is this plus the signal's number: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
 class LazyGroup(click.Group):
-    """Finds the command `name` as `command` in the module `distillkit.cli.name`."""
+    """Imports the command `name` from the module `distillkit.cli.name`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -55,9 +55,9 @@ class LazyGroup(click.Group):
             formatter.write_dl([*COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; what the user got wrong is a message and exit code 2, our own faults keep their traceback.
+        """Run a command. A user's error becomes a message and exit code 2; other errors keep their traceback.
 
-        Of several processes one says it: the first, or the one that failed before the others.
+        Of several processes, only the one that failed first prints the message.
         """
         if not distributed.is_main_process():
             ctx.with_resource(redirect_stdout(io.StringIO()))
@@ -66,7 +66,7 @@ class LazyGroup(click.Group):
             distributed.destroy()
             return done
         except (KeyboardInterrupt, RunInterrupted) as stop:
-            # A process without more to say may have been ended because another one failed.
+            # Without a message, the launcher may have stopped this process because another one failed.
             if distributed.is_main_process() and (distributed.world_size() == 1 or str(stop)):
                 click.echo(f"stopped: {stop}" if str(stop) else "stopped", err=True)
             distributed.exit_barrier()
@@ -79,7 +79,7 @@ class LazyGroup(click.Group):
             if distributed.first_to_fail():
                 raise
             ctx.exit(error.exit_code)
-        except RuntimeError:  # so does a collective end that another process's failure broke off
+        except RuntimeError:  # raised, among others, by a collective when another process has failed
             if distributed.first_to_fail():
                 raise
             ctx.exit(1)
@@ -87,7 +87,7 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
-# deepspeed's launcher gives it to whatever it starts; the environment says it as well.
+# deepspeed's launcher passes it to the command. The environment has it as well.
 @click.option("--local_rank", type=int, hidden=True, expose_value=False)
 def cli() -> None:
     """Make a diffusion model sample in a few steps."""

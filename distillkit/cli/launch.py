@@ -1,4 +1,4 @@
-"""`distillkit launch`: a command in several processes."""
+"""`distillkit launch`: runs a command in several processes."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ HOST = re.compile(r"(\S+)\s+slots=(\d+)")
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--processes", type=click.IntRange(1), help="On this machine. [default: one for each GPU, or 1]")
+@click.option("--processes", type=click.IntRange(1), help="Processes on this machine. [default: one per GPU, or 1]")
 @click.option(
     "--hostfile",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Several machines: a line for each, as in 'worker-1 slots=8'. Give the same command on all of them.",
+    help="The machines, one per line, as in 'worker-1 slots=8'. Run the same command on all of them.",
 )
-@click.option("--node-rank", type=click.IntRange(0), help="This machine's place in FILE. [default: found by its name]")
-@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Of the first machine.")
+@click.option("--node-rank", type=click.IntRange(0), help="This machine's index in FILE. [default: by name]")
+@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="On the first machine.")
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARGUMENTS]…")
 def command(
     processes: int | None,
@@ -46,26 +46,26 @@ def command(
     port: int,
     arguments: tuple[str, ...],
 ) -> None:
-    """Carry out a command of distillkit in several processes, as in: launch --processes 2 run my.toml
+    """Run a command of distillkit in several processes, as in: launch --processes 2 run my.toml
 
-    torchrun's agent starts the processes, and terminates them all when one fails. Ctrl-C and SIGTERM are forwarded to
-    them, and the exit code is theirs. torchrun, deepspeed and accelerate can start distillkit as well.
+    torchrun's agent starts the processes, and terminates all of them when one fails. Ctrl-C and SIGTERM are forwarded
+    to them, and the exit code is theirs. torchrun, deepspeed and accelerate can start distillkit as well.
     """
     endpoint, nodes = "localhost:0", 1
     if hostfile is not None:
         if processes is not None:
-            raise click.UsageError("--processes: the hostfile says how many each machine has; give one of the two")
+            raise click.UsageError("--processes: the hostfile has the number of each machine; give only one of the two")
         hosts = read_hosts(hostfile)
         node_rank = find_self(hosts, hostfile) if node_rank is None else node_rank
         if node_rank >= len(hosts):
             raise click.BadParameter(f"{hostfile} names {len(hosts)} machines", param_hint="--node-rank")
         endpoint, nodes, processes = f"{next(iter(hosts))}:{port}", len(hosts), [*hosts.values()][node_rank]
     elif node_rank is not None:
-        raise click.UsageError("--node-rank: is a place in a hostfile; give --hostfile too")
+        raise click.UsageError("--node-rank: is an index in a hostfile; give --hostfile too")
 
     processes = processes or torch.cuda.device_count() or 1
     code = _launch(arguments, processes, nodes, node_rank or 0, endpoint)
-    # The interpreter's own exit may be aborted by threads of torch's store that still run.
+    # Threads of torch's store that are still running can abort a normal exit of the interpreter.
     os._exit(code)
 
 
@@ -116,8 +116,8 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
         torch.distributed.launcher.api.elastic_launch(config, sys.executable)("-u", "-m", "distillkit", *arguments)
     except torch.distributed.DistNetworkError as error:
         raise DistillkitError(
-            f"{endpoint}: the machines cannot meet there ({str(error).splitlines()[0]}); name another --port, or, "
-            "first in the hostfile, a machine that all can reach"
+            f"{endpoint}: the machines cannot connect there ({str(error).splitlines()[0]}); choose another --port, or "
+            "put a machine first in the hostfile that all others can reach"
         ) from None
     except torch.distributed.elastic.multiprocessing.errors.ChildFailedError as error:
         return _code([failure.exitcode for failure in error.failures.values()], received)
@@ -125,24 +125,24 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
 
 
 def _code(codes: list[int], received: list[int]) -> int:
-    """The exit code that says most about the cause: a user's error, a forwarded signal, then whatever failed.
+    """The exit code that is closest to the cause: a user's error, then a forwarded signal, then any other failure.
 
     Args:
-        codes: of the processes that failed; −n for one that signal n terminated.
-        received: signals that were forwarded. Without one, SIGTERM came from the agent and is not the cause.
+        codes: exit codes of the processes that failed; −n for one that signal n terminated.
+        received: the signals that were forwarded. Without one, SIGTERM came from the agent and is not the cause.
     """
-    found = [128 - code if code < 0 else code for code in codes]
-    if len(received) > 1 and 128 + signal.SIGKILL in found:  # killed after the second signal
+    exits = [128 - code if code < 0 else code for code in codes]
+    if len(received) > 1 and 128 + signal.SIGKILL in exits:  # killed after the second signal
         return 128 + received[0]
-    known = [code for code in (2, *(128 + number for number in received)) if code in found]
-    return (known or [code for code in found if code != 128 + signal.SIGTERM] or found)[0]
+    known = [code for code in (2, *(128 + number for number in received)) if code in exits]
+    return (known or [code for code in exits if code != 128 + signal.SIGTERM] or exits)[0]
 
 
 def read_hosts(file: Path) -> dict[str, int]:
     """Read a hostfile: name -> number of processes, in the file's order. Empty lines and comments (#) are skipped.
 
     Raises:
-        DistillkitError: it cannot be read, or a line has another form.
+        DistillkitError: the file cannot be read, or a line has another form.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -152,13 +152,13 @@ def read_hosts(file: Path) -> dict[str, int]:
     for number, line in enumerate(lines, 1):
         if not (text := line.split("#")[0].strip()):
             continue
-        found = HOST.fullmatch(text)
-        if found is None or found[1] in hosts or found[2] == "0":
+        match = HOST.fullmatch(text)
+        if match is None or match[1] in hosts or match[2] == "0":
             raise DistillkitError(
                 f"{file}: line {number}: expected a machine that is not named above, and its number of processes, as "
                 f"in 'worker-1 slots=8' (got '{text}')"
             )
-        hosts[found[1]] = int(found[2])
+        hosts[match[1]] = int(match[2])
     if not hosts:
         raise DistillkitError(f"{file}: names no machine; expected lines as in 'worker-1 slots=8'")
     return hosts
@@ -174,4 +174,6 @@ def find_self(hosts: dict[str, int], file: Path) -> int:
     for i, host in enumerate(hosts):
         if host in (name, name.split(".")[0], socket.getfqdn()):
             return i
-    raise DistillkitError(f"{file}: does not name this machine, {name}; give its place in the file with --node-rank")
+    raise DistillkitError(
+        f"{file}: does not name this machine, {name}; give its index in the file, from 0, with --node-rank"
+    )

@@ -1,4 +1,4 @@
-"""What a run will take on this machine: a few of its updates and a batch of its pictures, timed."""
+"""Estimates the time and memory of a run on this machine, from a few updates and one batch of samples."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from distillkit.training.loop import Position, updates
 from distillkit.training.run import from_result
 
 UPDATES = 4
-"""Updates that are made for each kind of stage. The first is not counted: it also allocates."""
+"""Updates to run for each kind of stage. The first is not counted, because it also allocates."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What to expect of one phase.
+    """The expected time of one phase.
 
     Attributes:
-        before: seconds in what the source has yet to do before the first update.
-        stages: seconds in each stage's updates.
-        scoring: seconds in sampling and feature extraction, all evaluations together.
+        before: seconds of the source's work before the first update.
+        stages: seconds of the updates of each stage.
+        scoring: seconds of sampling and feature extraction, in all evaluations together.
     """
 
     before: float
@@ -48,33 +48,35 @@ class Measured:
 
 
 def measure(phases: Sequence[Settings]) -> tuple[list[Measured], int, str]:
-    """Time each phase, in a folder that is gone afterwards.
+    """Time each phase, in a temporary folder.
 
     Returns:
-        what to expect of each phase; the memory in bytes that it took (on a GPU: its allocator's peak; on a CPU: the
-        process's); and the device.
+        The expected time of each phase; the peak memory in bytes (on a GPU, of torch's allocator; on a CPU, of the
+        process); and the name of the device.
 
     Raises:
-        DistillkitError: a run would have raised it at its beginning.
+        DistillkitError: as at the beginning of a run.
     """
     reporter = Reporter(Console(stderr=True, quiet=True))
-    # Claims the device, and meets the other processes.
+    # Initialises the device and the process group.
     engine = phases[0].components().engine
     engine.setup()
     with tempfile.TemporaryDirectory(prefix="distillkit-") as temporary:
-        place = RunFolder(Path(distributed.broadcast(temporary)))
-        found = [_phase(from_result(phase, place.path, i), place, i, reporter) for i, phase in enumerate(phases, 1)]
-    return found, _memory(engine.device), str(engine.device)
+        run_folder = RunFolder(Path(distributed.broadcast(temporary)))
+        measured = [
+            _phase(from_result(phase, run_folder.path, i), run_folder, i, reporter) for i, phase in enumerate(phases, 1)
+        ]
+    return measured, _memory(engine.device), str(engine.device)
 
 
-def _phase(components: Settings, place: RunFolder, number: int, reporter: Reporter) -> Measured:
-    parts = load(components.components())
+def _phase(settings: Settings, run_folder: RunFolder, number: int, reporter: Reporter) -> Measured:
+    parts = load(settings.components())
     before = 0.0
     missing, source = prepare(parts), parts.components.source
     if missing and isinstance(source, PrecomputingSource):
-        parts, part = _try_source(parts, source.trial(place.path / "source"))
-        before = len(missing) * part
-    # Stages whose updates cost as many evaluations take as long.
+        parts, seconds = _try_source(parts, source.trial(run_folder.path / "source"))
+        before = len(missing) * seconds
+    # Stages with the same number of evaluations per update take the same time per update.
     kinds: dict[int, float] = {}
     stages = []
     for stage in parts.plan:
@@ -83,15 +85,19 @@ def _phase(components: Settings, place: RunFolder, number: int, reporter: Report
             kinds[stage.evaluations] = _update(replace(parts, plan=[short]), reporter)
         stages.append(kinds[stage.evaluations] * stage.updates if stage.updates else 0.0)
     scoring = _scoring(parts)
-    # What the next phase begins with.
-    pipeline = place.path / "phases" / str(number) / "pipeline"
+    # The next phase loads it.
+    pipeline = run_folder.path / "phases" / str(number) / "pipeline"
     distributed.on_main_process(lambda: pipeline.parent.mkdir(parents=True), pipeline.parent)
     export(parts, pipeline, [])
     return Measured(before, stages, scoring)
 
 
 def _try_source(parts: Parts, source: PrecomputingSource) -> tuple[Parts, float]:
-    """The parts with this source, its work before the first update done, and the seconds that a part of that took."""
+    """Do the work of a source before the first update.
+
+    Returns:
+        The parts with this source, and the seconds that one item of the work took.
+    """
     components = parts.components
     parts = replace(parts, components=replace(components, source=source))
     work = prepare_source(parts)
@@ -104,13 +110,13 @@ def _try_source(parts: Parts, source: PrecomputingSource) -> tuple[Parts, float]
 
 
 def _update(parts: Parts, reporter: Reporter) -> float:
-    """Seconds that one update takes."""
+    """Seconds per update."""
     seconds: list[float] = [line.values["seconds"] for line in updates(parts, Position(), reporter.say)]
     return median(after - before for before, after in pairwise(seconds))
 
 
 def _scoring(parts: Parts) -> float:
-    """Seconds that all the pictures of a run take that are scored."""
+    """Seconds for all the samples that a run scores."""
     components, evaluation = parts.components, parts.components.evaluation
     if not components.metrics or components.features is None:
         return 0.0
@@ -132,13 +138,13 @@ def _scoring(parts: Parts) -> float:
 
 
 def _scored(parts: Parts) -> Iterator[tuple[int, int]]:
-    """(sampling steps, pictures) of every score that the run takes."""
+    """Yield (sampling steps, samples) for every score that the run takes."""
     components, evaluation = parts.components, parts.components.evaluation
     if evaluation.teacher and components.teacher is not None and not components.model.spec.untrained:
         yield from ((steps, evaluation.samples) for steps in {*evaluation.steps, *evaluation.teacher_steps})
     yield from ((steps, evaluation.samples) for steps in evaluation.steps)
     if evaluation.every:
-        # The end is scored once more where the best weights are kept.
+        # With evaluation.best, the last update is evaluated as well.
         during = (parts.updates - 1) // evaluation.every + (evaluation.best is not None)
         yield from ((steps, during * evaluation.every_samples) for steps in evaluation.steps)
 
@@ -151,15 +157,15 @@ def _finish(device: torch.device) -> None:
 def _memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Linux counts in KiB.
+    # Linux reports KiB, and macOS bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def device_memory(engine: Engine) -> float:
-    """Bytes of memory of the device that an engine claims.
+    """The memory of an engine's device, in bytes.
 
     Raises:
-        DistillkitError: the device is not there.
+        DistillkitError: the device does not exist.
     """
     engine.setup()
     if engine.device.type == "cuda":
@@ -168,7 +174,7 @@ def device_memory(engine: Engine) -> float:
 
 
 def _container_limit() -> float:
-    """Bytes that a container may use."""
+    """The memory limit of the container, in bytes; infinite without one."""
     try:
         text = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")
     except OSError:

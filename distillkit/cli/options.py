@@ -1,4 +1,4 @@
-"""Arguments that several commands take, and how they print."""
+"""Arguments and options of several commands, and their JSON output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ set_option = click.option(
     "assignments",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Lay a value over the config, as in run.updates=100 or loss[0].weight=2. May be given again and again.",
+    help="Set a value of the config, as in run.updates=100 or loss[0].weight=2. May be repeated.",
 )
 
 prompts_option = click.option(
@@ -25,11 +25,11 @@ prompts_option = click.option(
     help="A text file with a prompt on each line, for a model that takes text. [default: the run's prompts]",
 )
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def parse_steps(ctx: click.Context, parameter: click.Parameter, value: str) -> list[int]:
-    """`2,4,8` -> [2, 4, 8]; a number given twice counts once."""
+    """Parse `2,4,8` as [2, 4, 8]. A number that is given twice counts once."""
     try:
         steps = [int(part) for part in value.split(",")]
     except ValueError:

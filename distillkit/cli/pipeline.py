@@ -1,4 +1,4 @@
-"""Opens a pipeline's folder for the commands that sample from it."""
+"""Loads pipelines, for the commands that sample from them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from distillkit.noise import NoisePath, Predictor, TablePath
 
 
 def pipeline_folder(path: Path) -> Path:
-    """The pipeline that a path means: itself, or the one in a run's folder."""
+    """The folder of the pipeline: `path` itself, or the pipeline of the run in `path`."""
     return path / "pipeline" if (path / "pipeline").is_dir() else path
 
 
 def tables_of_run(pipeline: Path) -> dict[str, Any]:
-    """The config of the run that a pipeline lies in; empty if it lies in none."""
+    """The config of the run that exported a pipeline; empty if the pipeline is not in a run's folder."""
     config = pipeline.resolve().parent / "config.toml"
     return tables_in(config) if pipeline.name == "pipeline" and config.is_file() else {}
 
 
 def load_model(pipeline: Path, prompts: Path | None = None) -> Model:
-    """The pipeline's network, with the grids that its scheduler says.
+    """Load a pipeline as a model, with the grid of its scheduler.
 
     Args:
-        pipeline: its folder.
-        prompts: a text file of what a text-conditional one is told, instead of what its run told it.
+        pipeline: the pipeline's folder.
+        prompts: for a text-conditional model, a text file with prompts, instead of those of its run.
     """
     table = table_of_result(tables_of_run(pipeline), pipeline)
     if prompts is not None:
@@ -41,21 +41,25 @@ def load_model(pipeline: Path, prompts: Path | None = None) -> Model:
 
 
 def grid_of(model: Model) -> dict[str, Any]:
-    """The grid that a pipeline has, as the config's table."""
-    # Only tables let a grid begin elsewhere.
+    """A pipeline's grid, as a `[grid]` table."""
+    # Only the grids of table paths have a start.
     path = model.spec.path
     start = {"start": path.start} if isinstance(path, TablePath) else {}
     return {"spacing": path.spacing} | start
 
 
 def picture_shape(model: Model) -> tuple[int, int]:
-    """Channels and height of a model's pictures: a latent model's samples are none yet."""
+    """Channels and height of a model's decoded pictures."""
     _, channels, height, _ = model.decode(torch.zeros(1, *model.spec.sample_shape)).shape
     return channels, height
 
 
 def make_predictor(model: Model, path: NoisePath, scoring: Scoring) -> tuple[Predictor, Scoring]:
-    """The network on the engine's device; and the settings with the pipeline's sampler, if none is set."""
+    """Make a predictor on the engine's device.
+
+    Returns:
+        The predictor; and the settings, with the pipeline's sampler unless they name one.
+    """
     scoring.engine.setup()
     if "sampler" not in scoring.evaluation.model_fields_set:
         evaluation = scoring.evaluation.model_copy(update={"sampler": model.spec.sampler})

@@ -1,4 +1,4 @@
-"""`distillkit plugins`: what is installed."""
+"""`distillkit plugins`: lists what is installed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from distillkit.terminal import print_table
 @click.command()
 @json_option
 def command(as_json: bool) -> None:
-    """List every part that a config or a command can name, with the package it comes from; plugins that did not load
-    come last, with the reason."""
+    """List all components and presets with their packages, and the plugins that did not load with the reason."""
     registry = load_registry()
     components = [
         {"kind": kind, "name": name, "package": claim.plugin.package, "version": claim.plugin.version}

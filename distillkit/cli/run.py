@@ -1,4 +1,4 @@
-"""`distillkit run`: distil, evaluate, export, track."""
+"""`distillkit run`: trains, scores and exports a model as a config says."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from distillkit.training.run import run
     metavar="DIR",
     help="The run's folder. [default: runs/ and the run's name]",
 )
-@click.option("--resume", is_flag=True, help="Go on from the folder's newest checkpoint.")
+@click.option("--resume", is_flag=True, help="Continue from the folder's newest checkpoint.")
 @click.option(
     "--allow-change",
     "allow",
     multiple=True,
     metavar="KEY",
-    help="With --resume: let the config differ from the run's in KEY, a key or a table. May be given again.",
+    help="With --resume: allow changes of the config in KEY, a key or a table. May be repeated.",
 )
 def command(
     config: Path, assignments: tuple[str, ...], output: Path | None, resume: bool, allow: tuple[str, ...]
 ) -> None:
-    """Distil (or train) as CONFIG says, score the result, and write it all to the run's folder."""
+    """Distil (or train) a model as CONFIG says, score it, and write everything to the run's folder."""
     read = read_config(config, assignments)
     run(read, output or Path("runs", read.name), resume=resume, allow=allow)

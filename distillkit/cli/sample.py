@@ -1,4 +1,4 @@
-"""`distillkit sample`: a sheet of pictures."""
+"""`distillkit sample`: draws a grid of samples."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from distillkit.registry import load_registry
 @click.option("--steps", type=click.IntRange(1), default=4, show_default=True, help="Sampling steps.")
 @click.option("--count", type=click.IntRange(1), default=16, show_default=True, help="Pictures.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("grid.png"), show_default=True, metavar="PNG")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the noise.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise.")
 @click.option("--guidance", type=click.FloatRange(0), help="Guidance scale s; 1 is none. [default: the run's, or 1]")
-@click.option("--class-labels", metavar="0,1,…", help="Classes, over and over. [default: all of them]")
+@click.option("--class-labels", metavar="0,1,…", help="Classes, repeated until there are enough. [default: all]")
 @prompts_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 def command(
@@ -37,7 +37,7 @@ def command(
     prompts: Path | None,
     device: str,
 ) -> None:
-    """Draw samples from PIPELINE, the folder of a diffusers pipeline or of a run, as one picture."""
+    """Draw samples from PIPELINE, the folder of a diffusers pipeline or of a run, into one PNG."""
     folder = pipeline_folder(pipeline)
     evaluation = {"guidance": tables_of_run(folder).get("evaluation", {}).get("guidance", 1.0), "seed": seed}
     if guidance is not None:
@@ -66,7 +66,7 @@ def command(
 
 
 def _chunks(count: int, size: int) -> list[range]:
-    """0 … count − 1, row by row: a sheet's row is one batch."""
+    """The indices 0 … count − 1, in rows of the grid; each row is one batch."""
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 

@@ -1,4 +1,4 @@
-"""What `distillkit distill` says before it begins."""
+"""The settings that `distillkit distill` shows before it starts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from distillkit.config.fit import activations, estimate
 from distillkit.interfaces import Inventory
 
 
-def describe(components: Components, inventory: Inventory, memory: float, place: Path, config: Path) -> list[str]:
-    """The plan, a line for each question.
+def describe(components: Components, inventory: Inventory, memory: float, run_folder: Path, config: Path) -> list[str]:
+    """Describe a run, in lines of text.
 
     Args:
-        components: what will be run; the engine has claimed its device.
-        inventory: the model's.
-        memory: bytes of the device's memory.
-        place: the run's folder.
-        config: where the config will be.
+        components: of the run. The engine is set up.
+        inventory: the sizes of the model.
+        memory: the device's memory in bytes.
+        run_folder: the run's folder.
+        config: the path to which the config will be written.
     """
     engine, source, evaluation, optimizer = (
         components.engine,
@@ -48,18 +48,18 @@ def describe(components: Components, inventory: Inventory, memory: float, place:
         f"{_bytes(needs.copies)} for teachers, {_bytes(needs.frozen)} for frozen parts; activations come on top, about "
         f"{_bytes(source.options.batch * one)}",
         "": f"(measure them: distillkit plan {config} --measure)",
-        "scores": "none, as they need real pictures; with a folder of them, afterwards:",
-        " ": f"distillkit evaluate {place} --steps {steps} --features inception --metric fid --reference FOLDER",
+        "scores": "none, because they need real pictures. With a folder of pictures, afterwards:",
+        " ": f"distillkit evaluate {run_folder} --steps {steps} --features inception --metric fid --reference FOLDER",
         "config": f"{config} (distillkit run {config})",
     }
     return [f"{name:<10}{text}" for name, text in lines.items()]
 
 
 def _stages(components: Components) -> str:
-    """How N falls, and what that costs."""
+    """The numbers of steps N of the stages, and the cost."""
     plan = make_plan(components)
     depths = [stage.steps for stage in plan]
-    # The shortest beginning of which the whole is made.
+    # The shortest sequence that is repeated, as by `schedule.cycles`.
     length = next(i for i in range(1, len(depths) + 1) if depths == depths[:i] * (len(depths) // i))
     shown = [*map(str, depths[:length])]
     if length > 8:

@@ -1,4 +1,4 @@
-"""`distillkit track`: brings a tracker up to what a run's folder says."""
+"""`distillkit track`: sends a run to its tracker."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from distillkit.training.folder import RunFolder
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--uri", metavar="URI", help="Another MLflow store to send the whole run to. [default: RUN's own]")
+@click.option("--uri", metavar="URI", help="Send the whole run to this MLflow store. [default: the run's own]")
 def command(run: Path, uri: str | None) -> None:
-    """Send what MLflow lacks of RUN, a run's folder: nothing is lost, and nothing is there twice.
+    """Send everything of RUN, a run's folder, that MLflow does not have yet. Nothing is sent twice.
 
-    The store may have been down, or the run was killed before all was sent, or it was made with another tracker.
+    Use it if the store was down, if the run was killed before everything was sent, or if it had another tracker.
     """
     config = run / "config.toml"
     if not config.is_file():
         raise DistillkitError(f"{run}: holds no run (no config.toml)")
     tables = read_toml(config)
-    # A chain is recorded as its first phase is.
+    # All phases use the tracker of the first one.
     table = (
         tables.get("phase", [tables])[0]["tracker"]
         if uri is None

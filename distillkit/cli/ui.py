@@ -1,4 +1,4 @@
-"""`distillkit ui`: what the tracker recorded, in a browser."""
+"""`distillkit ui`: opens the tracker's UI in a browser."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from distillkit.registry import load_registry
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path), required=False)
-@click.option("--store", metavar="URI", help="MLflow's store. [default: RUN's, or sqlite:///mlflow.db]")
+@click.option("--store", metavar="URI", help="The MLflow store. [default: the run's, or sqlite:///mlflow.db]")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def command(run: Path | None, store: str | None, port: int) -> None:
-    """Open the UI of the store that RUN, a run's folder, was recorded in, until Ctrl-C."""
+    """Serve the UI of the store that has RUN, a run's folder, until Ctrl-C."""
     default = table = {"type": load_registry().default("tracker")}
     origin = "tracker"
     if run is not None:
         origin = str(run / "config.toml")
         tables = read_toml(run / "config.toml")
-        # A chain is recorded as its first phase is.
+        # All phases use the tracker of the first one.
         table = tables.get("phase", [tables])[0].get("tracker", table)
     if store is not None:
         table = {**default, "uri": store}

@@ -1,4 +1,4 @@
-"""From a TOML file, a preset and `--set` to checked settings and the components that they name."""
+"""Turns a TOML file, a preset and `--set` into checked settings, and these into components."""
 
 from distillkit.config.read import read_choice, read_component, read_config, read_scoring, table_of_result
 from distillkit.config.settings import (

@@ -1,4 +1,4 @@
-"""What must hold between a config's tables. Imports no torch."""
+"""Checks that the tables of a config fit together. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from distillkit.registry import Registry
 
 
 def check_together(components: Components, wrong: Collection[str], registry: Registry) -> Iterator[Mistake]:
-    """Every mistake that takes two tables to see.
+    """Yield the mistakes that involve more than one table.
 
     Args:
-        components: what the tables made.
-        wrong: the tables that have mistakes of their own; what needs one of them is not checked.
-        registry: knows which parts would do.
+        components: the components that the tables describe.
+        wrong: the tables that have mistakes of their own. Checks that read one of them are left out.
+        registry: the installed components, to suggest others.
     """
     for check, needs in CHECKS.items():
         if not needs.intersection(wrong):
@@ -30,29 +30,33 @@ def _targets(components: Components) -> Iterator[Mistake]:
     if components.target is not None and components.teacher is None:
         yield Mistake("teacher", f"is required: the target '{components.target.name}' asks it for predictions")
     if components.target is None and components.teacher is not None:
-        yield Mistake("teacher", f"'{components.teacher.name}' has nobody to teach: add a [target], or drop [teacher]")
+        yield Mistake(
+            "teacher", f"'{components.teacher.name}' is not used without a target: add a [target], or remove [teacher]"
+        )
     if components.target is not None and not against_target:
-        yield Mistake("loss", 'no loss is against the target; give one `against = "target"`, or drop [target]')
+        yield Mistake("loss", 'no loss is against the target; give one `against = "target"`, or remove [target]')
     if components.target is None:
         for i, loss in enumerate(components.losses):
             if loss.options.against == "target":
                 yield Mistake(f"loss[{i}].against", 'is "target", but there is no [target]; set it to "data"')
         if "data" not in components.source.gives:
-            yield Mistake("target", f"is required: the source '{components.source.name}' goes where it leads")
+            yield Mistake(
+                "target", f"is required: the source '{components.source.name}' continues where the target lands"
+            )
 
 
 NOT_GIVEN = {
     "data": "{part} needs a source with data; '{source}' has none: use {others}",
-    "landing": "'{source}' does not know where the teacher lands, which the target {part} is made of; use a source "
-    "that does, as {others}, or another target",
-    "walk": "'{source}' hands out jumps that do not follow one another, and the target {part} goes on from one to the "
-    "next; use a source that walks, as {others} does",
+    "landing": "'{source}' does not know where the teacher lands, which the target {part} needs; use {others}, "
+    "or another target",
+    "walk": "the jumps of '{source}' do not follow one another, and the target {part} continues from each jump to the "
+    "next; use {others}",
 }
-"""What to say of a source that does not give what a target or a loss needs."""
+"""The message for a source that does not give what a target or a loss needs."""
 
 
 def _needs(components: Components, registry: Registry) -> Iterator[Mistake]:
-    """What a target and the losses need of a batch of jumps, its source must give."""
+    """The source must give what the target and the losses need of a batch of jumps."""
     source, target = components.source, components.target
     against_data = [i for i, loss in enumerate(components.losses) if loss.options.against == "data"]
     needs = [(f"loss[{i}].against", '"data"', "data") for i in against_data]
@@ -149,7 +153,10 @@ def _best(components: Components) -> Iterator[Mistake]:
     if evaluation.best is None:
         return
     if not evaluation.every:
-        yield Mistake("evaluation.every", "must be at least 1: evaluation.best is of the scores taken during the run")
+        yield Mistake(
+            "evaluation.every",
+            "must be at least 1: evaluation.best needs scores during the run",
+        )
     if find_score(components, evaluation.best) is None:
         yield Mistake(
             "evaluation.best",
@@ -159,7 +166,7 @@ def _best(components: Components) -> Iterator[Mistake]:
 
 
 def check_scores(components: Scoring) -> Iterator[Mistake]:
-    """What keeps the metrics from being computed."""
+    """Yield the mistakes that would keep the metrics from being computed."""
     features = components.features
     if features is None:
         if components.metrics:
@@ -176,8 +183,8 @@ def check_scores(components: Scoring) -> Iterator[Mistake]:
         if metric.needs_reference and not (any(has.values()) if wanted == "auto" else has[wanted]):
             yield Mistake(
                 "evaluation.reference",
-                f"is \"{wanted}\", but '{metric.name}' finds no real images there to compare with: the features "
-                f"'{features.name}' bring {'some' if has['bundled'] else 'none'}, and there is "
+                f"is \"{wanted}\", but '{metric.name}' has no real images there to compare with: the features "
+                f"'{features.name}' have {'some' if has['bundled'] else 'none'}, and there is "
                 f"{'a' if has['data'] else 'no'} [data] table",
             )
 

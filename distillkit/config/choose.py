@@ -1,4 +1,7 @@
-"""The config of `distillkit distill`, from what was asked for, the model's files and the device. Imports no torch."""
+"""Chooses the config of `distillkit distill` from the command's options, the model's files and the device.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,15 @@ from distillkit.registry import Registry, UnknownNameError, load_registry
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked for.
+    """The options of the command.
 
     Attributes:
-        model: a folder, or a hub's id.
+        model: a folder, or an id on the Hugging Face hub.
         steps: the student's sampling steps, K.
-        method: a preset's name.
-        updates: parameter updates; None: by the preset's scale.
-        guidance: the scale s to sample with (1: none); None: the pipeline's own.
-        prompts: a text file, one prompt a line.
+        method: the name of a preset.
+        updates: parameter updates; None: as many as the preset's scale says.
+        guidance: the guidance scale s to sample with (1: none); None: the pipeline's default.
+        prompts: a text file with one prompt per line.
     """
 
     model: str
@@ -42,13 +45,13 @@ class Wish:
 
     @property
     def path(self) -> str:
-        """The model as the config names it."""
+        """The value of `model.path`."""
         folder = Path(self.model)
         return str(folder.absolute()) if folder.is_dir() else self.model
 
     @property
     def name(self) -> str:
-        """The run's."""
+        """The run's name."""
         letters = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.model).resolve().name).strip("-._")
         return f"{letters or 'model'}-{self.steps}-step{'s' * (self.steps != 1)}"
 
@@ -56,17 +59,20 @@ class Wish:
 def choose(
     wish: Wish, overrides: Iterable[str], memory: Callable[[Engine], float], registry: Registry | None = None
 ) -> tuple[Settings, Inventory]:
-    """The settings, and what they were chosen for.
+    """Choose the settings of a run.
 
     Args:
-        wish: what was asked for.
-        overrides: `--set` assignments, laid over whatever is chosen.
-        memory: an engine -> the bytes of its device's memory.
+        wish: the options of the command.
+        overrides: `--set` assignments, laid over the chosen tables.
+        memory: returns the memory, in bytes, of an engine's device.
         registry: where components and presets are looked up.
 
+    Returns:
+        The settings, and the inventory of the model that they were chosen for.
+
     Raises:
-        ConfigError: the model, or an override, is not right.
-        DistillkitError: the method is none, needs data or cannot serve these steps, or the memory is too small.
+        ConfigError: the model or an override has mistakes.
+        DistillkitError: the method does not exist, needs data or cannot serve these steps, or the memory is too small.
     """
     registry, overrides, origin = registry or load_registry(), list(overrides), f"distillkit distill {wish.model}"
     tables = _asked(wish, registry)
@@ -96,13 +102,13 @@ def choose(
 
 
 def _smaller(registry: Registry, device_type: str) -> list[dict[str, Any]]:
-    """Tables of engines that take less of a device's memory."""
+    """`[engine]` tables that take less of a device's memory."""
     engines = cast(list[type[Engine]], registry.classes("engine"))
     return [{"type": engine.name, **options} for engine in engines for options in engine.memory_saving(device_type)]
 
 
 def _asked(wish: Wish, registry: Registry) -> dict[str, Any]:
-    """Tables that follow from the wish alone."""
+    """The tables that follow from the command's options alone."""
     try:
         preset = registry.preset(wish.method)
         if "source" in preset and "data" in registry.find("source", preset["source"]["type"]).gives:  # type: ignore[attr-defined]
@@ -120,25 +126,25 @@ def _asked(wish: Wish, registry: Registry) -> dict[str, Any]:
         updates = round(scale.updates * longer)
     else:
         raise DistillkitError(f"--updates is required: the method '{wish.method}' does not say how many suit it")
-    # From wherever the run's config is read, they are the same files.
+    # Absolute, so that the run's config names the same file from any working directory.
     prompts = {} if wish.prompts is None else {"prompts_file": str(wish.prompts.absolute())}
     return {
         "preset": wish.method,
         "run": {"name": wish.name, "updates": updates},
         "model": {"type": registry.default("model"), "path": wish.path} | prompts,
         "schedule": schedule,
-        # The steps that a fall of two halvings teaches.
+        # The student's steps in the last three stages: N is halved twice to the last one.
         "evaluation": {"steps": [wish.steps, 2 * wish.steps, 4 * wish.steps], "export_steps": wish.steps},
         "engine": {"type": registry.default("engine"), "precision": "auto"},
     }
 
 
 def _schedule(wish: Wish, preset: Mapping[str, Any], registry: Registry) -> tuple[dict[str, Any], float]:
-    """The preset's schedule, ending where the student samples in the steps that were asked for.
+    """The preset's schedule, changed to end at the student's steps.
 
     Returns:
-        its options; and by what factor its trajectories are longer than the preset's, as it then takes so many more
-        updates to walk as many of them.
+        The `[schedule]` table, and the factor by which its trajectories are longer than the preset's. Walking as many
+        of them takes that many times more updates.
     """
     table = preset["schedule"]
     schedule = cast(Schedule, _make(registry, "schedule", table))
@@ -148,7 +154,7 @@ def _schedule(wish: Wish, preset: Mapping[str, Any], registry: Registry) -> tupl
     if stride == deepest and wish.steps != 1:
         raise DistillkitError(f"--steps: is {wish.steps}, and '{wish.method}' teaches to sample in 1 step; expected 1")
     if stride in (1, deepest):
-        return table, 1.0  # N says nothing of the student's steps
+        return table, 1.0  # the student's steps do not depend on N
     if (options := schedule.ending_at(stride * wish.steps)) is None:
         raise DistillkitError(
             f"--method: the schedule '{schedule.name}' of '{wish.method}' cannot be set to end at a number of steps; "

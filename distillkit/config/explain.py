@@ -1,4 +1,4 @@
-"""Turns pydantic's errors into mistakes: each with its TOML key and a sentence."""
+"""Turns pydantic's errors into mistakes, each with its TOML key and one sentence."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ EXPECTED = {
 
 
 def explain(error: ValidationError, prefix: str, table: Any, model: type[BaseModel], owner: str) -> list[Mistake]:
-    """One mistake per key.
+    """Convert an error of pydantic's to one mistake per key.
 
     Args:
-        error: what pydantic found.
+        error: the error.
         prefix: the table's TOML key.
-        table: what was checked.
-        model: what it was checked against.
-        owner: whose options they are, for an unknown one ("'linear'", "[run]").
+        table: the table that was validated.
+        model: the model that it was validated against.
+        owner: the component or table that has these options, for messages about an unknown one ("'linear'", "[run]").
     """
     expected: dict[str, list[str]] = {}
     got: dict[str, str] = {}
@@ -61,19 +61,19 @@ def explain(error: ValidationError, prefix: str, table: Any, model: type[BaseMod
         expected.setdefault(key, []).append(sentence)
         if detail["type"] in EXPECTED:
             got[key] = f" (got {_show(detail['input'])})"
-    # A union tells of each member what is wrong: where one got as far as a part of the value, that part is at fault.
+    # For a union, pydantic reports an error for each member. Keep those that lie deepest in the value.
     inner = [key for key in expected if not any(other.startswith((f"{key}.", f"{key}[")) for other in expected)]
     return [Mistake(key, _either(expected[key]) + got.get(key, "")) for key in inner]
 
 
 def unknown(name: str, owner: str, known: Iterable[str]) -> str:
-    """The sentence for a key that `owner` does not have."""
+    """The sentence about a key that `owner` does not have."""
     known = [*known]
     return f"unknown option of {owner}; it has: {', '.join(known) or 'none'}{did_you_mean(name, known)}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name; empty where nothing is like it."""
+    """The end of a sentence about an unknown name; empty if no known name is similar."""
     close = difflib.get_close_matches(name, [*known], n=1)
     return f" — did you mean '{close[0]}'?" if close else ""
 
@@ -111,12 +111,12 @@ def toml_key(prefix: str, path: Iterable[int | str]) -> str:
 
 
 def path_in(table: Any, loc: tuple[int | str, ...], missing: bool) -> list[int | str]:
-    """A location without the names that pydantic gives to a union's members: only steps that the table can take.
+    """A location without the names that pydantic gives to the members of unions, which are not in the table.
 
     Args:
-        table: what was checked.
-        loc: the location, as pydantic tells it.
-        missing: whether its last step is a key that should have been there.
+        table: the table that was validated.
+        loc: the location, as pydantic reports it.
+        missing: whether its last entry is a key that is missing from the table.
     """
     path: list[int | str] = []
     here = table
@@ -135,7 +135,7 @@ def keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """The keys of the table at a location inside `model`."""
     here: list[Any] = [model]
     for part in loc:
-        # A union's member goes by its class's name; a field leads to what its annotation may be.
+        # A location names a member of a union by its class, and a field by its name.
         named = [kind for kind in here if getattr(kind, "__name__", None) == part]
         here = named or [kind for parent in here for kind in _inside(parent, part)]
     models = [kind for kind in here if isinstance(kind, type) and issubclass(kind, BaseModel)]

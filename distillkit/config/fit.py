@@ -1,4 +1,4 @@
-"""Learning rate, batch and gradient checkpointing for a network's size and a device's memory. Imports no torch."""
+"""Chooses learning rate, batch and gradient checkpointing for a network and a device's memory. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from distillkit.interfaces import Inventory
 from distillkit.registry import Scale
 
 ROOM = 0.9
-"""The share of a device's memory that is counted on."""
+"""The share of a device's memory that a run may use."""
 SMALL = 4
-"""Below so many samples at a time, computing activations twice is the lesser evil."""
+"""If fewer samples than this fit at a time, gradient checkpointing is used."""
 
 
 class TooLargeError(DistillkitError):
@@ -30,18 +30,18 @@ def fit(
     fixed: Collection[str],
     guidance: float | None,
 ) -> dict[str, Any]:
-    """Tables that follow from the model's size and the device.
+    """The tables that follow from the model's size and the device.
 
     Args:
-        components: what was chosen so far.
-        inventory: the model's.
-        scale: what the learning rate in `components` was found with; None: it is taken as it is.
-        memory: bytes of the device's memory.
-        fixed: keys that somebody has set by hand.
-        guidance: the scale s; None: the pipeline's own.
+        components: the components chosen so far.
+        inventory: the sizes of the model.
+        scale: the network size that the learning rate in `components` was chosen for; None: keep the rate.
+        memory: the device's memory in bytes.
+        fixed: the keys that the user has set.
+        guidance: the guidance scale s; None: the pipeline's default.
 
     Raises:
-        TooLargeError: they do not fit.
+        TooLargeError: the networks do not fit in the memory.
     """
     guidance = inventory.guidance if guidance is None else guidance
     state = estimate(components, inventory).total
@@ -79,29 +79,31 @@ def _rates(components: Components, inventory: Inventory, scale: Scale | None) ->
 
 
 def _part(batch: int, fits: float) -> int:
-    """The largest divisor of a batch that fits, or 1: so many samples at a time."""
+    """The largest divisor of the batch that fits in the memory, at least 1."""
     return max([1, *(part for part in range(1, batch + 1) if batch % part == 0 and part <= fits)])
 
 
 WEIGHT = 4
-"""Bytes of a weight: networks are float32, also where they compute in bfloat16."""
+"""Bytes per weight: networks are kept in float32, even if they compute in bfloat16."""
 ACTIVATIONS = 50
-"""Bytes of activations of a sample, per √parameters and place of the sample's height and width, in float32. Rough:
-eight of diffusers' networks, from 2 M to 2.6 G parameters, have 3 to 130, most of them 13 to 65."""
+"""Bytes of activations per sample, per √parameters and per pixel (height times width) of the sample, in float32.
+
+A rough value: eight networks of diffusers, from 2 M to 2.6 G parameters, have 3 to 130, most of them 13 to 65.
+"""
 CHECKPOINTED = 0.1
-"""The share of them that is left with gradient checkpointing; from 0.01 to 0.7 there."""
+"""The share of the activations that is left with gradient checkpointing; 0.01 to 0.7 in those networks."""
 LARGE = 128 * 128
-"""Height times width that is assumed where the files do not say."""
+"""Height times width that is assumed if the model's files do not give them."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes, without activations.
+    """Memory in bytes, without activations.
 
     Attributes:
-        trained: the weights that are trained, their gradients, the optimiser's state and the average of the weights.
-        copies: of those weights, which teacher and target hold.
-        frozen: the model's other parts; beside an adapter, the network itself.
+        trained: the trained weights, their gradients, the optimiser's state and the average of the weights.
+        copies: the copies of those weights that the teacher and the target hold.
+        frozen: the model's other parts; with an adapter, also the network itself.
     """
 
     trained: int
@@ -110,16 +112,13 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum."""
         return self.trained + self.copies + self.frozen
 
 
 def estimate(components: Components, inventory: Inventory) -> Memory:
-    """What the parts of a config hold on to from the first update to the last.
-
-    Activations come on top: `activations`.
-    """
-    # Beside an adapter, the network's own weights are frozen, and teachers share them.
+    """Estimate the memory that the components hold during the whole run, without `activations`."""
+    # With an adapter, the network's own weights are frozen, and teachers share them.
     trained = inventory.parameters if components.student is None else inventory.adapter
     frozen = inventory.frozen + (0 if components.student is None else inventory.parameters)
     holders = (components.teacher, components.target)
@@ -132,12 +131,12 @@ def estimate(components: Components, inventory: Inventory) -> Memory:
 
 
 def activations(inventory: Inventory, guidance: float, recompute: bool) -> float:
-    """About what a sample's activations take in bytes; only measuring tells (`distillkit plan --measure`).
+    """Estimate roughly how many bytes the activations of one sample take; `distillkit plan --measure` measures them.
 
     Args:
-        inventory: the model's.
-        guidance: the scale s; any but 1 evaluates the network on twice as many.
-        recompute: with gradient checkpointing.
+        inventory: the sizes of the model.
+        guidance: the guidance scale s; any but 1 evaluates the network on twice as many samples.
+        recompute: whether gradient checkpointing is on.
     """
-    places = (inventory.size or LARGE) * (1 if guidance == 1 else 2)
-    return ACTIVATIONS * sqrt(inventory.parameters) * places * (CHECKPOINTED if recompute else 1)
+    pixels = (inventory.size or LARGE) * (1 if guidance == 1 else 2)
+    return ACTIVATIONS * sqrt(inventory.parameters) * pixels * (CHECKPOINTED if recompute else 1)

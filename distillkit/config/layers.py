@@ -1,4 +1,4 @@
-"""Complete tables, not yet validated: a config file laid over its preset and the defaults, and `--set` over both."""
+"""Lays a config file over its preset and the defaults, and `--set` over all. Nothing is validated here."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from distillkit.errors import DistillkitError, Mistake
 from distillkit.registry import Registry, UnknownNameError
 
 DEFAULTED = ("engine", "tracker")
-"""The kinds of which a config that names no component gets the default one."""
+"""The kinds for which a config without their table gets the default component."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A file's tables.
+    """Read the tables of a file.
 
     Raises:
-        DistillkitError: it is not there, is no text, or is not TOML.
+        DistillkitError: the file does not exist, is not text, or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -39,13 +39,13 @@ def complete(
     """Lay the file's tables over its preset's and the defaults, and `--set` over all.
 
     Args:
-        tables: the file's.
-        name: the run's name, if nothing gives another.
-        overrides: `key=value` assignments.
+        tables: the file's tables.
+        name: the run's name, unless the tables give one.
+        overrides: `--set` assignments, `key=value`.
         registry: where presets are looked up.
 
     Returns:
-        the tables, without `preset`; what was wrong with `preset` and the assignments.
+        The complete tables, without `preset`, and the mistakes in `preset` and the assignments.
     """
     assignments, mistakes = parse_assignments(overrides)
     base: dict[str, Any] = {kind: {"type": registry.default(kind)} for kind in DEFAULTED}
@@ -61,7 +61,7 @@ def complete(
     tables = lay_over(base, tables)
     mistakes += assign(tables, [a for a in assignments if a.key != "preset"])
     if tables.pop("preset", None) is not None:
-        mistakes.append(Mistake("--set", "preset is a name, and has no keys"))
+        mistakes.append(Mistake("--set", "preset is a name and has no keys; write preset=NAME"))
     return tables, mistakes
 
 
@@ -81,9 +81,9 @@ class Assignment:
 
 
 def lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`, key by key; a table that names another `type` replaces the whole table.
+    """Lay `over` over `base`, key by key. Returns new tables.
 
-    Lists (`[[loss]]`) are replaced whole.
+    A table with another `type` replaces the whole table, and a list (`[[loss]]`) the whole list.
     """
     merged = copy.deepcopy(dict(base))
     for key, value in over.items():
@@ -100,9 +100,9 @@ def _other_type(below: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
 
 
 def parse_assignments(texts: Iterable[str]) -> tuple[list[Assignment], list[Mistake]]:
-    """Read `--set a.b=VALUE` assignments (also `loss[0].weight=2`); also tells what was wrong with them.
+    """Parse `--set a.b=VALUE` assignments, such as `loss[0].weight=2`. Returns them, and the mistakes.
 
-    VALUE is read as TOML; what is not TOML is a string, so `--set model.path=some/folder` needs no quotes.
+    VALUE is read as TOML. If it is not TOML, it is a string, so `--set model.path=some/folder` needs no quotes.
     """
     assignments: list[Assignment] = []
     mistakes: list[Mistake] = []
@@ -117,16 +117,16 @@ def parse_assignments(texts: Iterable[str]) -> tuple[list[Assignment], list[Mist
 
 
 def assign(tables: dict[str, Any], assignments: Iterable[Assignment]) -> list[Mistake]:
-    """Carry out assignments in place, and tell what was wrong.
+    """Apply assignments to the tables, in place. Returns the mistakes.
 
-    A `type` other than the table's own empties the table, as with presets, and goes before the table's other keys.
+    A new `type` empties its table first, as in `lay_over`. It is therefore applied before the table's other keys.
     """
     in_order = sorted(assignments, key=lambda assignment: assignment.parts[-1] != "type")
     return [Mistake("--set", f"{a.key}: {fault}") for a in in_order if (fault := _assign(tables, a.parts, a.value))]
 
 
 def _assign(here: Any, parts: list[str | int], value: Any) -> str | None:
-    """Set one value; the fault, if there is one."""
+    """Set one value. Returns the fault, if there is one."""
     for i, part in enumerate(parts):
         name = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts[:i]).lstrip(".")
         if isinstance(part, int):

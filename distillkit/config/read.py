@@ -1,4 +1,7 @@
-"""Reads a config, or some of its tables: every mistake at once, each with its TOML key. Imports no torch."""
+"""Reads and checks a config, or some of its tables. All mistakes are reported at once, each with its TOML key.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +27,22 @@ SCORING = ("grid", "evaluation", "engine", "data", "features", "metric")
 def read_config(path: Path, overrides: Iterable[str] = (), registry: Callable[[], Registry] = load_registry) -> Config:
     """Read, complete and check a config.
 
-    With `[[phase]]` tables, each phase is a config of its own: its preset, overlaid by the file's other tables, and
-    these by the phase's. `--set phase[0].run.updates=100` changes one phase; other assignments change all.
+    With `[[phase]]` tables, each phase is a config of its own: its tables are laid over the file's other tables, and
+    these over its preset. `--set phase[0].run.updates=100` changes one phase; other assignments change all.
 
     Args:
         path: a TOML file.
         overrides: `--set` assignments, `key=value`, laid over the file.
-        registry: where components and presets are looked up.
+        registry: returns the registry that components and presets are looked up in.
 
     Raises:
-        ConfigError: with all mistakes, in the order of the file's tables.
-        DistillkitError: the file is not there or is not TOML.
+        ConfigError: the config has mistakes; they are in the order of the file's tables.
+        DistillkitError: the file does not exist or is not TOML.
     """
-    tables, found = read_toml(path), registry()
+    tables, installed = read_toml(path), registry()
     if "phase" in tables:
-        return _read_phases(tables, path, list(overrides), found)
-    return Config.of(settle(tables, path.stem, overrides, found, str(path)))
+        return _read_phases(tables, path, list(overrides), installed)
+    return Config.of(settle(tables, path.stem, overrides, installed, str(path)))
 
 
 def _read_phases(tables: dict[str, Any], path: Path, overrides: list[str], registry: Registry) -> Config:
@@ -56,13 +59,13 @@ def _read_phases(tables: dict[str, Any], path: Path, overrides: list[str], regis
         )
     for i, entry in enumerate(entries[1:], 1):
         if "model" in entry:
-            mistakes.append(Mistake(f"phase[{i}].model", "must be left out: the phase begins with the one before's"))
+            mistakes.append(Mistake(f"phase[{i}].model", "must be left out: it is the result of the phase before"))
     named = [text for text in overrides if text.partition("=")[0].strip() == "run.name"]
     assignments, faults = parse_assignments(named)
     mistakes += [*faults, *assign(tables, assignments)]
     run = tables.get("run")
     name = str(run.get("name", path.stem)) if isinstance(run, dict) else path.stem
-    # The model of the first phase stands for those of the later ones until these begin.
+    # Later phases load the result of the phase before; until then they have the first phase's model.
     tables.setdefault("model", entries[0].get("model", {}))
 
     common = [text for text in overrides if text not in own and text not in named]
@@ -95,14 +98,14 @@ def settle(written: dict[str, Any], name: str, overrides: Iterable[str], registr
     """Complete and check a config's tables.
 
     Args:
-        written: as they were read; `preset` is taken out.
-        name: the run's name, if nothing gives another.
+        written: the tables as they were read. Changed in place: `preset` is removed.
+        name: the run's name, unless the tables give one.
         overrides: `--set` assignments, `key=value`, laid over the tables.
         registry: where components and presets are looked up.
-        origin: where the tables come from, for the message.
+        origin: where the tables come from, for error messages.
 
     Raises:
-        ConfigError: with all mistakes, in the order of the tables.
+        ConfigError: the tables have mistakes; they are in the order of the tables.
     """
     in_file = ["--set", *written]
     reader = Reader(registry)
@@ -123,13 +126,13 @@ def settle(written: dict[str, Any], name: str, overrides: Iterable[str], registr
             *check_together(settings.components(), {_table(mistake) for mistake in mistakes}, registry),
         ]
     if mistakes:
-        place = {table: i for i, table in enumerate(dict.fromkeys([*in_file, *tables, *known]))}
-        raise ConfigError(sorted(mistakes, key=lambda mistake: place.get(_table(mistake), -1)), origin)
+        order = {table: i for i, table in enumerate(dict.fromkeys([*in_file, *tables, *known]))}
+        raise ConfigError(sorted(mistakes, key=lambda mistake: order.get(_table(mistake), -1)), origin)
     return settings
 
 
 def _settings(reader: Reader, tables: dict[str, Any], origin: str) -> Settings:
-    """The settings. Where a table is wrong, what it should have made is missing, whatever the type says."""
+    """Make the settings. A field whose table has a mistake is None, despite its type."""
     core = {name: reader.core_table(name, tables.get(name)) for name in CORE}
     choices = {kind: reader.choices(kind, tables.get(kind)) for kind in TABLES}
     return Settings(
@@ -146,26 +149,26 @@ def _settings(reader: Reader, tables: dict[str, Any], origin: str) -> Settings:
 
 
 def _table(mistake: Mistake) -> str:
-    """The top-level key that a mistake belongs to."""
+    """The table that a mistake belongs to."""
     return re.split(r"[.\[]", mistake.key, maxsplit=1)[0]
 
 
 def tables_in(config: Path) -> dict[str, Any]:
-    """The tables of a run's config.toml: those of its last phase, and the model of its first."""
+    """The tables of a run's config.toml: those of the last phase, with the model of the first."""
     tables = read_toml(config)
     return {"model": tables["phase"][0]["model"]} | tables["phase"][-1] if "phase" in tables else tables
 
 
 def read_scoring(tables: dict[str, Any], origin: str, overrides: Iterable[str] = ()) -> Scoring:
-    """What scoring needs, from the tables evaluation, engine, data, features and metric.
+    """Read the tables that scoring needs: those of `SCORING`.
 
     Args:
-        tables: the tables; others are ignored. The overrides change them in place.
-        origin: where they come from, for the message.
-        overrides: `--set` assignments, `key=value`, laid over them.
+        tables: the tables. Others are ignored. Changed in place by the overrides.
+        origin: where they come from, for error messages.
+        overrides: `--set` assignments, `key=value`, laid over the tables.
 
     Raises:
-        ConfigError: with all mistakes.
+        ConfigError: the tables have mistakes.
     """
     registry = load_registry()
     reader = Reader(registry)
@@ -173,7 +176,7 @@ def read_scoring(tables: dict[str, Any], origin: str, overrides: Iterable[str] =
     for key in dict.fromkeys(str(assignment.parts[0]) for assignment in assignments):
         if key not in SCORING:
             hint = did_you_mean(key, SCORING)
-            reader.mistakes.append(Mistake(key, f"no table of scoring; they are: {', '.join(SCORING)}{hint}"))
+            reader.mistakes.append(Mistake(key, f"is not a table of scoring; those are: {', '.join(SCORING)}{hint}"))
     reader.mistakes += assign(tables, assignments)
     core = {name: reader.core_table(name, tables.get(name)) for name in SCORING[:2]}
     wanted = {"engine": {"type": registry.default("engine")}} | tables
@@ -193,11 +196,11 @@ def read_scoring(tables: dict[str, Any], origin: str, overrides: Iterable[str] =
 
 
 def table_of_result(tables: Mapping[str, Any], pipeline: Path) -> dict[str, Any]:
-    """The table [model] for a pipeline that a run exported: the default model opens it.
+    """The `[model]` table that loads a pipeline which a run exported, with the default model.
 
     Args:
-        tables: the run's.
-        pipeline: the folder.
+        tables: the run's tables.
+        pipeline: the pipeline's folder.
     """
     registry = load_registry()
     name = registry.default("model")
@@ -207,19 +210,19 @@ def table_of_result(tables: Mapping[str, Any], pipeline: Path) -> dict[str, Any]
 
 
 def read_component(kind: str, table: Mapping[str, Any], origin: str) -> Any:
-    """A new component from its table.
+    """Make a component from its table.
 
     Raises:
-        ConfigError: with all mistakes.
+        ConfigError: the table has mistakes.
     """
     return read_choice(kind, table, origin).make()
 
 
 def read_choice(kind: str, table: Mapping[str, Any], origin: str) -> Choice:
-    """One component's class and options from its table.
+    """Read the class and the options of one component from its table.
 
     Raises:
-        ConfigError: with all mistakes.
+        ConfigError: the table has mistakes.
     """
     reader = Reader(load_registry())
     choices = reader.choices(kind, table)

@@ -1,5 +1,7 @@
-"""A checked config as data, the components that are made from it for one run, and what follows from them: the plan of
-stages, and the scores that the run takes. Imports no torch."""
+"""A checked config as data, the components that are made from it for one run, its stages and its scores.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,11 @@ from distillkit.interfaces import EmaTable, Metric, OptimizerTable, Precomputing
 
 @dataclass(frozen=True, kw_only=True)
 class CoreTables:
-    """The checked tables of one phase that the core itself reads.
+    """The checked tables of one phase that the core reads.
 
     Attributes:
         origin: the file that they were read from.
-        tables: the resolved config, every default written out; reading it again gives the same settings.
+        tables: the resolved config, with every default written out. Reading it again gives the same settings.
     """
 
     origin: str
@@ -34,7 +36,7 @@ class CoreTables:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(CoreTables):
-    """The checked config of one phase. It is data: nothing in it is ever loaded or set up.
+    """The checked config of one phase. It is data: nothing in it is loaded or set up.
 
     Attributes:
         choices: the components that the other tables name, by kind.
@@ -43,7 +45,7 @@ class Settings(CoreTables):
     choices: Mapping[str, Sequence[Choice]]
 
     def components(self) -> Components:
-        """New components, none of them set up: for one run, or to ask what they need."""
+        """Make new components. None of them is set up."""
         made = {kind: [choice.make() for choice in choices] for kind, choices in self.choices.items()}
         one = {kind: components[0] if components else None for kind, components in made.items()}
         return Components(
@@ -64,12 +66,12 @@ class Settings(CoreTables):
 
 @dataclass(frozen=True)
 class Config:
-    """A checked config: phases, mostly one, each of which begins with the result of the one before.
+    """A checked config: one or more phases. Each phase begins with the result of the phase before.
 
     Attributes:
         name: the run's name.
-        phases: each phase's settings. The model of all but the first stands for the result of the phase before.
-        tables: the resolved config; reading it again gives the same phases.
+        phases: the settings of each phase. In all but the first, the result of the phase before replaces the model.
+        tables: the resolved config. Reading it again gives the same phases.
     """
 
     name: str
@@ -84,7 +86,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """What scoring a model takes."""
+    """What is needed to score a model."""
 
     grid: GridTable
     evaluation: EvaluationTable
@@ -96,10 +98,10 @@ class Scoring:
 
 @dataclass(frozen=True, kw_only=True)
 class Components(CoreTables, Scoring):
-    """The components that settings name, which one run sets up and throws away, and the core's tables beside them.
+    """The components of one run, and the core's tables. A run sets them up, and they are discarded after it.
 
     Attributes:
-        losses: of all `[[loss]]` tables; the others as the tables of the config.
+        losses: one for each `[[loss]]` table. The other fields have the names of the config's tables.
     """
 
     model: interfaces.Model
@@ -129,30 +131,30 @@ def make_plan(components: Components) -> list[Stage]:
 
 
 def evaluations_before(components: Components, plan: list[Stage]) -> int:
-    """Evaluations before the first update, if none of the source's work has been done by an earlier run."""
+    """Network evaluations before the first update, if no earlier run has done any of the source's work."""
     source = components.source
     return source.evaluations_before(plan) if isinstance(source, PrecomputingSource) else 0
 
 
 def stride(components: Components, stage: Stage) -> int:
-    """The target's stride; 1 without a target (plain training)."""
+    """The stride of the target in fine steps; 1 without a target (plain training)."""
     return 1 if components.target is None else components.target.stride(stage)
 
 
 def _evaluations(components: Components, stage: Stage) -> int:
-    """Evaluations per batch: the student's, and the target's."""
+    """Network evaluations per batch: the student's, and the target's."""
     if components.target is None or components.teacher is None:
         return 1
     return 1 + components.target.teacher_evaluations(stage, components.teacher)
 
 
 def score_name(label: str, steps: int) -> str:
-    """What the score of a metric at a number of sampling steps is called: "fd-fashion/steps-4"."""
+    """The name of a metric's score at a number of sampling steps, such as "fd-fashion/steps-4"."""
     return f"{label}/steps-{steps}"
 
 
 def scores_taken(components: Components) -> dict[str, Metric]:
-    """The scores that are taken during the run: name -> metric, metric by metric."""
+    """The scores that are taken during the run, as name -> metric."""
     features = components.features
     if features is None:
         return {}
@@ -164,13 +166,18 @@ def scores_taken(components: Components) -> dict[str, Metric]:
 
 
 def watched(components: Components, steps: int) -> str | None:
-    """The score that decides when a stage is over whose student samples in `steps` steps; None if none does."""
+    """The score that decides when a stage ends; None if none does.
+
+    Args:
+        components: of the run.
+        steps: the student's sampling steps in the stage.
+    """
     wanted = components.schedule.watches(steps)
     return None if wanted is None else find_score(components, wanted)
 
 
 def find_score(components: Components, wanted: str) -> str | None:
-    """The score that "fd-fashion/steps-4" or "steps-4" (of the first metric) means; None: it is not taken."""
+    """The full name of "fd-fashion/steps-4" or "steps-4" (of the first metric); None if the run does not take it."""
     return next((name for name in scores_taken(components) if name == wanted or name.endswith(f"/{wanted}")), None)
 
 
@@ -181,12 +188,12 @@ def best_score(components: Components) -> str | None:
 
 
 def series(components: Components, stage: Stage, scores: Sequence[Mapping[str, float]]) -> list[float]:
-    """The watched score after each evaluation of a stage, lower being better; empty if none is watched.
+    """The watched score after each evaluation of a stage, negated if higher is better; empty if none is watched.
 
     Args:
-        components: the run's.
+        components: of the run.
         stage: the stage.
-        scores: all scores by name, for each evaluation that the stage has seen.
+        scores: all scores by name, for each evaluation in the stage.
     """
     name = watched(components, stage.jumps)
     if name is None:

@@ -1,4 +1,4 @@
-"""The tables of a config, validated: the core's own, and components with their options. Imports no torch."""
+"""Validates the tables of a config: the core's own, and those of components. Imports no torch."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ class RunTable(StrictModel):
         seed: everything random follows from it.
         method: what to call the method in model cards; the preset's name by default.
         log_every: updates between points of the tracker's curves (the journal has every update).
-        checkpoint_every: updates between checkpoints; 0: as `checkpoint_minutes` says, and at the end.
-        checkpoint_minutes: minutes between checkpoints, in the time of updates and scores; 0: none by the clock.
+        checkpoint_every: updates between checkpoints; 0: only by `checkpoint_minutes`, and at the end.
+        checkpoint_minutes: minutes of training and scoring between checkpoints; 0: none by the clock.
         keep: how many checkpoints to keep.
         on_divergence: what happens when the loss, the gradient or x̂ is no longer finite or passes a limit. "stop":
             the run ends with an error; "rollback": it goes back to its newest checkpoint (one is made before the
-            first update) and on from there at half the learning rate, up to 5 times; "skip": an update that is not
-            finite is left out, up to 50 in a row, and a limit that is passed ends the run. Whichever it is, no weight
-            ever takes what is not finite.
+            first update) and continues at half the learning rate, up to 5 times; "skip": an update that is not finite
+            is skipped, up to 50 in a row, and passing a limit ends the run. In all cases, an update that is not finite
+            changes no weight.
         loss_limit: the loss may be this many times the largest of the run's first 20 updates.
-        x0_limit: the same for the root mean square of x̂, of which less than 1 counts as 1.
+        x0_limit: the same for the root mean square of x̂; values below 1 count as 1.
     """
 
     name: Annotated[str, AfterValidator(_folder_name)]
@@ -72,7 +72,7 @@ class GridTable(StrictModel):
     Attributes:
         spacing: "trailing" (begins at the noise), "leading" (as CompVis) or "linspace".
         start: the noisiest time used. "auto": the last time for v- and x-prediction and for leading grids; otherwise,
-            for ε-prediction, the noisiest at which the factor σ/α on its error is bearable.
+            for ε-prediction, the noisiest time at which σ/α, which multiplies the error of ε, is not too large.
     """
 
     spacing: Literal["trailing", "leading", "linspace"] = "trailing"
@@ -84,7 +84,7 @@ class EvaluationTable(StrictModel):
 
     Attributes:
         steps: numbers of sampling steps at which teacher and student are scored.
-        teacher: whether the undistilled teacher is scored and sampled too; once will do for many runs of one teacher.
+        teacher: whether the undistilled teacher is scored and sampled too. Turn it off if another run has scored it.
         teacher_steps: further numbers at which the teacher alone is scored.
         samples: pictures per score.
         batch: pictures per network call.
@@ -92,8 +92,8 @@ class EvaluationTable(StrictModel):
         guidance: guidance scale s (1: none).
         sampler: how the student is sampled, here and by the exported pipeline: "ddim"; "consistency" jumps to clean
             data, adds noise of the next time and jumps again. The undistilled teacher is always sampled by "ddim".
-        reference: what real pictures are: "bundled" (comes with the features), "data" (the run's `[data]`).
-            "auto": the first of them that exists.
+        reference: the real pictures to compare with: "bundled" (comes with the features), "data" (the run's
+            `[data]`), or "auto" (the first of the two that exists).
         every: updates between evaluations of the student during the run; 0: only at the end.
         every_samples: pictures per score in those.
         best: a score by name, as in "fd-fashion/steps-4" or "steps-4": of the weights that were evaluated during the
@@ -130,7 +130,7 @@ CORE: dict[str, type[BaseModel]] = {
 }
 
 OPTIONAL = ("ema", "student")
-"""The core's tables without which a run does without what they describe; the others have defaults for everything."""
+"""The core's tables that switch something on. The others have a default for every key."""
 
 REQUIRED = ("model", "schedule", "source", "loss")
 
@@ -143,19 +143,19 @@ class Choice:
     options: Component.Options
 
     def make(self) -> Component:
-        """A new component, not set up."""
+        """Make the component, without setting it up."""
         return self.component(self.options)
 
 
 @dataclass
 class Reader:
-    """Validates tables; collects mistakes and the tables with every default written out.
+    """Validates tables, and collects the mistakes and the resolved tables.
 
     Attributes:
         registry: where components are looked up.
-        lacks_preset: whether the config's preset is not there, so that tables may be missing for no other reason.
-        mistakes: what is wrong so far.
-        resolved: the tables with every default written out.
+        lacks_preset: whether the config names a preset that does not exist. Missing tables are then not reported.
+        mistakes: the mistakes so far.
+        resolved: the tables, with every default written out.
     """
 
     registry: Registry
@@ -164,7 +164,7 @@ class Reader:
     resolved: dict[str, Any] = field(default_factory=dict)
 
     def core_table(self, name: str, table: Any) -> BaseModel | None:
-        """One of the core's tables; None if it is wrong, or optional and not there."""
+        """Validate one of the core's tables. Returns None if it has mistakes, or is optional and missing."""
         if name in OPTIONAL and table is None:
             return None
         made = self._validate(CORE[name], {} if table is None else table, name, f"[{name}]")
@@ -173,7 +173,7 @@ class Reader:
         return made
 
     def choices(self, kind: str, table: Any) -> list[Choice]:
-        """The components of a kind that a table, or a list of tables, names. Those that are wrong are left out."""
+        """Validate the table, or the list of tables, of a kind. Entries with mistakes are left out."""
         many = KINDS[kind].many
         form = f"[[{kind}]]" if many else f"[{kind}]"
         if table is None or table == []:
@@ -213,9 +213,10 @@ class Reader:
         return choice
 
     def _validate(self, model: type[BaseModel], table: Any, key: str, owner: str) -> BaseModel | None:
-        """Check a table strictly: TOML has types, so a string is no number and a number no switch.
+        """Validate a table strictly: TOML has types, so "1" is not a number, and 1 is not a boolean.
 
-        By way of JSON, in whose strict mode a list may be a tuple, and a string a path.
+        The table goes through JSON, because pydantic's strict mode accepts a list for a tuple and a string for a path
+        only there.
         """
         try:
             return model.model_validate_json(json.dumps(table, default=str), strict=True)
@@ -228,5 +229,5 @@ class Reader:
 
 
 def _dump(model: BaseModel) -> dict[str, Any]:
-    """As a TOML table: what is None is left out."""
+    """A model as a TOML table. Fields that are None are left out."""
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -98,8 +98,8 @@ class Evaluator:
             pictures = distributed.all_gather(batch.cpu())[:left]
             digest.update(pictures.numpy().tobytes())
             with torch.no_grad():
-                found, classes = self._features.extract(batch.to(self._device))
-            features.append(distributed.all_gather(found.float().cpu())[:left])
+                vectors, classes = self._features.extract(batch.to(self._device))
+            features.append(distributed.all_gather(vectors.float().cpu())[:left])
             if classes is not None:
                 logits.append(distributed.all_gather(classes.float().cpu())[:left])
             left -= len(pictures)

@@ -81,8 +81,8 @@ class Pictures:
             count,
             None if guidance == 1 else torch.full((count,), guidance),
         ).map(lambda tensor: tensor.to(self._device))
-        told = self._model.spec.guidance_input
-        if which == "teacher" and told is not None and told.new:
+        guidance_input = self._model.spec.guidance_input
+        if which == "teacher" and guidance_input is not None and guidance_input.new:
             condition = condition.mixed()
         with torch.no_grad(), _aside(predictor), self._autocast():
             if self.sampler(which) == "consistency":

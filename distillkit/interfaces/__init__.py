@@ -1,4 +1,4 @@
-"""The abstract classes that plugins implement, and the values that travel between their objects."""
+"""The abstract classes that plugins implement, and the values that these exchange."""
 
 from distillkit.interfaces.converter import Converter
 from distillkit.interfaces.data import Data

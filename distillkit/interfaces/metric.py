@@ -1,4 +1,4 @@
-"""How samples are scored: the features that they are compared in, and the metrics."""
+"""Scores of samples: the features in which they are compared, and the metrics."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from distillkit.component import Component
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """What metrics know of a set of images, real or generated.
+    """What metrics use of a set of images, real or generated.
 
     Attributes:
         mean: the features' mean, [D] (float64).
         covariance: their unbiased covariance, [D, D] (float64).
         count: the number of images.
-        features: the features themselves, [n, D] with n ≤ count (a sample of them, for KID); None if not kept.
+        features: the features, [n, D] with n ≤ count (a subset of the images, for KID); None if not kept.
         logits: class logits, [count, K]; None if the network has none, or for a reference.
-        hash: what the images were, as eight hexadecimal digits: scores with different ones don't compare.
+        hash: identifies the images, as eight hexadecimal digits. Scores with different references do not compare.
     """
 
     mean: torch.Tensor
@@ -33,10 +33,10 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, features: torch.Tensor, logits: torch.Tensor | None, hash: str) -> FeatureStatistics:
-        """The statistics of images with features [n, D] and logits [n, K] (or None), n at least 2; all is kept."""
+        """The statistics of n ≥ 2 images with features [n, D] and logits [n, K] (or None). Keeps the features."""
         mean = features.mean(0, dtype=torch.float64)
         covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=features.device)
-        # In parts, as float64 copies of all features of a large reference would take gigabytes.
+        # In parts, because a float64 copy of all features of a large reference would take gigabytes.
         for part in torch.split(features, 4096):
             centred = part.double() - mean
             covariance += centred.T @ centred
@@ -44,17 +44,17 @@ class FeatureStatistics:
 
 
 class Features(Component):
-    """Turns pictures into feature vectors. One pass serves every metric."""
+    """Turns images into feature vectors, which all metrics share."""
 
     metric_suffix: str
-    """What a metric in these features is called: "" for the Inception network of FID, "-fashion" and the like else."""
+    """The suffix of a metric's name in these features: "" for the Inception network of FID, else such as "-fashion"."""
 
     @abstractmethod
     def setup(self, device: torch.device) -> None:
         """Load the network. Called once.
 
         Raises:
-            DistillkitError: its weights are not there.
+            DistillkitError: the network's weights do not exist.
         """
 
     @abstractmethod
@@ -72,12 +72,12 @@ class Features(Component):
 
     @property
     def has_bundled_reference(self) -> bool:
-        """Whether `bundled_reference` has something; known before anything is loaded."""
+        """Whether `bundled_reference` returns statistics; known before anything is loaded."""
         return False
 
     @property
     def has_logits(self) -> bool:
-        """Whether `extract` gives class logits; known before anything is loaded."""
+        """Whether `extract` returns class logits; known before anything is loaded."""
         return True
 
 
@@ -85,15 +85,15 @@ class Metric(Component):
     """One number for a set of samples."""
 
     needs_reference: ClassVar[bool]
-    """Whether samples are compared with real images."""
+    """Whether the metric compares samples with real images."""
     needs_logits: ClassVar[bool] = False
-    """Whether the feature network must give class logits."""
+    """Whether the feature network must return class logits."""
     higher_is_better: ClassVar[bool] = False
 
     @abstractmethod
     def label(self, features: Features) -> str:
-        """What the score is called in these features: "fid" in Inception's only, "fd-fashion" in Fashion-MNIST's."""
+        """The name of the score in these features, such as "fid" in Inception's and "fd-fashion" in Fashion-MNIST's."""
 
     @abstractmethod
     def compute(self, samples: FeatureStatistics, reference: FeatureStatistics | None) -> float:
-        """The score. Must not touch the global random state."""
+        """Compute the score. Must not change the global random state."""

@@ -1,4 +1,4 @@
-"""Where a run is shown while it goes on, and afterwards."""
+"""Trackers show runs, while they are going on and afterwards."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Status = Literal["finished", "failed", "killed"]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a run's folder doesn't hold, and a tracker needs at the start.
+    """What a tracker needs to know at the start, besides the files in the run's folder.
 
     Attributes:
         name: the run's name.
         folder: the run's folder.
         plan: the stages.
-        resumed: whether the run goes on from a checkpoint.
-        parent: the folder of the chain that this run is a phase of.
+        resumed: whether the run is resumed.
+        parent: for a phase of a run with several phases, the folder of that run.
     """
 
     name: str
@@ -35,66 +35,72 @@ class RunInfo:
 
 
 class Tracker(Component):
-    """Shows one run somewhere. The run's folder is the record; a tracker reads it, and is told when there is more.
+    """Shows one run. The run's folder is the record: the tracker reads the folder, and `sync` says that it has changed.
 
-    A run neither waits for its tracker nor fails with it: `sync` and `finish` never block on a network and never
-    raise. What cannot be sent is one warning. `finish` may wait five seconds for what is on its way. A chain calls
-    `start` and `finish` of its tracker for each phase, between its own.
+    A run does not wait for its tracker, and does not fail because of it: `sync` and `finish` never block on a network
+    and never raise. If something cannot be sent, they log one warning. `finish` may wait up to five seconds.
+
+    A run with several phases calls `start` once for itself, then `start` and `finish` for each phase, then `finish`.
     """
 
     has_ui: ClassVar[bool] = False
-    """Whether `distillkit ui` has something to open."""
+    """Whether the tracker implements `open_ui`."""
 
     @abstractmethod
     def start(self, run: RunInfo) -> None:
-        """The run begins or goes on. Its folder holds config.toml.
+        """Called when a run starts or is resumed. Its folder contains config.toml.
+
+        Must not connect to anything.
 
         Raises:
-            DistillkitError: nothing could ever be sent with these options. Nobody is asked to find out.
+            DistillkitError: nothing can be sent with these options, for example because a package is not installed.
         """
 
     @abstractmethod
     def sync(self) -> None:
-        """There is more in the folder.
+        """Called when the folder has changed.
 
-        Lines of journal.jsonl (every `run.log_every` updates) or curves.jsonl, pictures in samples/, or scores.json.
-        A resumed run, and one that goes back to a checkpoint, cuts the lines off that it writes again.
+        New are lines of journal.jsonl (every `run.log_every` updates) or of curves.jsonl, pictures in samples/, or
+        scores.json. A run that is resumed or rolled back first removes the lines that it is going to write again.
         """
 
     @abstractmethod
     def finish(self, status: Status) -> None:
-        """The run is over."""
+        """Called when the run has ended."""
 
     def send(self, folder: Path) -> str:
-        """Send what is missing of the run in a folder, and wait for it (`distillkit track`). Optional.
+        """Send everything of a run that has not been sent yet, and wait for it (`distillkit track`). Optional.
+
+        Args:
+            folder: the run's folder.
 
         Returns:
-            what was sent, in a line for the user.
+            One line for the user that says what was sent.
 
         Raises:
-            DistillkitError: there is nowhere to send it, or it is not taken.
+            DistillkitError: the tracker sends runs nowhere, or sending failed.
         """
-        raise DistillkitError(f"the tracker '{self.name}' sends runs nowhere: name a store with --uri")
+        raise DistillkitError(f"the tracker '{self.name}' does not send runs anywhere: name a store with --uri")
 
     def open_ui(self, port: int) -> None:
-        """Show the runs on http://127.0.0.1:`port`, until the user stops it (`distillkit ui`). Optional.
+        """Serve a UI on http://127.0.0.1:`port` until the user stops it (`distillkit ui`). Optional.
 
         Raises:
-            DistillkitError: the tracker has no UI, or it cannot start.
+            DistillkitError: the tracker has no UI, or the UI cannot start.
         """
         raise DistillkitError(f"the tracker '{self.name}' has no UI")
 
 
 class NoTracker(Tracker):
-    """Shows the run nowhere: its folder is all there is."""
+    """Does nothing: the run is recorded in its folder only."""
 
     name = "none"
 
     def start(self, run: RunInfo) -> None:
-        """Nothing to begin."""
+        """Do nothing."""
 
     def sync(self) -> None:
-        """Nothing to send."""
+        """Do nothing."""
 
     def finish(self, status: Status) -> None:
-        """Nothing to end."""
+        """Do nothing."""

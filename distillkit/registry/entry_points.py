@@ -1,4 +1,4 @@
-"""Loads plugins from the entry points of the group `distillkit`, one by one: a broken one breaks nothing else."""
+"""Loads plugins from the entry points of the group `distillkit`. A broken plugin does not stop the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GROUP = "distillkit"
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin module that loaded, and the distribution it came with."""
+    """A plugin, and the distribution that installed it."""
 
     name: str
     package: str
@@ -24,7 +24,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class BrokenPlugin:
-    """A plugin that did not load, or something of it that does not work, and why."""
+    """A plugin that does not load or does not work, and the reason."""
 
     name: str
     package: str
@@ -33,17 +33,17 @@ class BrokenPlugin:
 
 
 def load_plugins() -> tuple[pluggy.PluginManager, dict[str, Plugin], list[BrokenPlugin]]:
-    """Load every entry point.
+    """Load all plugins.
 
     Returns:
-        the plugin manager; who is behind each of its plugin names; the plugins that failed.
+        The plugin manager; the plugin behind each of its names; the plugins that failed.
     """
     manager = pluggy.PluginManager("distillkit")
     manager.add_hookspecs(hookspecs)
     plugins: dict[str, Plugin] = {}
     broken: list[BrokenPlugin] = []
     for entry_point, plugin in _installed():
-        # Two distributions may use one entry-point name; pluggy wants unique ones.
+        # Two distributions may use the same name for an entry point; pluggy needs unique names.
         key = f"{plugin.package}:{plugin.name}"
         try:
             module = entry_point.load()
@@ -62,7 +62,7 @@ def load_plugins() -> tuple[pluggy.PluginManager, dict[str, Plugin], list[Broken
 
 
 def report(plugin: Plugin, reason: str) -> BrokenPlugin:
-    """A plugin as broken, and why."""
+    """The report of a plugin that does not work."""
     return BrokenPlugin(plugin.name, plugin.package, plugin.version, reason)
 
 
@@ -73,13 +73,13 @@ def describe(error: BaseException) -> str:
 
 
 def _installed() -> Iterator[tuple[EntryPoint, Plugin]]:
-    """distillkit's own entry points first, then the others by package. A package twice on the path counts once."""
-    found = []
+    """The entry points: distillkit's own first, then the others by package. Each distribution counts once."""
+    plugins = []
     for entry_point in entry_points(group=GROUP):
         distribution = entry_point.dist
         assert distribution is not None  # set for all that importlib finds
-        found.append((entry_point, Plugin(entry_point.name, distribution.name, distribution.version)))
-    return iter(sorted(found, key=lambda pair: (pair[1].package != "distillkit", pair[1].package, pair[1].name)))
+        plugins.append((entry_point, Plugin(entry_point.name, distribution.name, distribution.version)))
+    return iter(sorted(plugins, key=lambda pair: (pair[1].package != "distillkit", pair[1].package, pair[1].name)))
 
 
 def _unknown_hooks(manager: pluggy.PluginManager, key: str) -> list[str]:

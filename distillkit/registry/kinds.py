@@ -1,4 +1,4 @@
-"""The kinds of components: each has a hook, and most a table of their name in the config."""
+"""The kinds of components. Each has a hook, and most have a table in the config with the kind's name."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from distillkit.component import Component
 
 @dataclass(frozen=True)
 class Kind:
-    """
+    """A kind of component.
+
     Attributes:
-        name: the kind, and its table in a config (`[schedule]`), if it has one.
+        name: the name of the kind, and of its table in a config (`[schedule]`).
         hook: the hook that contributes its classes.
-        base: the interface that they implement.
-        many: whether a config may name several (`[[loss]]`).
-        in_config: whether a config names it at all; a command does otherwise.
+        base: the interface that its classes implement.
+        many: whether a config may have several of them (`[[loss]]`).
+        in_config: whether it has a table in a config. If not, an option of a command names it.
     """
 
     name: str

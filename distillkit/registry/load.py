@@ -1,4 +1,4 @@
-"""Asks every installed plugin what it contributes. What is wrong with one is noted, and the others stay."""
+"""Collects what the installed plugins contribute. A plugin that fails is reported, and the others still work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PRESETS = "distillkit_presets"
 
 
 def load_registry() -> Registry:
-    """All components and presets of the installed plugins."""
+    """Load all components and presets of the installed plugins."""
     with lazy_imports():
         return _load()
 
@@ -24,16 +24,16 @@ def load_registry() -> Registry:
 def _load() -> Registry:
     manager, plugins, broken = load_plugins()
     registry = Registry({kind: {} for kind in KINDS}, {}, broken)
-    take: dict[str, Callable[[Registry, Plugin, Any], None]] = {
+    add: dict[str, Callable[[Registry, Plugin, Any], None]] = {
         kind.hook: partial(_add_components, kind) for kind in KINDS.values()
     }
-    take[PRESETS] = _add_presets
-    for hook in take:
-        # One by one: a call of the hook itself would stop at the first plugin that fails.
+    add[PRESETS] = _add_presets
+    for hook in add:
+        # One by one, because a call of the hook would stop at the first plugin that fails.
         for implementation in getattr(manager.hook, hook).get_hookimpls():
             plugin = plugins[implementation.plugin_name]
             try:
-                take[hook](registry, plugin, implementation.function())
+                add[hook](registry, plugin, implementation.function())
             except (Exception, SystemExit) as error:
                 broken.append(report(plugin, f"{hook}: {describe(error)}"))
     return registry
@@ -60,7 +60,7 @@ def _add_presets(registry: Registry, plugin: Plugin, presets: Any) -> None:
 
 
 def _fault(kind: Kind, component: Any) -> str | None:
-    """What keeps a contributed object from being a component of its kind."""
+    """Why a contributed object cannot be a component of its kind; None if it can."""
     label = getattr(component, "__name__", repr(component))
     if not (inspect.isclass(component) and issubclass(component, kind.base)):
         return f"{label} is not a subclass of distillkit.interfaces.{kind.base.__name__}"

@@ -1,4 +1,4 @@
-"""From a kind and a name to the class that a plugin contributed."""
+"""Looks up the class that a plugin contributed, by kind and name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distillkit.registry.entry_points import BrokenPlugin, Plugin
 
 @dataclass(frozen=True)
 class Registered:
-    """A component class and who contributed it."""
+    """A component class, and the plugin that contributed it."""
 
     kind: str
     name: str
@@ -22,11 +22,11 @@ class Registered:
 
 @dataclass(frozen=True)
 class Scale:
-    """What a preset's learning rate and run length were found with, for whoever has to choose others.
+    """The network and the run length that a preset's learning rate was chosen for; `distillkit distill` scales from it.
 
     Attributes:
-        parameters: of the network.
-        updates: parameter updates of a run with the preset's schedule.
+        parameters: number of parameters of the network.
+        updates: parameter updates of the run, with the preset's schedule.
     """
 
     parameters: int
@@ -34,18 +34,18 @@ class Scale:
 
 
 class UnknownNameError(LookupError):
-    """No plugin, or more than one, has a component or preset of that name. The message is ready to be shown."""
+    """No plugin, or more than one, has a component or preset of that name. The message can be shown to the user."""
 
 
 @dataclass
 class Registry:
-    """All that the installed plugins contribute.
+    """What the installed plugins contribute.
 
     Attributes:
-        components: kind -> name -> everyone who claims it (more than one is a conflict, told when it is asked for).
-        presets: name -> everyone who claims it, with the tables.
-        broken: what does not work.
-        scales: preset's name -> what its numbers are for, where it says so.
+        components: kind -> name -> the classes of that name. Looking up a name with more than one is an error.
+        presets: name -> the presets of that name, each with its plugin.
+        broken: the plugins that do not work.
+        scales: name of a preset -> its scale, if it has one.
     """
 
     components: dict[str, dict[str, list[Registered]]] = field(default_factory=dict)
@@ -54,20 +54,20 @@ class Registry:
     scales: dict[str, Scale] = field(default_factory=dict)
 
     def find(self, kind: str, name: str) -> type[Component]:
-        """The class of a kind called `name`.
+        """The class of a kind with a name.
 
         Raises:
-            UnknownNameError: there is none, or there are two.
+            UnknownNameError: there is none, or more than one.
         """
         claims = self.components[kind].get(name, [])
         self._check_owners(kind, name, [claim.plugin for claim in claims], sorted(self.components[kind]))
         return claims[0].component
 
     def default(self, kind: str) -> str:
-        """The name of the component that is taken where nothing names one of its kind.
+        """The name of the component that is used if none of its kind is named.
 
         Raises:
-            UnknownNameError: there is none.
+            UnknownNameError: no plugin has a default.
         """
         for component in self.classes(kind):
             if component.default:
@@ -82,7 +82,7 @@ class Registry:
         """The tables of a preset.
 
         Raises:
-            UnknownNameError: there is none, or there are two.
+            UnknownNameError: there is none, or more than one.
         """
         claims = self.presets.get(name, [])
         self._check_owners("preset", name, [plugin for plugin, _ in claims], sorted(self.presets))
@@ -95,7 +95,7 @@ class Registry:
                 message += f" — did you mean '{close[0]}'?"
             if self.broken:
                 names = ", ".join(f"{b.name} ({b.package} {b.version}: {b.reason})" for b in self.broken)
-                message += f" — it may be in a plugin that does not work: {names}"
+                message += f" — it may belong to a plugin that does not work: {names}"
             raise UnknownNameError(message)
         if len(owners) > 1:
             both = " and ".join(f"{owner.package} {owner.version} ({owner.name})" for owner in owners)

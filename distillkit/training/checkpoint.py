@@ -1,4 +1,4 @@
-"""Checkpoints: everything that the rest of a run depends on, in safetensors and JSON."""
+"""Checkpoints: the complete state of a run, in safetensors and JSON."""
 
 from __future__ import annotations
 
@@ -21,45 +21,54 @@ from distillkit.training.loop import Position
 from distillkit.training.manifest import about, check_fits, check_layout, complete, plan_of
 
 STATE = "state.safetensors"
-"""What teacher, target and source name as their state. An engine's is in files of its own, one for each rank."""
+"""The state of teacher, target and source. The engine's state has one file per rank."""
 POSITION = "position.json"
 
 
 def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
-    """Write checkpoints/update-NNNNNN, aside first; older ones than the newest `keep` go once it is complete.
+    """Write the checkpoint update-NNNNNN atomically, then delete all but the newest `keep` checkpoints.
 
-    Every rank takes part: each writes the file that is its own, and the first one the rest.
+    Collective: each rank writes its own file, and the main process the others.
+
+    Args:
+        folder: the folder of the run's checkpoints.
+        parts: the state to save.
+        position: the position of the run.
+        keep: number of checkpoints to keep.
+
+    Returns:
+        The folder of the checkpoint.
 
     Raises:
-        Diverged: something in it is not finite.
-        DistillkitError: it cannot be written; those that were there before are as they were.
+        Diverged: the state is not finite.
+        DistillkitError: the checkpoint cannot be written. The existing ones are unchanged.
     """
     final = folder / f"update-{position.update:06d}"
-    aside = files.partial(final)
+    temporary = files.partial(final)
     engine, state = parts.components.engine.state_dict(), _state(parts, position)
     _check_finite({"engine": engine} | state, position.update)
 
     def begin() -> None:
         for leftover in folder.glob(".*.partial"):
             shutil.rmtree(leftover, ignore_errors=True)
-        aside.mkdir(parents=True)
+        temporary.mkdir(parents=True)
 
     def write() -> manifest.Entries:
         mine = []
         if distributed.is_main_process() or parts.components.engine.layout != "replicated":
             mine.append(manifest.rank_file(distributed.rank()))
-            safetensors.torch.save_file(_ready(engine), aside / mine[-1])
+            safetensors.torch.save_file(_ready(engine), temporary / mine[-1])
         if distributed.is_main_process():
             flat = {f"{owner}/{key}": value for owner, values in state.items() for key, value in values.items()}
-            safetensors.torch.save_file(_ready(flat), aside / STATE)
+            safetensors.torch.save_file(_ready(flat), temporary / STATE)
             text = json.dumps(asdict(position) | {"plan": plan_of(parts)}, indent=1)
-            (aside / POSITION).write_text(text + "\n", encoding="utf-8")
+            (temporary / POSITION).write_text(text + "\n", encoding="utf-8")
             mine += [STATE, POSITION]
-        return manifest.entries(aside, mine)
+        return manifest.entries(temporary, mine)
 
     def finish() -> None:
-        manifest.write(aside, hashes, about(parts, position))
-        files.replace(aside, final)
+        manifest.write(temporary, hashes, about(parts, position))
+        files.replace(temporary, final)
         _remove_others(folder, final, keep)
 
     try:
@@ -67,49 +76,58 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
         hashes = manifest.gather(distributed.on_all_ranks(write, final))
         distributed.on_main_process(finish, final)
     except DistillkitError:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     return final
 
 
 def find(folder: Path, parts: Parts, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is whole. One that is not is named, and the one before is looked at.
+    """Find the newest checkpoint that is intact. A damaged one is reported, and the one before it is tried.
+
+    Args:
+        folder: the folder of the run's checkpoints.
+        parts: of the run that is resumed.
+        say: prints a warning.
 
     Returns:
-        its folder; None if none was made yet.
+        The folder of the checkpoint; None if there are no checkpoints.
 
     Raises:
-        DistillkitError: there are checkpoints, and none is whole; or one is of another engine, or sharded otherwise.
+        DistillkitError: all checkpoints are damaged, or one was written by another engine or with other sharding.
     """
 
     def look() -> list[Path]:
         files.recover(folder)
         return complete(folder)
 
-    there = distributed.on_main_process(look, folder)
+    checkpoints = distributed.on_main_process(look, folder)
     mine = manifest.rank_file(distributed.rank() if parts.components.engine.layout != "replicated" else 0)
-    for path in reversed(there):
+    for path in reversed(checkpoints):
         check_layout(path, parts)
         damage = manifest.damage(path, (mine, STATE, POSITION))
         if not distributed.any_rank(damage is not None):
             return path
-        say(f"warning: {path}: this checkpoint is damaged ({damage or 'in a file of another process'}): not used")
-    if there:
+        say(f"warning: {path}: this checkpoint is damaged ({damage or 'in a file of another process'}) and is not used")
+    if checkpoints:
         raise DistillkitError(
-            f"{folder}: no checkpoint in it is whole ({len(there)} damaged): put one back from a copy, or begin anew "
-            "in another folder with --output"
+            f"{folder}: all checkpoints are damaged ({len(checkpoints)}): restore one from a backup, or start again in "
+            "another folder with --output"
         )
     return None
 
 
 def restore(path: Path, parts: Parts) -> Position:
-    """Put a checkpoint's state back into the parts.
+    """Load a checkpoint into the parts.
 
     Args:
-        path: its folder, which `find` has found whole.
+        path: the folder of the checkpoint, as `find` returned it.
+        parts: of the run that is resumed.
+
+    Returns:
+        The position of the run.
 
     Raises:
-        DistillkitError: the config, or the number of processes, is another one, to which it does not fit.
+        DistillkitError: the checkpoint does not fit the config or the number of processes.
     """
     components = parts.components
     written = json.loads((path / POSITION).read_text(encoding="utf-8"))
@@ -128,19 +146,19 @@ def restore(path: Path, parts: Parts) -> Position:
             part.load_state_dict(_of(owner, shared))
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise DistillkitError(
-            f"{path}: does not fit the config: {error}; go on with the config that the run began with"
+            f"{path}: does not fit the config: {error}; resume with the config that the run was started with"
         ) from error
     return position
 
 
 def _state(parts: Parts, position: Position) -> dict[str, Mapping[str, torch.Tensor]]:
-    """All but the engine's."""
+    """The state of teacher, target and source."""
     return {owner: part.state_dict() for owner, part in _stateful(parts, position).items()}
 
 
 def _stateful(parts: Parts, position: Position) -> dict[str, Stateful]:
     components = parts.components
-    # Between stages a source has nothing to go on with; before the first one, it has no state.
+    # A source has a state only within a stage.
     source = components.source if position.done else None
     owners = {"teacher": components.teacher, "target": components.target, "source": source}
     return {owner: part for owner, part in owners.items() if part is not None}
@@ -151,19 +169,19 @@ def _of(owner: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 def _ready(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """On the CPU, as safetensors wants them: what shares memory with another one is copied, and nothing else."""
-    found: dict[str, torch.Tensor] = {}
+    """The tensors as safetensors needs them: contiguous, on the CPU, and without shared memory."""
+    ready: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for key, value in tensors.items():
         value = value.detach().cpu().contiguous()
-        place = value.untyped_storage().data_ptr()
-        found[key] = value.clone() if place in seen else value
-        seen.add(place)
-    return found
+        address = value.untyped_storage().data_ptr()
+        ready[key] = value.clone() if address in seen else value
+        seen.add(address)
+    return ready
 
 
 def _check_finite(states: Mapping[str, Mapping[str, torch.Tensor]], update: int) -> None:
-    """The last line of defence: a checkpoint that is not finite is never written, by any rank."""
+    """Raise in all processes if the state is not finite in one of them. Such a checkpoint is never written."""
     bad = [f"{owner}/{key}" for owner, state in states.items() for key, v in state.items() if not v.isfinite().all()]
     if distributed.any_rank(bool(bad)):
         what = bad[0] if bad else "the state of another process"
@@ -171,8 +189,8 @@ def _check_finite(states: Mapping[str, Mapping[str, torch.Tensor]], update: int)
 
 
 def _remove_others(folder: Path, newest: Path, keep: int) -> None:
-    """Checkpoints before the newest `keep`, and those of later updates, which the run has gone back behind."""
-    there = complete(folder)
-    at = there.index(newest) + 1
-    for path in [*there[: max(at - keep, 0)], *there[at:]]:
+    """Delete all but the newest `keep` checkpoints, and those of later updates, which a rollback has left."""
+    checkpoints = complete(folder)
+    end = checkpoints.index(newest) + 1
+    for path in [*checkpoints[: max(end - keep, 0)], *checkpoints[end:]]:
         shutil.rmtree(path)

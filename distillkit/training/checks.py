@@ -1,4 +1,4 @@
-"""What takes the loaded model to check: its grids, its guidance, its adapter, its data."""
+"""Checks that need the loaded model: of grids, guidance, the adapter and the data."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ NAMED = 10
 def check_model(
     components: Components, path: NoisePath, plan: Sequence[Stage], earlier: Sequence[Components] = ()
 ) -> list[Mistake]:
-    """The mistakes in a config that only the loaded model shows.
+    """The mistakes in a config that can be seen once the model is loaded.
 
     Args:
-        components: with the loaded model.
-        path: its noise path, with the grids that they ask for.
-        plan: their stages.
-        earlier: the phases before.
+        components: the components; the model is loaded.
+        path: the model's noise path, with the config's grid.
+        plan: the stages.
+        earlier: the phases before this one.
     """
     spec, evaluation = components.model.spec, components.evaluation
     wanted = [("schedule", stage.steps) for stage in plan]
@@ -40,21 +40,21 @@ def check_model(
     if evaluation.sampler not in spec.samplers:
         mistakes["evaluation.sampler"] = Mistake(
             "evaluation.sampler",
-            f'is "{evaluation.sampler}", which the exported pipeline of {spec.label} could not do; expected '
+            f'is "{evaluation.sampler}", which the exported pipeline of {spec.label} cannot use; expected '
             f"{' or '.join(spec.samplers)}",
         )
     taught = any(phase.teacher is not None and "guidance" in phase.teacher.gives for phase in earlier)
-    # What an earlier phase leaves is no new network.
+    # Later phases start from a trained network, which an adapter fits.
     for mistake in [*_check_guidance(components, taught), *([] if earlier else _check_adapter(components))]:
         mistakes[mistake.key] = mistake
     return [*mistakes.values()]
 
 
 def check_data(data: Data, model: Model) -> None:
-    """The images must be as large as the model's, and their labels classes that it is conditioned on.
+    """Check that the data's images and classes fit the model.
 
     Raises:
-        DistillkitError: they are not.
+        DistillkitError: the images have another size, or the labels are not classes of the model.
     """
     data.check_shape(model)
     if model.spec.classes is None:
@@ -74,7 +74,7 @@ def check_data(data: Data, model: Model) -> None:
 
 
 def _check_guidance(components: Components, taught: bool) -> Iterator[Mistake]:
-    """Scales that the model can do, and a teacher for what its network does not know yet."""
+    """Check that the model supports the guidance scales, and that a new guidance input has a teacher."""
     spec, teacher = components.model.spec, components.teacher
     taken = spec.guidance_input
     if taken is not None and taught:
@@ -102,8 +102,8 @@ def _check_guidance(components: Components, taught: bool) -> Iterator[Mistake]:
     if taken is not None and taken.new and not mixes:
         yield Mistake(
             "model.guidance_input",
-            "is new to the network, which has to be taught what it means first: begin with the preset 'guided', "
-            "and distil its result (see [[phase]])",
+            "adds an input that the network is not trained for: train it with the preset 'guided' first, and distil "
+            "the result (see [[phase]])",
         )
     elif teacher is not None and mixes and taken is None:
         yield Mistake(
@@ -114,24 +114,24 @@ def _check_guidance(components: Components, taught: bool) -> Iterator[Mistake]:
     elif teacher is not None and mixes and taken is not None and not taken.new:
         yield Mistake(
             "teacher.type",
-            f"'{teacher.name}' mixes two predictions of a network without guidance, and {spec.label} takes the scale "
-            "as an input and guides by itself; use a teacher that does not, as the presets pd, tsd and dsdi do",
+            f"'{teacher.name}' mixes two predictions of a network without guidance, but {spec.label} takes the scale "
+            "as an input; use another teacher, as the presets pd, tsd and dsdi do",
         )
 
 
 def _check_adapter(components: Components) -> Iterator[Mistake]:
-    """What an adapter stands beside must be there for others, too."""
+    """Check that the model has trained weights for the adapter to adapt."""
     spec = components.model.spec
     taken = spec.guidance_input
     if components.student is None:
         return
     if spec.untrained:
-        yield Mistake("student", "adapts a network that has been trained, and the model is a new one: leave it out")
+        yield Mistake("student", "adapts a trained network, but the model is a new one: remove [student]")
     elif taken is not None and taken.new:
         yield Mistake(
             "student",
-            "adapts what the network has, and model.guidance_input gives it a new layer: teach that one without "
-            "[student], and distil the result (see [[phase]])",
+            "adapts trained weights, but model.guidance_input adds a new layer: train it without [student] first, and "
+            "distil the result (see [[phase]])",
         )
 
 

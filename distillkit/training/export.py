@@ -1,4 +1,4 @@
-"""What a run leaves: its network as a pipeline."""
+"""Exports the trained network as a pipeline."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def export(parts: Parts, folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write the trained network, with the averaged weights, as a pipeline.
 
     Args:
-        parts: prepared.
-        folder: the pipeline's. An adapter is written alone as well, beside it.
-        rows: of scores.json, for the model card.
+        parts: the prepared parts of the run.
+        folder: the pipeline's folder. An adapter is also written to the folder lora/ beside it.
+        rows: the rows of scores.json, for the model card.
 
     Raises:
-        DistillkitError: it cannot be written.
+        DistillkitError: the pipeline cannot be written.
     """
     with parts.components.engine.averaged():
         network = copy.deepcopy(parts.student.network).cpu() if distributed.is_main_process() else None
-    # What comes next may read it.
+    # All ranks wait for the pipeline, because the next phase reads it.
     distributed.on_main_process(lambda: _write(cast(torch.nn.Module, network), parts, folder, rows), folder)
 
 
@@ -48,13 +48,13 @@ def _write(network: torch.nn.Module, parts: Parts, folder: Path, rows: list[dict
         adapter = folder.with_name("lora")
         with writing(adapter), replacing(adapter) as temporary:
             components.model.export_adapter(network, temporary)
-    # Last: where it is, the run is over.
+    # The pipeline comes last: a run whose folder has one is finished.
     with writing(folder), replacing(folder) as temporary:
         components.model.export(network, temporary, about)
 
 
 def _taught_steps(parts: Parts) -> int:
-    """The smallest of the evaluated numbers of steps that a stage taught; the largest where none did."""
+    """The smallest of the evaluated numbers of steps that a stage trains; the largest if none does."""
     taught = {stage.jumps for stage in parts.plan if stage.updates}
     steps = parts.components.evaluation.steps
     return min(taught.intersection(steps), default=max(steps))

@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, and who may write to it."""
+"""A run's folder: the paths of its files, and its lock."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from distillkit.errors import DistillkitError
 from distillkit.files import partial, write_text
 
 FREE = ("run.log_every", "run.keep", "run.checkpoint_every", "run.checkpoint_minutes")
-"""Keys that a resumed run may have otherwise: they change how it is watched and kept, and no number that it makes."""
+"""Keys that may differ when a run is resumed, because they change no weight."""
 LOCK = ".lock"
 
 
 class RunFolder:
-    """Paths of a run's files. As a context, it gives the folder back at the end, if this run has taken it.
+    """The paths of a run's files. As a context manager, it releases the folder's lock on exit.
 
-    The main process looks and writes for all: the methods and properties are collectives.
+    Only the main process reads and writes the folder. The methods and properties are collective.
 
     Args:
         path: the folder.
@@ -43,7 +43,7 @@ class RunFolder:
         self.lora = path / "lora"
         self.samples = path / "samples"
         self.best = path / "best.safetensors"
-        # Held by the process, and so given back when it dies.
+        # The operating system releases the lock when the process dies.
         self._lock = FileLock(path / LOCK, timeout=0)
 
     def __enter__(self) -> Self:
@@ -56,31 +56,31 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run is over: the pipeline is what it leaves last, and at once."""
+        """Whether the run is finished: the pipeline is written last, and atomically."""
         return distributed.on_main_process(self.pipeline.is_dir)
 
     @property
     def begun(self) -> bool:
-        """Whether there is a run, which may be over."""
+        """Whether the folder has a run, finished or not."""
         return distributed.on_main_process(self.config.is_file)
 
     def check_free(self) -> None:
-        """A new run may begin here.
+        """Check that a new run may use the folder.
 
         Raises:
-            DistillkitError: the folder holds something already, or cannot be read.
+            DistillkitError: the folder is not empty, or cannot be read.
         """
         distributed.on_main_process(self._check_free)
 
     def _check_free(self) -> None:
-        # What a run leaves that was killed before it had begun.
-        nothing = {LOCK, partial(self.config).name}
+        # A run that was killed before it wrote its config leaves these.
+        leftovers = {LOCK, partial(self.config).name}
         try:
             taken = self.path.exists() and (
-                not self.path.is_dir() or any(path.name not in nothing for path in self.path.iterdir())
+                not self.path.is_dir() or any(path.name not in leftovers for path in self.path.iterdir())
             )
         except OSError as error:
-            raise DistillkitError(f"{self.path}: cannot be looked into ({error.strerror})") from None
+            raise DistillkitError(f"{self.path}: cannot be read ({error.strerror})") from None
         if taken:
             holds = "a run" if self.config.exists() else "something that is not a run"
             raise DistillkitError(
@@ -89,16 +89,19 @@ class RunFolder:
             )
 
     def create(self, tables: dict[str, Any]) -> None:
-        """Begin a new run here: make the folder, take it, and write the resolved config, `tables`.
+        """Start a new run: create and lock the folder, and write the resolved config.
+
+        Args:
+            tables: the resolved config.
 
         Raises:
-            DistillkitError: the folder cannot be written, or another run has taken it meanwhile.
+            DistillkitError: the folder cannot be written, or another run has locked it.
         """
 
         def make() -> None:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                self._take()
+                self._acquire()
                 self._check_free()
                 write_text(self.config, tomli_w.dumps(tables))
             except OSError as error:
@@ -106,25 +109,25 @@ class RunFolder:
 
         distributed.on_main_process(make, self.path)
 
-    def _take(self) -> None:
-        """Keep other runs out.
+    def _acquire(self) -> None:
+        """Lock the folder.
 
         Raises:
-            DistillkitError: another one is here.
+            DistillkitError: another run has locked it.
         """
         try:
             self._lock.acquire()
         except Timeout:
             raise DistillkitError(
-                f"{self.path}: another run is at work in this folder; wait until it is over, stop it, or give another "
+                f"{self.path}: another run is using this folder; wait until it has ended, stop it, or give another "
                 "folder with --output"
             ) from None
 
     def check_idle(self) -> None:
-        """No run is at work here.
+        """Check that no run is using the folder.
 
         Raises:
-            DistillkitError: one is.
+            DistillkitError: a run is.
         """
         try:
             with self._lock:
@@ -135,40 +138,40 @@ class RunFolder:
             ) from None
 
     def discard(self) -> None:
-        """Undo `create`, for a run that could not begin."""
+        """Delete the folder of a run that could not start."""
         if distributed.is_main_process():
             shutil.rmtree(self.path, ignore_errors=True)
 
     def open(self, tables: dict[str, Any], ignore: Collection[str] = (), allow: Collection[str] = ()) -> list[str]:
-        """Go on with the run that is here, and take the folder.
+        """Resume the run in the folder: lock the folder, and compare the config.
 
         Args:
             tables: the resolved config.
-            ignore: tables that may differ.
-            allow: keys, or tables, that the user lets differ.
+            ignore: tables that are not compared.
+            allow: keys or tables in which the user allows differences.
 
         Returns:
-            the keys that differ and may matter.
+            The keys that differ, without those in `FREE`.
 
         Raises:
-            DistillkitError: there is none, another run is at work in it, or it was made from another config.
+            DistillkitError: there is no run, another process is using it, or its config differs in other keys.
         """
 
         def take() -> dict[str, Any]:
             if not self.config.is_file():
                 raise DistillkitError(f"{self.path}: holds no run to resume (no config.toml)")
-            self._take()
+            self._acquire()
             return tomllib.loads(self.config.read_text(encoding="utf-8"))
 
         before = distributed.on_main_process(take, self.path)
-        found = sorted(key for key in _differences(before, tables) if key.split(".")[0] not in ignore)
-        changed = [key for key in found if re.sub(r"^phase\[\d+\]\.", "", key) not in FREE]
+        differing = sorted(key for key in _differences(before, tables) if key.split(".")[0] not in ignore)
+        changed = [key for key in differing if re.sub(r"^phase\[\d+\]\.", "", key) not in FREE]
         if refused := [key for key in changed if not _is_among(key, allow)]:
             flags = " ".join(f"--allow-change {key}" for key in refused)
             raise DistillkitError(
                 f"{self.path}: the config has changed since the run began, in {', '.join(refused)}; "
-                f"resume with the run's own: distillkit run {self.config} --output {self.path} --resume; or let it "
-                f"change: {flags}"
+                f"resume with the run's own config: distillkit run {self.config} --output {self.path} --resume; or "
+                f"allow the change: {flags}"
             )
         return changed
 
@@ -177,7 +180,7 @@ class RunFolder:
         distributed.on_main_process(lambda: write_text(self.config, tomli_w.dumps(tables)), self.config)
 
     def read_scores(self) -> list[dict[str, Any]]:
-        """The rows of scores.json, if there is one."""
+        """The rows of scores.json; empty if there is no such file."""
 
         def read() -> list[dict[str, Any]]:
             return json.loads(self.scores.read_text(encoding="utf-8")) if self.scores.is_file() else []
@@ -190,12 +193,12 @@ class RunFolder:
 
 
 def _is_among(key: str, allowed: Collection[str]) -> bool:
-    """Whether a key is one of those, or lies in one of them."""
+    """Whether a key is one of the allowed keys, or lies in an allowed table."""
     return any(key == one or key.startswith((f"{one}.", f"{one}[")) for one in allowed)
 
 
 def _differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
-    """The TOML keys at which two configs differ."""
+    """Yield the TOML keys at which two configs differ."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in before.keys() | now.keys():
             yield from _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)

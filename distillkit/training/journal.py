@@ -1,6 +1,6 @@
-"""The record of the updates: the journal, the curves, and the check for divergence.
+"""Writes the journal and the curves, and checks the updates for divergence.
 
-Both files only grow while a run goes on, and are truncated to the position where it is resumed.
+Both files only grow during a run. When it is resumed, they are truncated to the position of the checkpoint.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from distillkit.errors import DistillkitError
 from distillkit.files import flush
 
 FIRST = 20
-"""Updates at the beginning of a run that later ones are compared with."""
+"""Updates at the beginning of a run with which later ones are compared."""
 
 ROLLBACKS = 5
-"""How often a run goes back before it stops."""
+"""Rollbacks before a run stops."""
 
 SKIPS = 50
-"""Updates in a row that may be skipped before a run stops."""
+"""Skipped updates in a row before a run stops."""
 
 NAMES = {"loss": "the loss", "x0_rms": "the root mean square of x̂"}
 FLOORS = {"loss": 0.0, "x0_rms": 1.0}
-"""At the noisy end x̂ is small, and a walk's first updates may see no other: data are of about unit size."""
+"""The least values to compare with. x̂ is small at high noise, which may be all that the first updates see."""
 LIMITS = {"loss": "loss_limit", "x0_rms": "x0_limit"}
 
 
 class Diverged(DistillkitError):
-    """The run has diverged; it may go back to a checkpoint."""
+    """The run has diverged."""
 
 
 class DivergenceGuard:
-    """Checks the journal's lines, in their order.
+    """Checks the lines of the journal, in order.
 
     Args:
-        limits: the config's `[run]`.
+        limits: the `[run]` table.
     """
 
     def __init__(self, limits: RunTable) -> None:
@@ -56,9 +56,9 @@ class DivergenceGuard:
         """Check an update's line.
 
         Raises:
-            Diverged: its loss or gradient norm is not finite and the update was not skipped, or too many in a row were;
-                or its loss or the rms of x̂ is more than `run.loss_limit` or `run.x0_limit` times the largest of the
-                first updates.
+            Diverged: the loss or the gradient's norm is not finite and the update was not skipped; too many updates in
+                a row were skipped; or the loss or the rms of x̂ is more than `run.loss_limit` or `run.x0_limit` times
+                its largest value in the first updates.
         """
         where = f"update {line['update']}"
         self._skipped = self._skipped + 1 if line.get("skipped") else 0
@@ -66,7 +66,7 @@ class DivergenceGuard:
             return
         advice = f"the run has diverged; lower optimizer.learning_rate (it was {line['learning_rate']:.2g} there)"
         if self._skipped:
-            raise Diverged(f"{where}: it and the {SKIPS} before it are not finite: {advice}")
+            raise Diverged(f"{where}: this update and the {SKIPS} before it are not finite: {advice}")
         if not isfinite(line["loss"] + line["grad_norm"] + line["x0_rms"]):
             raise Diverged(f"{where}: the loss is {line['loss']} and the gradient's norm {line['grad_norm']}: {advice}")
         for key, limit in self._limits.items():
@@ -82,11 +82,11 @@ class DivergenceGuard:
 
 @dataclass(frozen=True)
 class Line:
-    """An update's line of the journal, before it is written.
+    """A line of the journal, before it is written.
 
     Attributes:
-        values: what the host knows of the update.
-        scalars: tensors of one element that may still be on the device.
+        values: the values that are known on the host.
+        scalars: the values that may still be on the device, as tensors of one element.
     """
 
     values: dict[str, Any]
@@ -94,15 +94,15 @@ class Line:
 
 
 class Journal:
-    """journal.jsonl: one line per update. Several are read from the device together, so that no update waits for it.
+    """journal.jsonl: one line per update. Lines are read from the device together, so that no update waits for it.
 
     Args:
         path: the file.
-        guard: raises where the run has diverged.
-        updates: lines of an earlier part of the run to keep; later ones are dropped.
+        guard: checks each line.
+        updates: number of existing lines to keep; later ones are deleted.
 
     Raises:
-        DistillkitError: the file has fewer lines.
+        DistillkitError: the file has fewer than `updates` lines.
     """
 
     def __init__(self, path: Path, guard: DivergenceGuard, updates: int = 0) -> None:
@@ -117,20 +117,20 @@ class Journal:
         kept = path.read_text(encoding="utf-8").splitlines()[:updates]
         if len(kept) < updates:
             raise DistillkitError(
-                f"{path}: has {len(kept)} whole lines, and the checkpoint was made after update {updates}: put the "
-                "file back from a copy, or delete the checkpoints of later updates than the journal has"
+                f"{path}: has {len(kept)} complete lines, but the checkpoint was written after update {updates}: "
+                "restore the file from a backup, or delete the checkpoints of later updates"
             )
         for line in kept:
             guard.check(json.loads(line))
 
     def write(self, lines: Sequence[Line]) -> list[dict[str, Any]]:
-        """Write lines, of which there is at least one.
+        """Write lines, at least one. Collective.
 
         Returns:
-            the lines as they stand in the file.
+            The lines as they are in the file.
 
         Raises:
-            Diverged: the run has; only the lines before are written.
+            Diverged: the run has diverged. The lines before are written.
         """
         rows = distributed.all_mean(torch.stack([torch.stack([*line.scalars.values()]) for line in lines]).double())
         full = [self._filled(line, row) for line, row in zip(lines, rows.tolist(), strict=True)]
@@ -144,7 +144,7 @@ class Journal:
         return full
 
     def _filled(self, line: Line, scalars: list[float]) -> dict[str, Any]:
-        """A whole line. One of a skipped update says so, and has null for what is not finite."""
+        """The complete line. That of a skipped update has "skipped", and null for values that are not finite."""
         read = dict(zip(line.scalars, scalars, strict=True))
         if read.pop("made") or not self._guard.skips:
             return line.values | read
@@ -157,12 +157,12 @@ class Journal:
             file.writelines(json.dumps(line) + "\n" for line in lines)
 
     def sync(self) -> None:
-        """Flush what is written to the disk."""
+        """Flush the file to the disk. Collective."""
         distributed.on_main_process(lambda: flush(self._path), self._path)
 
 
 def keep_lines(path: Path, lines: int) -> None:
-    """Truncate a file after its first lines, in place. One without a line end is not counted."""
+    """Truncate a file after its first lines. A line without an end is removed."""
     with path.open("rb+") as file:
         kept = [line for _, line in zip(range(lines), file, strict=False) if line.endswith(b"\n")]
         file.truncate(sum(map(len, kept)))
@@ -173,7 +173,7 @@ class Curves:
 
     Args:
         path: the file; the first evaluation creates it.
-        evaluated: evaluations of an earlier part of the run are kept up to this update, and later ones dropped.
+        evaluated: existing lines are kept up to this update, and later ones deleted.
     """
 
     def __init__(self, path: Path, evaluated: int = 0) -> None:
@@ -187,7 +187,7 @@ class Curves:
         distributed.on_main_process(cut, path)
 
     def add(self, update: int, scores: Mapping[str, float]) -> None:
-        """Write an evaluation: the update that it followed, and its scores by name ("fd-fashion/steps-4")."""
+        """Add an evaluation after an update, with its scores by name ("fd-fashion/steps-4")."""
 
         def append() -> None:
             with self._path.open("a", encoding="utf-8") as file:

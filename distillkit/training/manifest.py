@@ -1,4 +1,4 @@
-"""What a checkpoint consists of, and whether it is whole and fits a run. manifest.json is written last."""
+"""The manifest of a checkpoint: lists its files, to detect damage, and describes the run that it fits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rank_file(rank: int) -> str:
 
 
 def complete(folder: Path) -> list[Path]:
-    """The checkpoints in a folder that were written to the end, oldest first; they may be damaged since."""
+    """The checkpoints in a folder that were written completely, oldest first. They may have been damaged since."""
     numbers = {path: path.name.removeprefix("update-") for path in folder.glob("update-*")}
     return sorted((path for path, number in numbers.items() if number.isdigit()), key=lambda path: int(numbers[path]))
 
@@ -41,7 +41,7 @@ def entries(folder: Path, names: Collection[str]) -> Entries:
 
 
 def gather(own: Entries) -> Entries:
-    """The entries of all ranks' files, from those of this rank's own."""
+    """The entries of all ranks' files, from those of this rank. Collective."""
     # The other ranks write one file each, and the main process needs its size and hash.
     last = own.get(rank_file(distributed.rank()), {"sha256": "", "bytes": 0})
     entry = torch.tensor([[last["bytes"], *(bytes.fromhex(last["sha256"]) or bytes(32))]])
@@ -57,7 +57,7 @@ def _entry(file: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, entries: Entries, about: Mapping[str, Any]) -> None:
-    """Write the manifest: `about`, and the files' entries."""
+    """Write the manifest, with the entries of the files."""
     text = json.dumps({**about, "files": dict(sorted(entries.items()))}, indent=1)
     (folder / NAME).write_text(text + "\n", encoding="utf-8")
 
@@ -69,11 +69,11 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def damage(folder: Path, files: Collection[str]) -> str | None:
-    """What is wrong with a checkpoint; None if it is whole.
+    """Describe the damage to a checkpoint; None if it is intact.
 
     Args:
-        folder: the checkpoint's.
-        files: files whose content is hashed; of the others only the size is checked.
+        folder: the folder of the checkpoint.
+        files: the files whose hashes are checked. Of the others, only the size is checked.
     """
     try:
         entries: Entries = read(folder)["files"]
@@ -81,9 +81,9 @@ def damage(folder: Path, files: Collection[str]) -> str | None:
             return f"{NAME} names no {missing[0]}"
         for name, entry in entries.items():
             if (size := (folder / name).stat().st_size) != entry["bytes"]:
-                return f"{name} has {size} bytes and not {entry['bytes']}"
+                return f"{name} has {size} bytes instead of {entry['bytes']}"
             if name in files and _entry(folder / name)["sha256"] != entry["sha256"]:
-                return f"{name} is not what was written: its SHA-256 is another one"
+                return f"{name} has changed: its SHA-256 differs"
     except FileNotFoundError as error:
         return f"{Path(str(error.filename)).name} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -109,10 +109,10 @@ def about(parts: Parts, position: Position) -> dict[str, Any]:
 
 
 def check_layout(path: Path, parts: Parts) -> None:
-    """Check that a checkpoint's state is of this engine and sharded alike, before its files are read.
+    """Check the engine and the sharding of a checkpoint, before its files are read.
 
     Raises:
-        DistillkitError: it is not.
+        DistillkitError: it was written by another engine, or with other sharding.
     """
     try:
         then = read(path)
@@ -122,33 +122,33 @@ def check_layout(path: Path, parts: Parts) -> None:
     engine = parts.components.engine
     if name != engine.name:
         raise DistillkitError(
-            f"{path}: was written by the engine '{name}', whose state '{engine.name}' cannot take: resume "
+            f"{path}: was written by the engine '{name}', whose state '{engine.name}' cannot load: resume "
             f'with engine.type = "{name}"'
         )
     if layout != engine.layout:
         raise DistillkitError(
-            f"{path}: its state is sharded otherwise ({layout}) than this run's ({engine.layout}): resume with the "
-            "engine's options and the number of processes that it was written with"
+            f"{path}: its state is sharded differently ({layout}) from this run's ({engine.layout}): resume with the "
+            "engine options and the number of processes that it was written with"
         )
 
 
 def check_fits(path: Path, plan: Plan, position: Position, parts: Parts) -> None:
-    """Check that a run can go on from a checkpoint: the same samples in flight, and the same stages so far.
+    """Check that a run can be resumed from a checkpoint: it needs the same batch, and the same stages so far.
 
     Args:
         path: the checkpoint's folder.
-        plan: its stages, as `plan_of` returned them.
-        position: its position.
-        parts: those of the run that is resumed.
+        plan: the checkpoint's stages, as `plan_of` returned them.
+        position: the checkpoint's position.
+        parts: of the run that is resumed.
 
     Raises:
-        DistillkitError: it cannot.
+        DistillkitError: the run cannot be resumed.
     """
     then, now = read(path), about(parts, position)
     if then["batch"] != now["batch"] and position.done and "walk" in parts.components.source.gives:
         raise DistillkitError(
-            f"{path}: its {then['batch']} samples (source.batch times processes) are on their way, and this run has "
-            f"{now['batch']}: resume with as many"
+            f"{path}: was written with {then['batch']} samples per batch (source.batch times processes), and this run "
+            f"has {now['batch']}: resume with as many"
         )
     stage, new = position.stage, plan_of(parts)
     same = new[:stage] == plan[:stage] and len(new) > stage

@@ -1,4 +1,4 @@
-"""One phase from its settings to its folder: score the teacher, train, score the student, export."""
+"""Runs one phase: scores the teacher, trains, scores the student, and exports it."""
 
 from __future__ import annotations
 
@@ -33,33 +33,32 @@ def run_phase(
     parent: Path | None = None,
     allow: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """Carry out one phase.
+    """Run one phase.
 
     Args:
-        settings: its checked settings.
-        folder: its folder; must not hold anything yet, unless `resume`.
-        tracker: records it.
-        resume: go on from the folder's newest checkpoint, or from the start if there is none yet. A phase that is
-            finished is not carried out again.
-        parent: the folder of the run that has several phases, of which this is one.
-        allow: keys of the config, or tables, that may have changed since the phase began.
+        settings: the checked settings.
+        folder: the phase's folder. It must be empty or missing, unless `resume`.
+        tracker: records the phase.
+        resume: whether to continue from the newest checkpoint, or from the start if there is none. A finished phase is
+            not run again.
+        parent: with several phases, the folder of the run.
+        allow: keys or tables of the config that may have changed since the phase was started.
 
     Returns:
-        the rows of scores.json.
+        The rows of scores.json.
 
     Raises:
-        DistillkitError: a fault in what the user gave, found before anything was overwritten; or something cannot be
-            written.
-        RunInterrupted: Ctrl-C or SIGTERM during the updates; a checkpoint was written.
+        DistillkitError: the user made a mistake, in which case nothing was overwritten, or a file cannot be written.
+        RunInterrupted: Ctrl-C or SIGTERM arrived during the updates. A checkpoint was written.
     """
     reporter = Reporter(Console())
-    # Made for this phase: what they load is gone when it is over.
+    # Made here, so that what they load is freed after the phase.
     components = replace(settings.components(), tracker=tracker)
     with RunFolder(folder) as run_folder:
         changed: list[str] = []
         if resume:
-            # With several phases, the model is the result of the phase before, wherever the run's folder lies by now,
-            # and the whole config has been compared.
+            # With several phases, the whole config has been compared already, and the model is the result of the phase
+            # before, whose path changes if the run's folder is moved.
             changed = run_folder.open(settings.tables, ignore=() if parent is None else ("model",), allow=allow)
         else:
             run_folder.check_free()
@@ -79,16 +78,16 @@ def run_phase(
 def _make(
     components: Components, run_folder: RunFolder, info: RunInfo, changed: Collection[str], reporter: Reporter
 ) -> list[dict[str, Any]]:
-    """A phase that is not finished yet, from its beginning or from where it stood."""
+    """Run a phase that is not finished, from the start or from a checkpoint."""
     parts = load(components)
     work = prepare(parts)
-    # Reads the reference, so that all that may be missing is missed before anything is written.
+    # Reads the reference, so that a missing file is reported before anything is written.
     scores = RunScores(parts, run_folder, reporter)
     newest = None
     if info.resumed:
         newest = checkpoint.find(run_folder.checkpoints, parts, reporter.say)
         if newest is None:
-            reporter.say(f"{run_folder.path}: there is no checkpoint yet: beginning anew")
+            reporter.say(f"{run_folder.path}: there is no checkpoint yet: starting from the beginning")
     else:
         run_folder.create(components.tables)
     with recorded(components.tracker, info, run_folder.discard if not info.resumed else lambda: None):
@@ -98,13 +97,13 @@ def _make(
             _do(work, parts, reporter)
         position = Position() if newest is None else checkpoint.restore(newest, parts)
         if changed:
-            # The checkpoint fits the config that has changed.
+            # Only now is it known that the checkpoint fits the changed config.
             run_folder.write_config(components.tables)
-        _train_and_leave(parts, position, run_folder, reporter, scores, changed)
+        _train_and_export(parts, position, run_folder, reporter, scores, changed)
     return scores.rows
 
 
-def _train_and_leave(
+def _train_and_export(
     parts: Parts,
     position: Position,
     run_folder: RunFolder,
@@ -112,14 +111,16 @@ def _train_and_leave(
     scores: RunScores,
     changed: Collection[str],
 ) -> None:
-    """The updates, the student's scores and the pipeline."""
+    """Train, score the student, and export it."""
     before = position.update
     score = best_score(parts.components)
     best = None if score is None else BestWeights(run_folder.best, parts, score)
     Training(parts, position, run_folder, reporter, scores, best).run()
-    if best is not None and (found := best.restore()) is not None:
-        reporter.say(f"best: {found.score} = {found.value:.4g} after update {found.update} of {position.update}")
-    # Scores of these weights, if the run was stopped behind its last update.
+    if best is not None and (restored := best.restore()) is not None:
+        reporter.say(
+            f"best: {restored.score} = {restored.value:.4g} after update {restored.update} of {position.update}"
+        )
+    # If the run was stopped after its last update, scores.json may have scores of these weights already.
     scores.student(_known(run_folder, "student") if before == position.update and not changed else [])
     export(parts, run_folder.pipeline, scores.rows)
 
@@ -131,18 +132,18 @@ def _known(run_folder: RunFolder, model: str) -> list[dict[str, Any]]:
 def _close(
     run_folder: RunFolder, tracker: Tracker, info: RunInfo, changed: Collection[str], reporter: Reporter
 ) -> list[dict[str, Any]]:
-    """A phase that is finished: its tracker may not know it."""
-    again = f"; delete {run_folder.pipeline} to go on with what has changed: {', '.join(changed)}" if changed else ""
+    """Let the tracker record a finished phase, which it may not have recorded completely."""
+    again = f"; delete {run_folder.pipeline} to continue with the changes in {', '.join(changed)}" if changed else ""
     reporter.say(f"{run_folder.path}: this run is finished{again}")
     with recorded(tracker, info, lambda: None):
         return run_folder.read_scores()
 
 
 def _do(work: Sequence[Callable[[], None]], parts: Parts, reporter: Reporter) -> None:
-    """What the source has to do, with the network as it is when the run begins."""
+    """Do the source's work before the first update."""
     source, engine, counted = parts.components.source, parts.components.engine, parts.student.evaluations
     before = counted.count
-    # Nothing was averaged yet: this is the network as it was loaded, whole.
+    # Before the first update, the average is the network as it was loaded.
     with reporter.task(source.name, len(work)), torch.no_grad(), engine.averaged(), engine.autocast():
         for part in work:
             part()
@@ -152,14 +153,17 @@ def _do(work: Sequence[Callable[[], None]], parts: Parts, reporter: Reporter) ->
 
 @contextmanager
 def recorded(tracker: Tracker, info: RunInfo, undo: Callable[[], None]) -> Iterator[Tracker]:
-    """Inside, `tracker`, which this gives, is started; afterwards it is finished with the run's status.
+    """Start the tracker, and on exit finish it with the status of the run.
 
     Args:
-        tracker: to start.
+        tracker: the tracker.
         info: the run.
         undo: called if the tracker cannot start.
+
+    Yields:
+        The tracker.
     """
-    # A signal while it starts would leave nothing that could be finished as killed.
+    # A signal is deferred until the tracker has started, so that it can be finished as killed.
     with deferred() as stop:
         try:
             distributed.on_main_process(lambda: tracker.start(info))
@@ -180,5 +184,5 @@ def recorded(tracker: Tracker, info: RunInfo, undo: Callable[[], None]) -> Itera
 
 
 def own_tracker(settings: Settings) -> Tracker:
-    """A config's tracker in the main process, and one that does nothing in the others."""
+    """The config's tracker in the main process, and a `NoTracker` in the others."""
     return settings.components().tracker if distributed.is_main_process() else NoTracker(NoTracker.Options())

@@ -1,4 +1,4 @@
-"""Carries out a config: its phases one after the other, each from the result of the one before."""
+"""Runs a config: its phases one after the other, each from the result of the phase before."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from distillkit.training.phase import own_tracker, recorded, run_phase
 
 
 def run(config: Config, folder: Path, resume: bool = False, allow: Collection[str] = ()) -> list[dict[str, Any]]:
-    """Carry out a config.
+    """Run a config.
 
-    A run of one phase has the phase's folder. Several phases have folders of their own, phases/1, phases/2, …; what the
-    last one leaves is also the run's: its pipeline and its samples. scores.json then has the first phase's teacher and
-    the last one's student, and journal.jsonl has all phases, told apart by "phase".
+    The folder of a run with one phase is the phase's. Several phases have their own folders, phases/1, phases/2, …
+    In the end, the pipeline and the samples of the last phase are copied to the run's folder, scores.json has the
+    teacher of the first phase and the student of the last one, and journal.jsonl has the updates of all phases, each
+    with its "phase".
 
     Args:
         config: the checked config.
-        folder: the run's folder; must not hold anything yet, unless `resume`.
-        resume: go on from where the run was stopped. A phase that is finished is not carried out again.
-        allow: keys of the config, or tables, that may have changed since the run began.
+        folder: the run's folder. It must be empty or missing, unless `resume`.
+        resume: whether to continue a run that was stopped. Finished phases are not run again.
+        allow: keys or tables of the config that may have changed since the run was started.
 
     Returns:
-        the rows of scores.json.
+        The rows of scores.json.
 
     Raises:
-        DistillkitError: a fault in what the user gave, found before anything was overwritten; or something cannot be
-            written.
-        RunInterrupted: Ctrl-C or SIGTERM; what was written so far stays readable.
+        DistillkitError: the user made a mistake, in which case nothing was overwritten, or a file cannot be written.
+        RunInterrupted: Ctrl-C or SIGTERM arrived. All files that were written are complete.
     """
     if distributed.world_size() > 1:
         # Joins the other processes: from here on they decide alike, and fail alike.
@@ -54,7 +54,7 @@ def run(config: Config, folder: Path, resume: bool = False, allow: Collection[st
     with RunFolder(folder) as run_folder:
         if resume:
             changed = run_folder.open(config.tables, allow=allow)
-            _check_yet_to_come(changed, config, run_folder)
+            _check_finished_phases(changed, config, run_folder)
             if changed:
                 run_folder.write_config(config.tables)
         else:
@@ -75,30 +75,33 @@ def run(config: Config, folder: Path, resume: bool = False, allow: Collection[st
 
 
 def check_phases(phases: Sequence[Settings]) -> None:
-    """Check all phases against the model that the first one loads, before it begins.
+    """Check all phases against the model of the first one, before it starts.
 
     Raises:
-        ConfigError: a phase does not fit what the one before will leave.
-        DistillkitError: the device or the model is not there.
+        ConfigError: a phase does not fit the result of the phase before.
+        DistillkitError: the device or the model does not exist.
     """
     model = load(phases[0].components()).components.model
     mistakes = []
     for i, phase in enumerate(phases):
         components = replace(phase.components(), model=model)
         path = model.spec.with_grid(phase.grid.spacing, phase.grid.start).path
-        found = check_model(components, path, make_plan(components), [earlier.components() for earlier in phases[:i]])
-        mistakes += [Mistake(f"phase[{i}].{mistake.key}", mistake.message) for mistake in found]
+        earlier = [phase.components() for phase in phases[:i]]
+        mistakes += [
+            Mistake(f"phase[{i}].{mistake.key}", mistake.message)
+            for mistake in check_model(components, path, make_plan(components), earlier)
+        ]
     if mistakes:
         raise ConfigError(mistakes, phases[0].origin)
 
 
 def _run_phases(config: Config, run_folder: RunFolder, tracker: Tracker, allow: Collection[str]) -> None:
-    """The phases that are not finished."""
+    """Run the phases that are not finished."""
     for i, phase in enumerate(config.phases, 1):
         here = _folder(run_folder, i)
         if not here.finished:
             own = {re.sub(rf"^phase\[{i - 1}\]\.", "", key) for key in allow}
-            # All of a phase, or of all phases, may change.
+            # The user allows any change in this phase, or in all phases.
             if own & {"phase", f"phase[{i - 1}]"}:
                 own |= phase.tables.keys()
             settings = from_result(phase, run_folder.path, i)
@@ -106,27 +109,33 @@ def _run_phases(config: Config, run_folder: RunFolder, tracker: Tracker, allow: 
 
 
 def _folder(run_folder: RunFolder, number: int) -> RunFolder:
-    """The folder of a phase, from 1."""
+    """The folder of a phase, counted from 1."""
     return RunFolder(run_folder.path / "phases" / str(number))
 
 
-def _check_yet_to_come(changed: Collection[str], config: Config, run_folder: RunFolder) -> None:
-    """A phase that is finished has its config.
+def _check_finished_phases(changed: Collection[str], config: Config, run_folder: RunFolder) -> None:
+    """Check that the config has not changed in a finished phase.
 
     Raises:
-        DistillkitError: it has changed.
+        DistillkitError: it has.
     """
     for i, _ in enumerate(config.phases, 1):
         late = [key for key in changed if key.startswith(f"phase[{i - 1}].")]
         if late and _folder(run_folder, i).finished:
             raise DistillkitError(
-                f"{run_folder.path}: phase {i} is finished, and the config has changed in {', '.join(late)}: change "
-                "only what is yet to come, or begin anew in another folder with --output"
+                f"{run_folder.path}: phase {i} is finished, but the config has changed in {', '.join(late)}: change "
+                "only later phases, or start again in another folder with --output"
             )
 
 
 def from_result(phase: Settings, folder: Path, number: int) -> Settings:
-    """Phase `number`, from 1, of the run in a folder, with the result of the one before as its model."""
+    """The settings of a phase, counted from 1, with the result of the phase before as its model.
+
+    Args:
+        phase: the settings of the phase.
+        folder: the run's folder.
+        number: the number of the phase.
+    """
     if number == 1:
         return phase
     table = table_of_result(phase.tables, folder / "phases" / str(number - 1) / "pipeline")
@@ -135,7 +144,7 @@ def from_result(phase: Settings, folder: Path, number: int) -> Settings:
 
 
 def _gather(config: Config, run_folder: RunFolder) -> list[dict[str, Any]]:
-    """Make the run's own files from the phases'."""
+    """Write the run's own files from those of the phases."""
     phases = [_folder(run_folder, i) for i, _ in enumerate(config.phases, 1)]
     lines = (
         json.dumps({"phase": i, **json.loads(line)}) + "\n"
@@ -147,7 +156,7 @@ def _gather(config: Config, run_folder: RunFolder) -> list[dict[str, Any]]:
     rows = [row for row in first if row["model"] == "teacher"] + [row for row in last if row["model"] == "student"]
     run_folder.write_scores(rows)
     _copy(phases[-1].samples, run_folder.samples)
-    # The pipeline last: where it is, the run is over.
+    # The pipeline comes last: a run whose folder has one is finished.
     _copy(phases[-1].pipeline, run_folder.pipeline)
     return rows
 
@@ -161,11 +170,11 @@ def _copy(folder: Path, to: Path) -> None:
 
 
 def _print(config: Config, run_folder: RunFolder) -> None:
-    """One table: the teacher, and the student after each phase."""
+    """Print the scores of the teacher, and of the student after each phase."""
     rows: list[dict[str, Any]] = []
     for i, phase in enumerate(config.phases, 1):
-        found = _folder(run_folder, i).read_scores()
-        rows += [row for row in found if i == 1 and row["model"] == "teacher"]
+        scores = _folder(run_folder, i).read_scores()
+        rows += [row for row in scores if i == 1 and row["model"] == "teacher"]
         label = f"after phase {i} ({phase.run.method})"
-        rows += [row | {"model": label} for row in found if row["model"] == "student"]
+        rows += [row | {"model": label} for row in scores if row["model"] == "student"]
     print_scores(rows)

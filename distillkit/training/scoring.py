@@ -1,4 +1,4 @@
-"""Scores and sample sheets of a run, and the weights that scored best."""
+"""Takes the scores and draws the sample sheets of a run, and keeps the weights with the best score."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from distillkit.training.folder import RunFolder
 class RunScores:
     """Collects the rows of scores.json and the rows of the sample sheets.
 
-    The teacher is the network as it is before the first update, so that no second one is kept for the end.
+    The teacher is the network before the first update. It is scored then, so that no copy has to be kept.
 
     Args:
-        parts: prepared.
+        parts: the prepared parts of the run.
         run_folder: the run's folder.
-        reporter: shows how far it is.
+        reporter: shows the progress.
     """
 
     def __init__(self, parts: Parts, run_folder: RunFolder, reporter: Reporter) -> None:
@@ -44,18 +44,18 @@ class RunScores:
 
     @property
     def full_steps(self) -> int:
-        """The number of steps at which the teacher is at its best, of those that the config names."""
+        """The largest number of steps in the config, at which the teacher is best."""
         evaluation = self._components.evaluation
         return max([*evaluation.steps, *evaluation.teacher_steps, *(stage.steps for stage in self._parts.plan)])
 
     def teacher(self, known: list[dict[str, Any]]) -> None:
-        """Score the network as the teacher, and keep its pictures.
+        """Score the network as the teacher, and keep its samples for the sheets.
 
         Args:
-            known: the teacher's rows from before, if the run is resumed.
+            known: rows of the teacher from before, if the run is resumed. These scores are not taken again.
         """
         evaluation = self._components.evaluation
-        # Nothing was averaged yet: this is the network as it was loaded, whole.
+        # Before the first update, the average is the network as it was loaded.
         with self._components.engine.averaged():
             for steps in sorted({*evaluation.steps, self.full_steps}):
                 self._teacher[steps] = self._evaluator.pictures.first(self._parts.student, steps, which="teacher")
@@ -65,7 +65,7 @@ class RunScores:
         """Score the trained network and draw the sheets.
 
         Args:
-            known: rows of these weights from before, if the run was stopped here.
+            known: rows of these weights from before, if the run was stopped here. These scores are not taken again.
         """
         components = self._components
         with components.engine.averaged():
@@ -74,9 +74,17 @@ class RunScores:
                 self._draw(f"steps-{steps:03d}.png", steps)
 
     def during(self, update: int, stop: StopRequest) -> dict[str, float] | None:
-        """Score the student in the middle of the run: "fd-fashion/steps-4" -> value. None if the user stops it."""
+        """Score the student during the run.
+
+        Args:
+            update: the update before the evaluation.
+            stop: checked after each batch.
+
+        Returns:
+            The scores by name, as in "fd-fashion/steps-4"; None if the user stops the run meanwhile.
+        """
         components = self._components
-        found: dict[str, float] = {}
+        taken: dict[str, float] = {}
 
         def check(pictures: int) -> None:
             if distributed.any_rank(stop.asked):
@@ -87,11 +95,11 @@ class RunScores:
                 for steps in components.evaluation.steps:
                     samples = components.evaluation.every_samples
                     scores = self._evaluator.score(self._parts.student, steps, samples, on_batch=check)
-                    found |= {score_name(label, steps): value for label, value in scores.items()}
+                    taken |= {score_name(label, steps): value for label, value in scores.items()}
                     self._draw(f"during/update-{update:06d}-steps-{steps:03d}.png", steps)
         except RunInterrupted:  # after the batch in which the user asked to stop
             return None
-        return found
+        return taken
 
     def _score(self, which: Which, steps: tuple[int, ...] | list[int], known: list[dict[str, Any]]) -> None:
         samples = self._components.evaluation.samples
@@ -106,7 +114,7 @@ class RunScores:
                     scores = self._evaluator.score(self._parts.student, number, samples, which, advance)
                     rows = self._evaluator.rows(which, number, samples, scores)
                 self.rows += rows
-                # At once: what is scored need not be scored again if the run is stopped here.
+                # Written after each score, so that a resumed run does not take it again.
                 self._folder.write_scores(self.rows)
                 self._components.tracker.sync()
 
@@ -116,7 +124,7 @@ class RunScores:
         distributed.on_main_process(lambda: write_png(path, image), path)
 
     def _sheet(self, steps: int) -> torch.Tensor:
-        """Rows from the same noise: the teacher at its best, the teacher at `steps`, the student at `steps`."""
+        """Samples from the same noise, in rows: the teacher in `full_steps` and in `steps`, the student in `steps`."""
         rows = {f"student, {steps}": self._evaluator.pictures.first(self._parts.student, steps)}
         if self._teacher:
             full = self.full_steps
@@ -126,7 +134,13 @@ class RunScores:
 
 @dataclass(frozen=True)
 class BestScore:
-    """The score of the best weights: the update that they followed, the score's name, its value."""
+    """The score of the best weights.
+
+    Attributes:
+        update: the update after which they were evaluated.
+        score: the name of the score.
+        value: its value.
+    """
 
     update: int
     score: str
@@ -134,7 +148,7 @@ class BestScore:
 
 
 class BestWeights:
-    """Keeps the weights with the best score in best.safetensors: the averaged ones where the run averages.
+    """Keeps the weights with the best score in best.safetensors; the averaged weights, if the run averages.
 
     Args:
         path: the file; what an earlier part of the run left in it counts.
@@ -162,10 +176,10 @@ class BestWeights:
         return best if best.score == self._score else None
 
     def consider(self, update: int, scores: Mapping[str, float]) -> None:
-        """Keep the weights if they have the best score so far; of equals, the first."""
+        """Keep the weights if their score is better than the best so far. Collective."""
         value = scores[self._score]
         before = self.score
-        # Not a number is not better than anything.
+        # NaN is not better than any score.
         if not self._sign * value < (self._sign * before.value if before else inf):
             return
         metadata = {"update": str(update), "score": self._score, "value": repr(value)}
@@ -178,14 +192,14 @@ class BestWeights:
             safetensors.torch.save_file(weights, temporary, metadata=metadata)
 
     def forget_after(self, update: int) -> None:
-        """Drop the weights if they are of a later update, which the run is about to repeat."""
-        if (found := self.score) is not None and found.update > update:
+        """Delete the weights if they are from a later update than `update`, which the run is about to repeat."""
+        if (best := self.score) is not None and best.update > update:
             distributed.on_main_process(self._path.unlink, self._path)
 
     def restore(self) -> BestScore | None:
-        """Load the best weights into the averaged network, at the end of a run: nothing can be trained after it."""
-        found = self.score
-        if found is not None:
+        """Load the best weights into the averaged network. Training cannot continue afterwards. Collective."""
+        best = self.score
+        if best is not None:
             with self._parts.components.engine.averaged():
                 self._parts.student.load_state_dict(safetensors.torch.load_file(self._path))
-        return found
+        return best

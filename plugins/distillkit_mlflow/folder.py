@@ -81,7 +81,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def tracker_table(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The `[tracker]` of a run's config; of a chain's, that of its first phase."""
+    """The `[tracker]` table of a run's config; with several phases, that of the first one."""
     table: dict[str, Any] = config.get("phase", [config])[0].get("tracker", {})
     return table
 
@@ -128,7 +128,7 @@ class RunReader:
         return max(self._times.values(), default=self._started)
 
     def points(self, over: bool, finished: bool) -> Iterator[Point]:
-        """The points that came since the last call; a chain has its phases'.
+        """The points that are new since the last call. The updates of phases are in the phases' own folders.
 
         Every `run.log_every` updates there are the means of their losses and gradient norms. The updates after the last
         such point have one once the run is over, however it ended; scores are there once it is finished.

@@ -41,7 +41,7 @@ def lock(folder: Path) -> BaseFileLock:
 
 
 class Sync:
-    """A run and, if it is a chain, its phases, on their way to one store.
+    """Sends a run, with its phases, to one store.
 
     Args:
         uri: the store.

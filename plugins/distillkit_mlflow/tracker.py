@@ -86,7 +86,7 @@ class MlflowTracker(Tracker):
             yield Mistake("uri", wrong)
 
     def start(self, run: RunInfo) -> None:
-        """Write the run's record, and start the process that sends the run. A chain's sends its phases, too.
+        """Write the run's record, and start the process that sends the run, with all its phases.
 
         Raises:
             DistillkitError: the store's driver is not installed.
@@ -137,7 +137,7 @@ class MlflowTracker(Tracker):
             self._warn(describe(self._uri, error))
 
     def _warn(self, trouble: str) -> None:
-        """Show the first trouble of a run, or of a chain with all its phases."""
+        """Log the first problem of a run, with all its phases."""
         if not self._warned:
             self._warned = True
             _logger.warning(
@@ -153,10 +153,10 @@ class MlflowTracker(Tracker):
         Raises:
             DistillkitError: the run is still going on, or the store does not take it.
         """
-        chain = folder.absolute().parent.parent
-        if (chain / "tracking.json").is_file():
+        whole = folder.absolute().parent.parent
+        if (whole / "tracking.json").is_file():
             raise DistillkitError(
-                f"{folder}: is a phase of a chain, which is sent as a whole: distillkit track {chain}"
+                f"{folder}: is a phase of the run {whole}: send the whole run with distillkit track {whole}"
             )
         record, uri = read_record(folder), self._uri
         for each in (folder, *(config.parent for config in folder.glob("phases/*/config.toml"))):
