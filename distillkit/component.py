@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from distillkit.errors import Mistake
+from distillkit.errors import DistillkitError, Mistake
+
+T = TypeVar("T")
 
 
 class StrictModel(BaseModel):
@@ -53,3 +55,13 @@ class Component(ABC):
         The key of a mistake is the name of the option. Must not use torch.
         """
         return iter(())
+
+    def required(self, value: T | None, what: str) -> T:
+        """Something optional that this component cannot do without. A checked config and its parts give it.
+
+        Raises:
+            DistillkitError: it is None.
+        """
+        if value is None:
+            raise DistillkitError(f"'{self.name}' needs {what}, and was given none")
+        return value

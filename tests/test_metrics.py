@@ -24,7 +24,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from distillkit.component import Component
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import Features, FeatureStatistics
+from distillkit.interfaces import Features, FeatureStatistics, Metric
 
 Part = TypeVar("Part", bound=Component)
 
@@ -101,6 +101,20 @@ def test_metrics_that_shuffle_always_shuffle_alike_and_leave_the_global_state() 
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(2)
     assert (kernel_distance(x, y, subsets=2, subset_size=20), inception_score(logits, splits=3)) == first
+
+
+@pytest.mark.parametrize(
+    ("part", "lacking"),
+    [
+        (FrechetDistance, "the statistics of real images"),
+        (KernelDistance, "the statistics of real images"),
+        (InceptionScore, "class logits"),
+    ],
+)
+def test_what_a_metric_lacks_is_named(part: type[Metric], lacking: str) -> None:
+    samples = FeatureStatistics.of(features(4, 3, 0), None, "")
+    with pytest.raises(DistillkitError, match=f"^'{part.name}' needs {lacking}, and was given none$"):
+        make(part).compute(samples, None)
 
 
 def test_kid_needs_a_reference_with_features() -> None:

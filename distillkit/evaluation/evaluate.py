@@ -53,9 +53,9 @@ class Evaluator:
         bundled = None if wanted == "data" else features.bundled_reference()
         if bundled is not None:
             return bundled
-        assert data is not None  # ensured by the checks of the config
+        data = features.required(data, "real images to compare with: a reference of its own, or a [data] table")
         data.check_shape(self._model)
-        return self._statistics(_real_pictures(data, self._settings.evaluation.batch), len(data))
+        return self._statistics(features, _real_pictures(data, self._settings.evaluation.batch), len(data))
 
     def score(
         self,
@@ -79,26 +79,29 @@ class Evaluator:
         Raises:
             GridError: the path has no grid of `steps` steps.
         """
-        if not self.metrics:
+        if self._features is None or not self.metrics:
             return {}
         batches = self.pictures.batches(predictor, steps, samples, which)
-        statistics = self._statistics(batches, samples, on_batch)
+        statistics = self._statistics(self._features, batches, samples, on_batch)
         scores = {label: metric.compute(statistics, self.reference) for label, metric in self.metrics.items()}
         # All processes decide on these scores, so they must be bit-identical.
         return distributed.broadcast(scores)
 
     def _statistics(
-        self, batches: Iterable[torch.Tensor], count: int, on_batch: Callable[[int], None] | None = None
+        self,
+        network: Features,
+        batches: Iterable[torch.Tensor],
+        count: int,
+        on_batch: Callable[[int], None] | None = None,
     ) -> FeatureStatistics:
         """Features of `count` uint8 images [B, C, H, W], gathered on the CPU in the order of the images."""
-        assert self._features is not None
         features, logits, digest = [], [], hashlib.sha256()
         left = count
         for batch in batches:
             pictures = distributed.all_gather(batch.cpu())[:left]
             digest.update(pictures.numpy().tobytes())
             with torch.no_grad():
-                vectors, classes = self._features.extract(batch.to(self._device))
+                vectors, classes = network.extract(batch.to(self._device))
             features.append(distributed.all_gather(vectors.float().cpu())[:left])
             if classes is not None:
                 logits.append(distributed.all_gather(classes.float().cpu())[:left])
@@ -116,7 +119,6 @@ class Evaluator:
             which: the model that is scored; a sampler other than DDIM is part of the line.
         """
         evaluation, features, how = self._settings.evaluation, self._features, self.metrics[metric]
-        assert features is not None
         path = self._path
         with self._autocast():
             kind = self._device.type
@@ -126,7 +128,7 @@ class Evaluator:
         sampler = self.pictures.sampler(which)
         parts = [
             f"{how.name} {options}".strip(),
-            f"{features.name} {features.hash}",
+            *([f"{features.name} {features.hash}"] if features else []),
             ROUNDING,
             *([f"{self.reference.count} real {self.reference.hash}"] if how.needs_reference and self.reference else []),
             f"{samples} samples",

@@ -71,19 +71,19 @@ class CachedTrajectories(PrecomputingSource):
         Raises:
             DistillkitError: what is there is another teacher's, or damaged; or it would take too much room.
         """
-        assert teacher is not None  # the config's checks see to it
+        walker = self.required(teacher, "a teacher")
         options, model = self.options, self._model
         begin = partial(making.begin, self, model, options.seed)
         self._check_room({grid: making.size(begin(0), grid[0] // grid[1]) for grid in _grids(stages)})
 
         def fill(store: Store, shard: int, grid: tuple[int, int]) -> None:
-            made = making.make([begin(i) for i in self._indices(shard)], student, teacher, *grid)
+            made = making.make([begin(i) for i in self._indices(shard)], student, walker, *grid)
             # One after the other: they all write the manifest.
             for writer in range(distributed.world_size()):
                 write = partial(store.write, shard, made) if distributed.rank() == writer else lambda: None
                 distributed.on_all_ranks(write, store.folder)
 
-        work, made_by = [], teacher_of(student, teacher) | self._conditions()
+        work, made_by = [], teacher_of(student, walker) | self._conditions()
         for steps, stride in _grids(stages):
             origin = made_by | grid_of(student.path, steps) | {"stride": stride}
             store = Store(options.folder / f"steps-{steps}-stride-{stride}", origin)

@@ -40,5 +40,5 @@ class StoredLanding(Target):
 
     def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The x̂ to reach, and the landing."""
-        assert jumps.landing is not None  # the config's checks see to it
-        return TargetBatch(path.invert_ddim(jumps.z, jumps.landing, jumps.times[0], jumps.times[-1]), jumps.landing)
+        landing = self.required(jumps.landing, "jumps with a landing")
+        return TargetBatch(path.invert_ddim(jumps.z, landing, jumps.times[0], jumps.times[-1]), landing)

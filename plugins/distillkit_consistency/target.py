@@ -70,8 +70,7 @@ class Consistency(Target):
 
     def after_update(self, student: Predictor, update: Update) -> None:
         """Move the average towards the student."""
-        assert self.options.decay is not None  # see check
-        self._average.ema_update(student, self.options.decay, update.made)
+        self._average.ema_update(student, self.required(self.options.decay, "target.decay"), update.made)
 
     def state_dict(self) -> Mapping[str, torch.Tensor]:
         """The average's weights."""

@@ -34,8 +34,7 @@ class NoisedData(Source):
 
     def setup(self, model: Model, data: Data | None) -> None:
         """Remember where images and conditions come from."""
-        assert data is not None  # the config's checks see to it
-        self._model, self._data = model, data
+        self._model, self._data = model, self.required(data, "a [data] table")
 
     def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """Lay out the stage's jumps."""

@@ -30,12 +30,12 @@ class NoisierStep(Target):
 
     def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The teacher's x̂ there; the student's own step lands where it lands."""
-        assert jumps.data is not None  # needs "data": the config's checks see to it
+        data = self.required(jumps.data, "jumps with data")
         start, end = jumps.times
         noisier = (2 * start - end).clamp(max=path.start)
         # For the samples of all processes, of which each keeps its own.
-        shape = (len(jumps.data) * distributed.world_size(), *jumps.data.shape[1:])
+        shape = (len(data) * distributed.world_size(), *data.shape[1:])
         noise = distributed.shard(torch.randn(shape, generator=generator(*jumps.seed, "target")))
-        z = path.noised(jumps.data, noise.to(jumps.data.device), noisier)
+        z = path.noised(data, noise.to(data.device), noisier)
         x0 = teacher.predict(z, noisier, jumps.condition).x0
         return TargetBatch(x0, path.ddim(jumps.z, student.x0, start, end))

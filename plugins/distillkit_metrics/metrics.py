@@ -17,6 +17,8 @@ from pydantic import Field
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Features, FeatureStatistics, Metric
 
+REAL = "the statistics of real images"
+
 
 def frechet_distance(
     mean_a: torch.Tensor, covariance_a: torch.Tensor, mean_b: torch.Tensor, covariance_b: torch.Tensor
@@ -93,7 +95,7 @@ class FrechetDistance(Metric):
 
     def compute(self, samples: FeatureStatistics, reference: FeatureStatistics | None) -> float:
         """The squared distance, 0 or more."""
-        assert reference is not None  # needs_reference: the config's checks see to it
+        reference = self.required(reference, REAL)
         return frechet_distance(samples.mean, samples.covariance, reference.mean, reference.covariance)
 
 
@@ -125,14 +127,14 @@ class KernelDistance(Metric):
         Raises:
             DistillkitError: the reference keeps no features.
         """
-        assert reference is not None  # needs_reference
-        assert samples.features is not None  # kept of samples always
+        reference = self.required(reference, REAL)
         if reference.features is None:
             raise DistillkitError(
                 "metric.type: 'kid' compares features one by one, and the reference keeps only their mean and "
                 'covariance; set evaluation.reference = "data" and add a [data] table'
             )
-        return kernel_distance(samples.features, reference.features, self.options.subsets, self.options.subset_size)
+        features = self.required(samples.features, "the features of each image")
+        return kernel_distance(features, reference.features, self.options.subsets, self.options.subset_size)
 
 
 class InceptionScore(Metric):
@@ -159,5 +161,4 @@ class InceptionScore(Metric):
 
     def compute(self, samples: FeatureStatistics, reference: FeatureStatistics | None) -> float:
         """The score, 1 to the number of classes."""
-        assert samples.logits is not None  # needs_logits: the config's checks see to it
-        return inception_score(samples.logits, self.options.splits)
+        return inception_score(self.required(samples.logits, "class logits"), self.options.splits)
