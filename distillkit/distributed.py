@@ -192,15 +192,15 @@ def all_gather(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
-def on_all_ranks(do: Callable[[], T], path: Path) -> T:
+def on_all_ranks(do: Callable[[], T], path: Path | None = None) -> T:
     """Call `do` in every process. If it fails in one, all raise its error, so that none waits for another forever.
 
     Args:
-        do: writes to `path`. Must not call a collective.
-        path: named in the error message.
+        do: must not call a collective.
+        path: the file or folder that it writes, if it does: named in the error message.
 
     Raises:
-        DistillkitError: the path could not be written, by this or another process.
+        DistillkitError: it failed, in this or another process.
     """
     result, failed = _try(do, path)
     if any_rank(failed is not None):

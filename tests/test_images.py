@@ -6,16 +6,20 @@ import io
 import os
 import random
 import re
+import shutil
 import socket
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import SMALL
 from distillkit_data.images import Images
+from helpers.forked_runs import ForkedRun
 from helpers.pictures import images, picture
 from PIL import Image, ImageOps, PngImagePlugin
 
@@ -243,6 +247,46 @@ def test_damaged_anywhere(tmp_path: Path, suffix: str) -> None:
             images(tmp_path).batch(torch.tensor([0]))
         except DistillkitError as error:
             assert re.search(r"a\.\w+(: cannot be read as a picture)? \(.+\); take", str(error))  # noqa: PT017
+
+
+# --- a run -----------------------------------------------------------------------------------------------------------
+
+
+def run_on(folder: Path) -> ForkedRun:
+    """A training on a folder's pictures, of two processes; a damaged one is first read after some updates."""
+    text = f'preset = "training"\n[run]\nupdates = 6\n[evaluation]\nsteps = [2]\ngrid = 1\n{SMALL}\n'
+    text += f'[data]\ntype = "images"\nfolder = "{folder}"\nsize = 8\nchannels = 1\n'
+    folder.parent.mkdir(exist_ok=True)
+    (folder.parent / "mine.toml").write_text(text, encoding="utf-8")
+    return ForkedRun(folder.parent, ("source.batch=1", "run.seed=2"))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_bad_picture_stops_a_run_after_a_checkpoint(tmp_path: Path, ranks: int) -> None:
+    """In all processes, of which one has read it. With a good one in its place, the run is as if nothing had been."""
+    good, bad = run_on(tmp_path / "good/pictures"), run_on(tmp_path / "bad/pictures")
+    for made in (good, bad):
+        for i in range(12):
+            picture(made.top / f"pictures/{i:02d}.png", (20 * i, 0, 0), size=(32, 32))
+    damaged = bytearray(encoded("PNG"))
+    damaged[100:-100] = bytes(len(damaged) - 200)
+    file = bad.top / "pictures/04.png"
+    file.write_bytes(damaged)
+    good, bad = replace(good, ranks=ranks), replace(bad, ranks=ranks)
+    assert bad.go() == 2, bad.errors
+    said = "".join((bad.top / f"errors-{rank}").read_text(encoding="utf-8") for rank in range(ranks))
+    found = re.fullmatch(
+        rf"{file}: cannot be read as a picture \(.+\); take it away, or set data\.on_bad_picture = \"skip\"; "
+        r"there is a checkpoint of update (\d): go on with --resume\n",
+        said,
+    )
+    assert found is not None, said
+    assert [path.name for path in (bad.run / "checkpoints").iterdir()] == [f"update-00000{found[1]}"]
+    assert int(found[1]) > 0
+    shutil.copy(good.top / "pictures/04.png", file)
+    assert bad.go() == good.go() == 0, bad.errors
+    weights = "pipeline/unet/diffusion_pytorch_model.safetensors"
+    assert (bad.run / weights).read_bytes() == (good.run / weights).read_bytes()
 
 
 # --- how pictures are read -------------------------------------------------------------------------------------------

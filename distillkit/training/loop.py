@@ -11,7 +11,8 @@ import torch
 
 from distillkit import distributed
 from distillkit.config import series
-from distillkit.interfaces import OptimizerTable, Stage, TargetBatch, Update
+from distillkit.errors import DistillkitError
+from distillkit.interfaces import JumpBatch, OptimizerTable, Source, Stage, TargetBatch, Update
 from distillkit.sampling import generator
 from distillkit.training.assemble import Parts
 from distillkit.training.journal import Line
@@ -40,6 +41,10 @@ class Position:
     rollbacks: int = 0
 
 
+class NoBatch(DistillkitError):
+    """The data could not be read."""
+
+
 def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Iterator[Line]:
     """Make the updates that are left, one per iteration, and move `position` along.
 
@@ -50,6 +55,9 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
         parts: ready to run, in the state of `position`.
         position: changed in place.
         say: prints a line for the user.
+
+    Raises:
+        NoBatch: the data could not be read; all is as it was after the update before.
     """
     components, plan = parts.components, parts.plan
     engine, source, teacher, target = components.engine, components.source, components.teacher, components.target
@@ -102,7 +110,7 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     sizes: list[torch.Tensor] = []
     while update is None:
         seed = (components.run.seed, position.update, len(losses))
-        jumps = replace(source.draw(generator(*seed, "source")), seed=seed)
+        jumps = replace(_draw(source, generator(*seed, "source")), seed=seed)
         loss, target_batch, size = engine.forward(jumps.to(engine.device), position.update)
         update = engine.update(loss, learning_rate)
         losses.append(loss.detach())
@@ -131,6 +139,16 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     if position.rollbacks:
         values["rollbacks"] = position.rollbacks
     return Line(values, {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size, "made": update.made})
+
+
+def _draw(source: Source, generator: torch.Generator) -> JumpBatch:
+    """The source's next batch. A file that one process cannot read ends the draw in all of them."""
+    if "data" not in source.gives:
+        return source.draw(generator)
+    try:
+        return distributed.on_all_ranks(lambda: source.draw(generator))
+    except DistillkitError as error:
+        raise NoBatch(str(error)) from None
 
 
 def learning_rate_at(table: OptimizerTable, run: tuple[int, int], stage: tuple[int, int]) -> float:

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from distillkit import distributed
-from distillkit.errors import RunInterrupted
+from distillkit.errors import DistillkitError, RunInterrupted
 from distillkit.terminal import Reporter, StopRequest, deferred
 from distillkit.training import checkpoint
 from distillkit.training.assemble import Parts
 from distillkit.training.folder import RunFolder
 from distillkit.training.journal import ROLLBACKS, Curves, Diverged, DivergenceGuard, Journal, Line
-from distillkit.training.loop import Position, updates
+from distillkit.training.loop import NoBatch, Position, updates
 from distillkit.training.manifest import complete
 from distillkit.training.scoring import BestWeights, RunScores
 
@@ -56,7 +56,7 @@ class Training:
         Raises:
             Diverged: the run has diverged, and does not go back to a checkpoint.
             RunInterrupted: it was stopped; there is a checkpoint.
-            DistillkitError: something cannot be written.
+            DistillkitError: something cannot be written; or the data cannot be read, and there is a checkpoint.
         """
         position, last = self._position, self._last
         rolls_back = self._components.run.on_divergence == "rollback"
@@ -73,6 +73,12 @@ class Training:
                     if not rolls_back or position.rollbacks == ROLLBACKS:
                         raise Diverged(f"{error}; {self._how_to_go_on()}") from None
                     self._roll_back(error)
+                except NoBatch as error:
+                    self._log()
+                    self._save()
+                    raise DistillkitError(
+                        f"{error}; there is a checkpoint of update {position.update}: go on with --resume"
+                    ) from None
             self._save()
         if distributed.any_rank(stop.asked):
             raise RunInterrupted(f"after update {position.update} of {last}; go on with --resume", stop.number)
