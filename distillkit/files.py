@@ -2,36 +2,116 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from distillkit.errors import DistillkitError
 
+OWNER = ".owner"
+"""The file in a folder of `aside` that the process which made the folder keeps locked."""
+ASIDE = re.compile(r"\..+\.[a-z0-9_]{8}\.partial")
+"""The names of folders that `aside` makes."""
+
 
 @contextmanager
-def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
-    """Write a file or a folder beside `path`, and rename it to `path` at the end; after an error, remove it.
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file or a folder aside, and rename it to `path` at the end; after an error, remove it.
 
     Args:
-        path: what is written. Its folder must exist; an existing file or folder is replaced.
-        shared: whether several processes may write `path` at the same time. The last one to finish wins.
+        path: what is written. Its folder must exist; an existing file or folder is replaced. Several processes may
+            write it at the same time: the last one to finish wins.
 
     Yields:
         The path to write to. Nothing is there yet.
     """
-    temporary = partial(path, f"{os.getpid()}." if shared else "")
-    remove(temporary)
-    try:
+    with aside(path.parent, path.name) as temporary:
         yield temporary
         replace(temporary, path)
-    except BaseException:
-        remove(temporary)
-        raise
+
+
+@contextmanager
+def aside(folder: Path, name: str) -> Iterator[Path]:
+    """Make a hidden folder in `folder`, and remove it at the end, whatever a library has left in it.
+
+    Its name is random, so that no file or link can wait there. It is locked as long as this process lives. Those of
+    processes that have died are removed first.
+
+    Yields:
+        A path with this name in the hidden folder. Nothing is there yet.
+    """
+    sweep(folder)
+    hidden, lock = _claim(folder, name)
+    try:
+        yield hidden / name
+    finally:
+        _clear(hidden)
+        os.close(lock)
+
+
+def _claim(folder: Path, name: str) -> tuple[Path, int]:
+    """A new hidden folder, and the handle that holds its lock."""
+    while True:
+        hidden = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".partial", dir=folder))
+        # Until it is locked, another process may take it for one of the dead: then begin again.
+        try:
+            lock = os.open(hidden / OWNER, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lost = os.fstat(lock).st_nlink == 0
+        except BlockingIOError:
+            lost = True
+        except OSError:  # the file system has no locks, so that no process removes what another one has made
+            lost = False
+        if not lost:
+            return hidden, lock
+        os.close(lock)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that have died left in `folder` of what they were writing."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        left = [Path(entry) for entry in entries if is_aside(entry.name) and entry.is_dir(follow_symlinks=False)]
+        for hidden in left:
+            with suppress(OSError):
+                _sweep(hidden)
+
+
+def _sweep(hidden: Path) -> None:
+    try:
+        lock = os.open(hidden / OWNER, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:  # not locked yet, or left before it was
+        hidden.rmdir()
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if its process is alive
+        _clear(hidden)
+    finally:
+        os.close(lock)
+
+
+def _clear(hidden: Path) -> None:
+    """Remove a hidden folder; its owner's file last, so that another process can do it if this one dies here."""
+    with suppress(OSError):
+        for path in hidden.iterdir():
+            if path.name != OWNER:
+                remove(path)
+        remove(hidden / OWNER)
+        hidden.rmdir()
+
+
+def is_aside(name: str) -> bool:
+    """Whether a file's name is that of something unfinished, which a process that was killed has left."""
+    return ASIDE.fullmatch(name) is not None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -40,9 +120,9 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def partial(path: Path, owner: str = "") -> Path:
-    """The path beside `path` to which its content is written before it is renamed."""
-    return path.with_name(f".{path.name}.{owner}partial")
+def partial(path: Path) -> Path:
+    """The path beside `path` to which several processes together write its content before it is renamed."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def replace(temporary: Path, path: Path) -> None:
@@ -78,11 +158,11 @@ def recover(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if there is one."""
-    if path.is_dir():
+    """Remove a file, a folder or a link, if there is one."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    elif path.exists():
-        path.unlink()
+    else:
+        path.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:
@@ -104,8 +184,12 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
         raise DistillkitError(
-            f"{path}: cannot be written ({reason}); nothing that was there before is lost: make room, or see to the "
-            "folder's permissions, and go on with --resume"
+            f"{path}: cannot be written ({reason(error)}); nothing that was there before is lost: make room, or see to "
+            "the folder's permissions, and go on with --resume"
         ) from None
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read or written, in a few words: libraries raise errors of their own for a full disk."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel, UNet2DModel, VQModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from distillkit_compvis.config import Config
-from distillkit_compvis.converter import convert_networks
+from distillkit_compvis.converter import build_networks
 from distillkit_compvis.weights import Weights
 from distillkit_diffusers.pipelines.class_embedder import ClassEmbedder
 from helpers.compvis.configs import config
@@ -110,7 +110,7 @@ def test_published_sizes_fit(classes: bool, millions: str) -> None:
     with torch.device("meta"):
         state = LatentDiffusion(content["model"]["params"]).state_dict()
     weights = Weights.of(state, ema=True)
-    parts = convert_networks(Config.model_validate(content).model.params, weights)
+    parts = build_networks(Config.model_validate(content).model.params, weights)
     assert (weights.missing, weights.misshapen, [*state.keys() - weights.used]) == ([], [], [])
     assert f"{sum(weight.numel() for weight in parts['unet'].parameters()) / 1e6:.2f}" == millions
 
@@ -153,7 +153,9 @@ def test_other_heads(classes: bool, heads: dict[str, int]) -> None:
     unet.pop("num_heads" if classes else "num_head_channels")
     unet |= heads
     network = LatentDiffusion(content["model"]["params"])
-    parts = convert_networks(Config.model_validate(content).model.params, Weights.of(network.state(), ema=True))
+    weights = Weights.of(network.state(), ema=True)
+    parts = build_networks(Config.model_validate(content).model.params, weights)
+    weights.load(Path("model.ckpt"))
     z, t = torch.randn(2, 3, 16, 16), torch.tensor([1, 801])
     labels = torch.tensor([3, 10]) if classes else None
     context = [] if labels is None else [parts["class_embedder"](labels)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import pickle
 from pathlib import Path
@@ -11,15 +10,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
-from helpers.compvis.configs import config
-from helpers.compvis.model import LatentDiffusion, write
-
-from distillkit.cli.group import cli
-
-UNET = "model.params.unet_config.params"
-FIRST_STAGE = "model.params.first_stage_config"
-CONDITION = "model.params.cond_stage_config"
+from helpers.compvis.configs import CONDITION, FIRST_STAGE, UNET, changed, config
+from helpers.compvis.model import LatentDiffusion, refused, write
 
 
 @pytest.fixture(autouse=True)
@@ -33,30 +25,6 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def network() -> LatentDiffusion:
     return LatentDiffusion(config(classes=False, small=True)["model"]["params"])
-
-
-def refused(*options: str) -> str:
-    """What the command says of model.ckpt and config.yaml; it must leave nothing."""
-    before = sorted(os.listdir())
-    done = CliRunner().invoke(cli, ["convert", "model.ckpt", "--config", "config.yaml", "--output", "out", *options])
-    assert (done.exit_code, done.stdout) == (2, ""), done.exception
-    assert sorted(os.listdir()) == before
-    return done.stderr.removesuffix("\n")
-
-
-def changed(content: dict[str, Any], **values: Any) -> dict[str, Any]:
-    """A config with other values, keys being dotted; ... takes one away."""
-    content = copy.deepcopy(content)
-    for key, value in values.items():
-        *path, last = key.split(".")
-        table = content
-        for part in path:
-            table = table[part]
-        if value is ...:
-            del table[last]
-        else:
-            table[last] = value
-    return content
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -75,7 +43,10 @@ def test_an_output_that_is_there() -> None:
 
 
 def test_an_output_that_cannot_be_written() -> None:
-    assert refused("--output", "model.ckpt/out") == "model.ckpt/out: cannot be written (Not a directory)"
+    assert refused("--output", "model.ckpt/out") == (
+        "model.ckpt/out: cannot be written (Not a directory); nothing is left of it: make room, or give another folder "
+        "with --output"
+    )
     assert refused("--output", "deep/out").startswith("model.ckpt: is not a CompVis checkpoint")
 
 

@@ -18,8 +18,8 @@ NO_SPACE = "cannot be written (No space left on device)"
 
 # The event from which on the disk is full, which of them, and what the message names.
 MOMENTS: dict[str, tuple[str, int, str]] = {
-    "the config": ("open .config.toml.partial", 1, ""),
-    "the teacher's scores": ("open .scores.json.partial", 1, "/scores.json"),
+    "the config": ("open .config.toml.partial/config.toml", 1, ""),
+    "the teacher's scores": ("open .scores.json.partial/scores.json", 1, "/scores.json"),
     "the journal": ("open journal.jsonl", 4, "/journal.jsonl"),
     "the curves": ("open curves.jsonl", 2, "/curves.jsonl"),
     "the best weights": ("save .best.safetensors.partial", 1, "/best.safetensors"),
@@ -29,8 +29,8 @@ MOMENTS: dict[str, tuple[str, int, str]] = {
     "a checkpoint's flushing": ("fsync checkpoints/.update-000002.partial/state", 1, "/checkpoints/update-000002"),
     "a checkpoint's renaming": ("rename checkpoints/.update-000002.partial", 1, "/checkpoints/update-000002"),
     "the samples": ("open samples/steps-002.png", 1, "/samples/steps-002.png"),
-    "the export": ("save .pipeline.partial/", 1, "/pipeline"),
-    "the export's card": ("open .pipeline.partial/", 5, "/pipeline"),
+    "the export": ("save .pipeline.partial/pipeline/", 1, "/pipeline"),
+    "the export's card": ("open .pipeline.partial/pipeline/", 5, "/pipeline"),
 }
 
 

@@ -27,8 +27,8 @@ def test_killed_at_a_few_writes(whole: ForkedRun, tmp_path: Path) -> None:
         next(i for i, event in enumerate(events) if event.startswith("rename checkpoints/.update-000002.partial")),
         next(i for i, event in enumerate(events) if event.startswith("fsync checkpoints/.update-000004.partial/man")),
         next(i for i, event in enumerate(events) if event.startswith("rmdir checkpoints/update-000002")),
-        next(i for i, event in enumerate(events) if event.startswith("rename .best.safetensors.partial")),
-        next(i for i, event in enumerate(events) if event.startswith("rename .pipeline.partial pipeline")),
+        next(i for i, event in enumerate(events) if event.startswith("rename .best.safetensors.partial/")),
+        next(i for i, event in enumerate(events) if event.startswith("rename .pipeline.partial/pipeline pipeline")),
     ]
     for i in delicate:
         kill_and_go_on(whole, tmp_path / str(i), i + 1)

@@ -15,14 +15,14 @@ CODES = {TERM: 143, INT: 130}
 # Phase -> the event at which the signal comes, which of them, and the updates after which the run stops (None: it
 # stops at once, in a part of the run that is made again).
 PHASES: dict[str, tuple[str, int, int | None]] = {
-    "start-up": ("rename .config.toml.partial", 1, None),
-    "the teacher's scores": ("open .scores.json.partial", 1, None),
+    "start-up": ("rename .config.toml.partial/", 1, None),
+    "the teacher's scores": ("open .scores.json.partial/scores.json", 1, None),
     "an update": ("open journal.jsonl", 3, 1),
     "an evaluation": ("open curves.jsonl", 1, 2),
     "a checkpoint": ("save checkpoints/.update-000002.partial/rank", 1, 2),
     "the last checkpoint": ("fsync checkpoints/.update-000006.partial/state", 1, 6),
-    "the student's scores": ("open .scores.json.partial", 2, None),
-    "the export": ("save .pipeline.partial/", 1, None),
+    "the student's scores": ("open .scores.json.partial/scores.json", 2, None),
+    "the export": ("save .pipeline.partial/pipeline/", 1, None),
 }
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import click
+from safetensors import SafetensorError
 
 from distillkit.config import read_component
 from distillkit.errors import DistillkitError
-from distillkit.files import replace
+from distillkit.files import aside, reason, replace
 from distillkit.registry import load_registry
 
 
@@ -35,12 +35,14 @@ def command(checkpoint: Path, config: Path, output: Path, no_ema: bool, kind: st
     # On the same disk, so that it can be renamed, and in an existing folder, so that a failure leaves no folders.
     existing = next(folder for folder in output.absolute().parents if folder.exists())
     try:
-        with TemporaryDirectory(prefix=f".{output.name}.", dir=existing) as temporary:
-            folder = Path(temporary) / output.name
+        with aside(existing, output.name) as folder:
             folder.mkdir()
             made = converter.convert(checkpoint, config, not no_ema, folder)
             output.parent.mkdir(parents=True, exist_ok=True)
             replace(folder, output)
-    except OSError as error:
-        raise DistillkitError(f"{output}: cannot be written ({error.strerror})") from None
+    except (OSError, SafetensorError) as error:
+        raise DistillkitError(
+            f"{output}: cannot be written ({reason(error)}); nothing is left of it: make room, or give another folder "
+            "with --output"
+        ) from None
     click.echo(f"{output}: {made}")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as functional
 
 from distillkit.errors import DistillkitError
-from distillkit.files import replacing
+from distillkit.files import reason, replacing
 
 GAP = 2
 """Pixels between images, before small ones are enlarged."""
@@ -64,4 +64,4 @@ def write_png(path: Path, image: torch.Tensor) -> None:
         with replacing(path) as temporary:
             PIL.Image.fromarray(image.cpu().numpy()).save(temporary, format="PNG")
     except OSError as error:
-        raise DistillkitError(f"{path}: cannot be written ({error.strerror})") from None
+        raise DistillkitError(f"{path}: cannot be written ({reason(error)})") from None

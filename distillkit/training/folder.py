@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from distillkit import distributed
 from distillkit.errors import DistillkitError
-from distillkit.files import partial, write_text
+from distillkit.files import is_aside, sweep, write_text
 
 FREE = ("run.log_every", "run.keep", "run.checkpoint_every", "run.checkpoint_minutes")
 """Keys that may differ when a run is resumed, because they change no weight."""
@@ -73,11 +73,11 @@ class RunFolder:
         distributed.on_main_process(self._check_free)
 
     def _check_free(self) -> None:
-        # A run that was killed before it wrote its config leaves these.
-        leftovers = {LOCK, partial(self.config).name}
         try:
+            # A run that was killed before it wrote its config leaves its lock, and a config that it was writing.
             taken = self.path.exists() and (
-                not self.path.is_dir() or any(path.name not in leftovers for path in self.path.iterdir())
+                not self.path.is_dir()
+                or any(path.name != LOCK and not is_aside(path.name) for path in self.path.iterdir())
             )
         except OSError as error:
             raise DistillkitError(f"{self.path}: cannot be read ({error.strerror})") from None
@@ -161,6 +161,8 @@ class RunFolder:
             if not self.config.is_file():
                 raise DistillkitError(f"{self.path}: holds no run to resume (no config.toml)")
             self._acquire()
+            for folder in (self.path, self.samples, self.samples / "during"):
+                sweep(folder)
             return tomllib.loads(self.config.read_text(encoding="utf-8"))
 
         before = distributed.on_main_process(take, self.path)

@@ -173,10 +173,10 @@ class Store:
         manifest = Manifest(origin={**self._origin}, shards=dict(sorted(self._shards.items())))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(file, shared=True) as temporary:
+            with replacing(file) as temporary:
                 temporary.write_bytes(content)
             # After the shard: one that the manifest does not know is made again.
-            with replacing(self.folder / MANIFEST, shared=True) as temporary:
+            with replacing(self.folder / MANIFEST) as temporary:
                 temporary.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise DistillkitError(f"{self.folder}: cannot be written ({error.strerror})") from None

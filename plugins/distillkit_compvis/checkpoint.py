@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pickle
 import re
-import struct
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
 
 from distillkit.errors import DistillkitError
+from distillkit.files import reason
+from distillkit_compvis.messages import short
 
 
 class Nothing:
@@ -39,6 +41,8 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         DistillkitError: it is not a checkpoint, or its pickle needs classes that are neither tensors nor in `HARMLESS`.
     """
+    if _is_compressed(path):
+        raise _unreadable(path, "it is compressed, which torch.save never does")
     try:
         with torch.serialization.safe_globals([(Nothing, name) for name in HARMLESS]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles of other protocols, which are read or refused anyway
@@ -47,22 +51,32 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error)):
             raise DistillkitError(
-                f"{path}: refused, as its pickle asks for {found[1]}, which weights have no need of; nothing of it was "
-                "run. If you know the file to be good, save {'state_dict': …} of it alone, and convert that"
+                f"{path}: refused, as its pickle asks for {short(found[1])}, which weights have no need of; nothing of "
+                "it was run. If you know the file to be good, save {'state_dict': …} of it alone, and convert that"
             ) from None
         raise _unreadable(path, "its pickle holds something else than tensors") from None
     except RuntimeError as error:
-        raise _unreadable(path, str(error).partition(". ")[0]) from None
+        raise _unreadable(path, short(reason(error).partition(". ")[0])) from None
     except OSError as error:
-        raise _unreadable(path, str(error.strerror)) from None
-    except (EOFError, ValueError, TypeError, LookupError, AttributeError, AssertionError, struct.error):
+        raise _unreadable(path, reason(error)) from None
+    except Exception:  # a file of another kind, or a damaged one, may fail at any step
         raise _unreadable(path, "it is no pickle of tensors") from None
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise _unreadable(path, "it holds no 'state_dict'")
-    if others := [name for name, value in state.items() if not isinstance(value, torch.Tensor)]:
-        raise _unreadable(path, f"its state_dict holds something else than tensors at {others[0]!r}")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise _unreadable(path, f"its state_dict holds something else than tensors at {short(name, quoted=True)}")
     return state
+
+
+def _is_compressed(path: Path) -> bool:
+    """Whether it is an archive that may grow a thousandfold when it is read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):  # no archive, or one for torch to judge
+        return False
 
 
 def _unreadable(path: Path, why: str) -> DistillkitError:

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from distillkit.errors import ConfigError, DistillkitError, Mistake
+from distillkit_compvis.messages import short
 
 UNCONDITIONAL = "__is_unconditional__"
+LARGEST = 2**18
+"""Bytes of a config; those that are published have 4000 at most."""
+LEVELS = 32
 
 
 def _none_if(absent: Any) -> BeforeValidator:
@@ -22,10 +26,14 @@ def _none_if(absent: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: None if value == absent else value)
 
 
-Width = Annotated[int, Field(ge=32, multiple_of=32)]
+Size = Annotated[int, Field(gt=0, le=1_000_000)]
+"""The limits of sizes are far above all that is published: torch can count the bytes of what they make."""
+Width = Annotated[int, Field(ge=32, le=65_536, multiple_of=32)]
 """A number of channels that a group norm with 32 groups can divide."""
-Heads = Annotated[PositiveInt | None, _none_if(-1)]
-Levels = Annotated[list[PositiveInt], Field(min_length=1)]
+Heads = Annotated[Size | None, _none_if(-1)]
+Levels = Annotated[list[Annotated[int, Field(gt=0, le=64)]], Field(min_length=1, max_length=LEVELS)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Part(BaseModel):
@@ -43,19 +51,19 @@ class Network(BaseModel):
 class Unet(Network):
     """`UNetModel`. The width of a head is `num_head_channels`, or the layer's width over `num_heads`."""
 
-    image_size: PositiveInt
-    in_channels: PositiveInt
-    out_channels: PositiveInt
+    image_size: Size
+    in_channels: Size
+    out_channels: Size
     model_channels: Width
-    attention_resolutions: list[int]
-    num_res_blocks: PositiveInt
+    attention_resolutions: Annotated[list[int], Field(max_length=LEVELS)]
+    num_res_blocks: Size
     channel_mult: Levels
     num_heads: Heads = None
     num_head_channels: Heads = None
     use_spatial_transformer: bool = False
-    transformer_depth: PositiveInt = 1
-    context_dim: PositiveInt | None = None
-    dropout: float = 0.0
+    transformer_depth: Size = 1
+    context_dim: Size | None = None
+    dropout: Share = 0.0
     use_checkpoint: bool = False
     legacy: bool = True
     dims: Literal[2] = 2
@@ -65,6 +73,14 @@ class Unet(Network):
     resblock_updown: Literal[False] = False
     use_new_attention_order: Literal[False] = False
     use_fp16: Literal[False] = False
+
+    @property
+    def tensors(self) -> int:
+        """The weights' number, at least."""
+        places = 2 * self.num_res_blocks + 1  # of a level, on both sides
+        attended = sum(2**level in self.attention_resolutions for level in range(len(self.channel_mult)))
+        blocks = self.transformer_depth * (attended * places + 1) if self.use_spatial_transformer else 0
+        return 10 * places * len(self.channel_mult) + 20 * blocks
 
     @model_validator(mode="after")
     def _check_heads(self) -> Unet:
@@ -84,32 +100,37 @@ class Unet(Network):
 class Autoencoder(Network):
     """Encoder and decoder, `ddconfig`."""
 
-    z_channels: PositiveInt
-    resolution: PositiveInt
-    in_channels: PositiveInt
-    out_ch: PositiveInt
+    z_channels: Size
+    resolution: Size
+    in_channels: Size
+    out_ch: Size
     ch: Width
     ch_mult: Levels
-    num_res_blocks: PositiveInt
-    dropout: float = 0.0
+    num_res_blocks: Size
+    dropout: Share = 0.0
     attn_resolutions: Annotated[list[int], Field(max_length=0)]
     double_z: Literal[False] = False
+
+    @property
+    def tensors(self) -> int:
+        """The weights' number, at least."""
+        return 8 * (2 * self.num_res_blocks + 1) * len(self.ch_mult)
 
 
 class Vq(Part):
     """`VQModelInterface`."""
 
     ddconfig: Autoencoder
-    n_embed: PositiveInt
-    embed_dim: PositiveInt
+    n_embed: Size
+    embed_dim: Size
 
 
 class ClassEmbedder(Part):
     """`ClassEmbedder`. Where the config names `n_classes`, the last one is the null class, as in cin256-v2; the default
     is ImageNet's 1000 classes and none."""
 
-    embed_dim: PositiveInt
-    n_classes: PositiveInt | None = None
+    embed_dim: Size
+    n_classes: Size | None = None
 
 
 class UnetConfig(Part):
@@ -133,14 +154,19 @@ class Diffusion(Part):
     unet_config: UnetConfig
     first_stage_config: FirstStageConfig
     cond_stage_config: Annotated[CondStageConfig | None, _none_if(UNCONDITIONAL)]
-    timesteps: PositiveInt = 1000
-    linear_start: float = 1e-4
-    linear_end: float = 2e-2
+    timesteps: Size = 1000
+    linear_start: Beta = 1e-4
+    linear_end: Beta = 2e-2
     beta_schedule: Literal["linear"] = "linear"
     parameterization: Literal["eps"] = "eps"
     conditioning_key: Literal["crossattn"] | None = None
-    scale_factor: float = 1.0
+    scale_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     scale_by_std: Literal[False] = False
+
+    @property
+    def tensors(self) -> int:
+        """The number of its networks' weights, at least: known before any network is built."""
+        return self.unet_config.params.tensors + self.first_stage_config.params.ddconfig.tensors
 
     @model_validator(mode="after")
     def _check_condition(self) -> Diffusion:
@@ -169,6 +195,16 @@ class Config(Part):
     model: Model
 
 
+class Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Refuses merge keys (<<), which can double a mapping with every line. No published config has any."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """See the base class."""
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, "it has a merge key (<<)", key.start_mark)
+
+
 def read_config(path: Path) -> Diffusion:
     """Read a config.
 
@@ -176,10 +212,15 @@ def read_config(path: Path) -> Diffusion:
         ConfigError: keys that cannot be converted.
         DistillkitError: the file cannot be read as YAML.
     """
+    if path.stat().st_size > LARGEST:
+        raise DistillkitError(f"{path}: is no config of a network: it has more than {LARGEST} bytes")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DistillkitError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except RecursionError:
+        raise DistillkitError(f"{path}: cannot be read as YAML (it is nested too deep)") from None
+    except Exception as error:  # PyYAML leaves a number or a date that is none to Python
+        why = short(" ".join(str(error).split()).partition("; use sys.")[0])
+        raise DistillkitError(f"{path}: cannot be read as YAML ({why})") from None
     if not isinstance(content, dict):
         raise DistillkitError(f"{path}: must be the config of a CompVis latent diffusion, with `model` at its top")
     try:
@@ -190,7 +231,7 @@ def read_config(path: Path) -> Diffusion:
 
 def _mistake(fault: Any) -> Mistake:
     """An error of pydantic's as a mistake."""
-    key, got = ".".join(map(str, fault["loc"])), fault["input"]
+    key, got = ".".join(short(part) for part in fault["loc"]), short(fault["input"], quoted=True)
     if fault["type"] == "missing":
         return Mistake(key, "is required")
     if fault["type"] == "extra_forbidden":
@@ -198,7 +239,8 @@ def _mistake(fault: Any) -> Mistake:
     if fault["type"] == "value_error":
         return Mistake(key, str(fault["ctx"]["error"]))
     if fault["type"] == "model_type":
-        return Mistake(key, f"must be a mapping with target and params (got {got!r})")
+        return Mistake(key, f"must be a mapping with target and params (got {got})")
     if fault["type"] == "too_long":
-        return Mistake(key, f"must be empty (got {got})")
-    return Mistake(key, f"{fault['msg'].replace('Input should', 'must')} (got {got!r})")
+        most = fault["ctx"]["max_length"]
+        return Mistake(key, f"must {f'have at most {most} entries' if most else 'be empty'} (got {got})")
+    return Mistake(key, f"{fault['msg'].replace('Input should', 'must')} (got {got})")

@@ -46,8 +46,10 @@ class CompVis(Converter):
         """See the base class. The config is read first, as it is small."""
         params = read_config(config)
         weights = Weights.of(read_checkpoint(checkpoint), ema)
-        parts = convert_networks(params, weights)
+        weights.check_size(params.tensors, checkpoint, config)
+        parts = build_networks(params, weights)
         weights.check(make_scheduler(params).betas, checkpoint, config)
+        weights.load(checkpoint)
         which = "averaged (EMA)" if weights.ema else "not averaged"
         name = write(parts, params, f"`{checkpoint.name}` (the U-Net's weights {which})", folder)
         count = sum(weight.numel() for weight in parts["unet"].parameters())
@@ -68,8 +70,8 @@ def make_scheduler(params: Diffusion) -> diffusers.DDIMScheduler:
     )
 
 
-def convert_networks(params: Diffusion, weights: Weights) -> dict[str, torch.nn.Module]:
-    """diffusers' networks by the names of their parts, with the weights that the checkpoint has."""
+def build_networks(params: Diffusion, weights: Weights) -> dict[str, torch.nn.Module]:
+    """diffusers' networks by the names of their parts. `weights` has found theirs, and is to load them."""
     first_stage, diffused = params.first_stage_config.params, params.unet_config.params
     vqvae = build_autoencoder(first_stage, params.scale_factor)
     weights.fill(vqvae, "first_stage_model.", autoencoder_naming(first_stage))

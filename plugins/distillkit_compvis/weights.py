@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from distillkit.errors import DistillkitError
+from distillkit_compvis.messages import short
 
 QUERIES_KEYS_VALUES = ("to_q.", "to_k.", "to_v.")
 
@@ -84,6 +85,10 @@ TRAINING = (
 """Prefixes of other tensors of a checkpoint: the noise schedule, a discriminator, and the running average."""
 
 
+MUCH = 4
+"""A network with so many times the checkpoint's tensors is not built, only to say which of them are missing."""
+
+
 @dataclass
 class Weights:
     """A checkpoint's tensors by name.
@@ -94,6 +99,8 @@ class Weights:
         used: the names that networks needed.
         missing: those of them that the checkpoint does not have.
         misshapen: those that have another size.
+        unusable: those that are no plain tensors of real numbers.
+        found: for each network its weights' names, and of each the tensor's name and origin.
     """
 
     state: Mapping[str, torch.Tensor]
@@ -101,6 +108,8 @@ class Weights:
     used: set[str] = field(default_factory=set)
     missing: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
+    unusable: list[str] = field(default_factory=list)
+    found: list[tuple[torch.nn.Module, dict[str, tuple[str, Origin]]]] = field(default_factory=list)
 
     @classmethod
     def of(cls, state: Mapping[str, torch.Tensor], ema: bool) -> Weights:
@@ -108,14 +117,14 @@ class Weights:
         return cls(state, ema and any(name.startswith(f"{AVERAGE}diffusion_model") for name in state))
 
     def fill(self, network: torch.nn.Module, prefix: str, origin: Callable[[str], Origin]) -> None:
-        """Load a network's weights.
+        """Find a network's weights, for `load`.
 
         Args:
             network: on the "meta" device.
             prefix: the prefix of its weights in the checkpoint.
             origin: maps the name of a weight to its origin.
         """
-        weights = {}
+        found = {}
         for name, weight in network.state_dict().items():
             where = origin(name)
             key = prefix + where.name
@@ -126,15 +135,47 @@ class Weights:
             tensor = self.state.get(key)
             if tensor is None:
                 self.missing.append(key)
-            elif (found := without_ones(tensor.shape)) != (wanted := where.size(weight.shape)):
-                self.misshapen.append(f"{key} is {found}, not {wanted}")
+            elif (what := _other_kind(tensor)) is not None:
+                self.unusable.append(f"{key} is {what}")
+            elif (size := without_ones(tensor.shape)) != (wanted := where.size(weight.shape)):
+                self.misshapen.append(f"{key} is {size}, not {wanted}")
             else:
-                weights[name] = where.take(tensor, weight.shape)
-        if not self.missing and not self.misshapen:
+                found[name] = key, where
+        self.found.append((network, found))
+
+    def load(self, checkpoint: Path) -> None:
+        """Load the networks' weights, which `check` has found to be there.
+
+        Raises:
+            DistillkitError: some are not finite. The message names `checkpoint`.
+        """
+        for network, found in self.found:
+            shapes = {name: weight.shape for name, weight in network.state_dict().items()}
+            weights = {name: where.take(self.state[key], shapes[name]) for name, (key, where) in found.items()}
+            if bad := [found[name][0] for name, weight in weights.items() if not weight.isfinite().all()]:
+                raise DistillkitError(
+                    f"{checkpoint}: has weights that are not finite: {_some(bad)}; give another checkpoint of the "
+                    f"training{', or take the weights themselves with --no-ema' if self.ema else ''}"
+                )
             network.load_state_dict(weights, assign=True)
 
+    def check_size(self, tensors: int, checkpoint: Path, config: Path) -> None:
+        """Check that the networks are not larger than the checkpoint by far, before they are built.
+
+        Args:
+            tensors: the number of their weights, at least.
+            checkpoint, config: the files, for the message.
+
+        Raises:
+            DistillkitError: they are.
+        """
+        if tensors > MUCH * len(self.state):
+            raise _does_not_fit(
+                checkpoint, config, f"it has {len(self.state)} tensors, and the config's networks at least {tensors}"
+            )
+
     def check(self, betas: torch.Tensor, checkpoint: Path, config: Path) -> None:
-        """Check that no weight is missing or left over, and that the noise schedule is the config's.
+        """Check that the weights are there, and no others, and that the noise schedule is the config's.
 
         Args:
             betas: the config's noise schedule, [T].
@@ -151,20 +192,45 @@ class Weights:
             faults.append(f"it has {_some(left)}, which the config has no place for")
         if self.misshapen:
             faults.append(f"sizes are others than the config's: {_some(self.misshapen)}")
-        theirs = self.state.get("betas", betas).reshape(-1)
-        if theirs.shape != betas.shape or not torch.allclose(theirs.float(), betas, rtol=1e-3):
+        if self.unusable:
+            faults.append(f"not all are plain tensors of real numbers: {_some(self.unusable)}")
+        weights = sum(weight.numel() for network, _ in self.found for weight in network.state_dict().values())
+        if not faults and 2 * weights > (size := checkpoint.stat().st_size):
+            faults.append(f"the config's networks have {weights} weights, and the file {size} bytes")
+        theirs = self.state.get("betas", betas)
+        if (what := _other_kind(theirs)) is not None:
+            faults.append(f"betas is {what}")
+        elif theirs.shape != betas.shape or not torch.allclose(theirs.float(), betas, rtol=1e-3):
             faults.append(f"its noise schedule is {_schedule(theirs)}, the config's {_schedule(betas)}")
         if faults:
-            raise DistillkitError(
-                f"{checkpoint} was not made with {config}: {'; '.join(faults)}. Give the config that came with it"
-            )
+            raise _does_not_fit(checkpoint, config, "; ".join(faults))
+
+
+def _does_not_fit(checkpoint: Path, config: Path, why: str) -> DistillkitError:
+    return DistillkitError(f"{checkpoint} was not made with {config}: {why}. Give the config that came with it")
+
+
+def _other_kind(tensor: torch.Tensor) -> str | None:
+    """What a tensor is that does not hold real numbers one by one; None if it does."""
+    if tensor.layout != torch.strided:
+        return "sparse or nested"
+    if tensor.is_meta:
+        return "without values"
+    if tensor.is_quantized:
+        return "quantized"
+    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        return f"of {tensor.dtype}"
+    return None
 
 
 def _some(names: Iterable[str]) -> str:
     """The first few of many names, each once."""
-    each = [*dict.fromkeys(names)]
+    each = [short(name) for name in dict.fromkeys(names)]
     return ", ".join(each[:3]) + (f" and {len(each) - 3} more" if len(each) > 3 else "")
 
 
 def _schedule(betas: torch.Tensor) -> str:
+    """A noise schedule in words."""
+    if betas.dim() != 1 or not len(betas):
+        return f"of size {[*betas.shape]}"
     return f"{len(betas)} times from β = {betas[0]:.4g} to {betas[-1]:.4g}"

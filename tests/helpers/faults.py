@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import signal
 import sys
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+ASIDE = re.compile(r"\.[a-z0-9_]{8}\.partial")
+"""What differs between the names of folders in which something is written aside."""
 KILL = (signal.SIGKILL,)
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 REPORTED = {"os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.mkdir": 1, "os.truncate": 1, "shutil.rmtree": 1}
@@ -27,7 +30,8 @@ class Fault:
 
     Attributes:
         number: at which event, from 1, of those that `at` is a part of. 0: at none.
-        at: a part of an event, as in "open checkpoints/.update-000002.partial/manifest.json".
+        at: a part of an event, as in "open checkpoints/.update-000002.partial/manifest.json"; a folder
+            that is written aside has no random part in its name here.
         signals: sent to the process itself, in their order.
         full: the disk is full from then on.
         limit: largest size of a file, in bytes; what is written beyond it fails.
@@ -86,7 +90,7 @@ class Watch:
         inside = [name.removeprefix(self._folder) for name in names if name.startswith(self._folder)]
         if not inside:
             return
-        event = " ".join([what, *inside])
+        event = " ".join([what, *(ASIDE.sub(".partial", name) for name in inside)])
         os.write(self._log, f"{event}\n".encode())
         if self._full and what in ("open", "save", "mkdir"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

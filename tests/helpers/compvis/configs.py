@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
+
+UNET = "model.params.unet_config.params"
+FIRST_STAGE = "model.params.first_stage_config"
+CONDITION = "model.params.cond_stage_config"
 
 
 def config(classes: bool, small: bool) -> dict[str, Any]:
@@ -87,4 +92,19 @@ def tiny_class_conditional() -> dict[str, Any]:
         "attention_resolutions": [2],
     }
     params["first_stage_config"]["params"]["ddconfig"] |= {"resolution": 16, "ch_mult": [1, 2], "num_res_blocks": 1}
+    return content
+
+
+def changed(content: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """A config with other values, keys being dotted; ... takes one away."""
+    content = copy.deepcopy(content)
+    for key, value in values.items():
+        *path, last = key.split(".")
+        table = content
+        for part in path:
+            table = table[part]
+        if value is ...:
+            del table[last]
+        else:
+            table[last] = value
     return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,12 @@ def class_conditional_teacher(folder: Path) -> Path:
     words = ["convert", f"{folder}/model.ckpt", "--config", f"{folder}/config.yaml", "--output", f"{folder}/pipeline"]
     assert CliRunner().invoke(cli, words, catch_exceptions=False).exit_code == 0
     return folder / "pipeline"
+
+
+def refused(*options: str) -> str:
+    """What the command says of model.ckpt and config.yaml; it must leave nothing."""
+    before = sorted(os.listdir())
+    done = CliRunner().invoke(cli, ["convert", "model.ckpt", "--config", "config.yaml", "--output", "out", *options])
+    assert (done.exit_code, done.stdout) == (2, ""), done.exception
+    assert sorted(os.listdir()) == before
+    return done.stderr.removesuffix("\n")
