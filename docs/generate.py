@@ -68,9 +68,9 @@ def reference_page() -> str:
                     parts.append(options(claim.component.Options))
     parts += ["## Presets\n", f"{summary(hookspecs.distillkit_presets)}\n\nHook `distillkit_presets`.\n"]
     for name, owners in sorted(registry.presets.items()):
-        for plugin, tables in owners:
-            if plugin.package == "distillkit":
-                parts += [f"### preset `{name}`\n", f"```toml\n{_toml(tables)}```\n"]
+        for preset in owners:
+            if preset.plugin.package == "distillkit":
+                parts += [f"### preset `{name}`\n", f"```toml\n{_toml(preset.tables)}```\n"]
     return "\n".join(parts)
 
 

@@ -139,9 +139,10 @@ def test_what_is_set_goes_over_what_is_chosen() -> None:
 
 def test_every_data_free_method_can_be_chosen() -> None:
     """But for stage 1 of guided distillation, which makes no few-step student."""
-    sources = {name: REGISTRY.find("source", REGISTRY.preset(name)["source"]["type"]) for name in REGISTRY.presets}
+    presets = {name: REGISTRY.preset(name) for name in REGISTRY.presets}
+    sources = {name: REGISTRY.find("source", preset.tables["source"]["type"]) for name, preset in presets.items()}
     free = {name for name, source in sources.items() if "data" not in source.gives}  # type: ignore[attr-defined]
-    assert free - REGISTRY.scales.keys() == {"guided"}
+    assert {name for name in free if presets[name].scale is None} == {"guided"}
 
 
 # --- sizes and machines ----------------------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ def test_learning_rates_go_with_the_root_of_the_size() -> None:
 def test_the_papers_presets_keep_the_papers_rate_at_the_papers_size() -> None:
     """Table 3: CelebA-HQ."""
     settings = chosen("dsdi", 1, "optimizer.learning_rate=1e-6")
-    scale = REGISTRY.scales["dsdi"]
+    scale = REGISTRY.preset("dsdi").scale
     found = fit(settings, CELEBA, scale, 24 * GB, (), None)["optimizer"]
     assert found["learning_rate"] == 1e-6
 

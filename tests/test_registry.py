@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from conftest import ConfigFile
 
-from distillkit import __version__
+from distillkit.cli.group import cli
+from distillkit.config import read_config
 from distillkit.registry import BrokenPlugin, UnknownNameError, load_registry
 
 SCHEDULE = """
@@ -101,6 +104,42 @@ def test_a_third_party_s_part_is_found_with_its_package(site: Site) -> None:
         (SCHEDULE.replace("def shares", "def stages"), "distillkit_schedules: One lacks shares"),
         (SCHEDULE.replace('name = "', 'nom = "'), "distillkit_schedules: One has no `name`"),
         (
+            SCHEDULE.format(name="a:b"),
+            "distillkit_schedules: One is called 'a:b', and a name has a letter at least, and no colon",
+        ),
+        (
+            SCHEDULE.replace("[One]", "[One, type('Two', (One,), {})]"),
+            "distillkit_schedules: Two has the name of One, '{name}': give it another",
+        ),
+        (
+            SCHEDULE.replace("@hookimpl\n", ""),
+            "without @hookimpl, distillkit does not call what it defines: distillkit_schedules",
+        ),
+        ("x = 1", "it has no function with @hookimpl, so that distillkit uses nothing of it"),
+        (
+            SCHEDULE.replace(
+                "    def shares", "    class Options(Schedule.Options):\n        type: str = ''\n\n    def shares"
+            ),
+            "distillkit_schedules: One.Options has the option `type`, which names the part in a config: call it "
+            "something else",
+        ),
+        (
+            SCHEDULE.replace("    def shares", "    class Options:\n        pass\n\n    def shares"),
+            "distillkit_schedules: One.Options is not a subclass of Component.Options",
+        ),
+        (
+            SCHEDULE.replace("shares(self)", "shares(self, updates)"),
+            "distillkit_schedules: One.shares takes (self, updates), and gets (self)",
+        ),
+        (
+            "from distillkit import hookimpl\nfrom distillkit.interfaces import Teacher\n"
+            "class One(Teacher):\n    name = 'one'\n    reuses_student = True\n    setup = predict = "
+            "lambda self, *given: None\n    state_dict = lambda self: {{}}\n"
+            "@hookimpl\ndef distillkit_teachers():\n    return [One]",
+            "distillkit_teachers: One has state_dict and no load_state_dict, without which a resumed run would not be "
+            "the same run",
+        ),
+        (
             SCHEDULE.replace("schedules():\n    return [One]", "presets():\n    return {'p': 3}"),
             "distillkit_presets: 'p' is not a table of tables",
         ),
@@ -139,23 +178,69 @@ def test_unknown_name_mentions_plugins_that_do_not_work(site: Site) -> None:
     )
 
 
-def test_two_owners_of_a_name_are_both_named(site: Site) -> None:
-    site.install("their-steps", SCHEDULE.format(name="linear"))
+@pytest.mark.parametrize("kind", ["schedule", "preset"])
+def test_two_owners_of_a_name_are_told_apart(site: Site, kind: str) -> None:
+    """By `package:name`, also in the config that a run writes."""
+    code = SCHEDULE.format(name="one")
+    if kind == "preset":
+        code = code.replace("schedules():\n    return [One]", "presets():\n    return {'one': {}}")
+    site.install("a-steps", code)
+    site.install("b-steps", code, version="2.0")
     registry = load_registry()
+
+    def find(name: str) -> str:
+        if kind == "preset":
+            return registry.preset(name).plugin.package
+        component = registry.find("schedule", name)
+        assert registry.name_of("schedule", component) == name
+        return component.__module__.replace("_", "-")
+
+    assert [find(f"{package}:one") for package in ("a-steps", "b-steps")] == ["a-steps", "b-steps"]
     with pytest.raises(UnknownNameError) as caught:
-        registry.find("schedule", "linear")
-    start = f"'linear' is claimed by distillkit {__version__} (distillkit_schedules) and "
-    assert str(caught.value).startswith(start)
-    assert str(caught.value).endswith(" and their-steps 1.0 (their_steps); uninstall one of them")
-    # Nobody else is harmed.
-    assert registry.find("schedule", "constant").name == "constant"
+        find("one")
+    assert str(caught.value) == (
+        f"'one' is a {kind} of a-steps 1.0 and of b-steps 2.0; write 'a-steps:one' or 'b-steps:one'"
+    )
+    names = [name for listed, name, _ in registry.listed() if listed == kind]
+    assert {"a-steps:one", "b-steps:one"} <= {*names}
+    assert "one" not in names
 
 
-def test_two_owners_of_a_preset_are_both_named(site: Site) -> None:
-    code = SCHEDULE.replace("schedules():\n    return [One]", "presets():\n    return {'pd': {}}")
-    site.install("their-presets", code)
-    with pytest.raises(UnknownNameError, match=r"^'pd' is claimed by distillkit .* and their-presets 1\.0 "):
-        load_registry().preset("pd")
+def test_no_clash_takes_a_name_from_distillkit_s_own(site: Site) -> None:
+    site.install("their-steps", SCHEDULE.format(name="linear"))
+    presets = "presets():\n    return {'pd': {'scale': {'parameters': 1, 'updates': 1}}}"
+    site.install("their-presets", SCHEDULE.replace("schedules():\n    return [One]", presets))
+    registry = load_registry()
+    assert registry.find("schedule", "linear").__module__.startswith("distillkit_schedules")
+    assert registry.find("schedule", "distillkit:linear") is registry.find("schedule", "linear")
+    assert registry.find("schedule", "their-steps:linear").__module__ == "their_steps"
+    assert registry.preset("pd") == load_registry().preset("distillkit:pd")
+    assert registry.preset("their-presets:pd").tables == {}
+
+
+def test_a_part_is_named_as_a_config_may_name_it(site: Site, config: ConfigFile) -> None:
+    site.install("their-steps", SCHEDULE.format(name="linear"))
+    text = 'preset = "dsdi"\n[run]\nupdates = 3\n[schedule]\ntype = "their-steps:linear"\n'
+    settings = read_config(config.write(text)).phases[0]
+    assert settings.tables["schedule"] == {"type": "their-steps:linear"}
+    assert settings.components().schedule.shares() == [(2, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("raises", "note"),
+    [
+        ("1 / 0", "their-steps 1.0, schedule 'one': shares() raised this"),
+        ("[].pop()", "their-steps 1.0, schedule 'one': shares() raised this"),
+        ("helper()", "their-steps 1.0, schedule 'one': shares() raised this"),
+    ],
+)
+def test_what_a_part_raises_names_it(site: Site, config: ConfigFile, raises: str, note: str) -> None:
+    code = SCHEDULE.format(name="one").replace("return [(2, 1.0)]", f"return {raises}")
+    site.install("their-steps", code + "\ndef helper():\n    raise RuntimeError\n")
+    path = config.write('preset = "dsdi"\n[run]\nupdates = 3\n[schedule]\ntype = "one"\n')
+    result = CliRunner().invoke(cli, ["check", str(path)])
+    assert result.exit_code == 1
+    assert getattr(result.exception, "__notes__", None) == [note]
 
 
 def test_two_distributions_with_one_entry_point_name(site: Site) -> None:

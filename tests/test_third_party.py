@@ -90,8 +90,10 @@ def test_two_distributions_that_claim_one_name(tmp_path: Path) -> None:
     done = environment.distillkit("check", "mine.toml")
     assert done.returncode == 2
     assert done.stderr == (
-        "mine.toml: 1 error\n  schedule.type: 'geometric' is claimed by geometric-fork 1.2.0 (geometric_fork) and"
-        " geometric-steps 1.2.0 (geometric_steps); uninstall one of them\n"
+        "mine.toml: 1 error\n  schedule.type: 'geometric' is a schedule of geometric-fork 1.2.0 and of geometric-steps "
+        "1.2.0; write 'geometric-fork:geometric' or 'geometric-steps:geometric'\n"
     )
+    qualified = "schedule.type=geometric-fork:geometric"
+    assert environment.distillkit("check", "mine.toml", "--set", qualified).returncode == 0
     # Nobody else is harmed.
     assert environment.distillkit("check", "mine.toml", "--set", "schedule.type=halving").returncode == 0

@@ -79,10 +79,14 @@ class LazyGroup(click.Group):
             if distributed.first_to_fail():
                 raise
             ctx.exit(error.exit_code)
-        except RuntimeError:  # raised, among others, by a collective when another process has failed
-            if distributed.first_to_fail():
-                raise
-            ctx.exit(1)
+        except Exception as error:
+            from distillkit.registry import note_part  # only a failure needs it
+
+            note_part(error)
+            # A collective raises this when another process has failed.
+            if isinstance(error, RuntimeError) and not distributed.first_to_fail():
+                ctx.exit(1)
+            raise
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -17,14 +17,8 @@ def command(as_json: bool) -> None:
     """List all components and presets with their packages, and the plugins that did not load with the reason."""
     registry = load_registry()
     components = [
-        {"kind": kind, "name": name, "package": claim.plugin.package, "version": claim.plugin.version}
-        for kind, names in registry.components.items()
-        for name in sorted(names)
-        for claim in names[name]
-    ] + [
-        {"kind": "preset", "name": name, "package": plugin.package, "version": plugin.version}
-        for name in sorted(registry.presets)
-        for plugin, _ in registry.presets[name]
+        {"kind": kind, "name": name, "package": plugin.package, "version": plugin.version}
+        for kind, name, plugin in registry.listed()
     ]
     if as_json:
         echo_json({"components": components, "broken": [asdict(plugin) for plugin in registry.broken]})

@@ -73,7 +73,7 @@ def _needs(components: Components, registry: Registry) -> Iterator[Mistake]:
 
 
 def _sources_with(need: str, registry: Registry) -> list[str]:
-    sources = {claim.name: claim.component for claims in registry.components["source"].values() for claim in claims}
+    sources = {registry.name_of("source", source): source for source in registry.classes("source")}
     return sorted(name for name, one in sources.items() if issubclass(one, Source) and need in one.gives)
 
 

@@ -85,7 +85,7 @@ def choose(
     if inventory is None:
         raise DistillkitError(f"{origin}: the size of the model is not known; write a config, and use distillkit run")
     fixed = {assignment.key for assignment in parse_assignments(overrides)[0]}
-    scale, room = registry.scales.get(wish.method), memory(components.engine)
+    scale, room = registry.preset(wish.method).scale, memory(components.engine)
     try:
         fitted = fit(components, inventory, scale, room, fixed, wish.guidance)
     except TooLargeError:
@@ -104,22 +104,27 @@ def choose(
 def _smaller(registry: Registry, device_type: str) -> list[dict[str, Any]]:
     """`[engine]` tables that take less of a device's memory."""
     engines = cast(list[type[Engine]], registry.classes("engine"))
-    return [{"type": engine.name, **options} for engine in engines for options in engine.memory_saving(device_type)]
+    return [
+        {"type": registry.name_of("engine", engine), **options}
+        for engine in engines
+        for options in engine.memory_saving(device_type)
+    ]
 
 
 def _asked(wish: Wish, registry: Registry) -> dict[str, Any]:
     """The tables that follow from the command's options alone."""
     try:
         preset = registry.preset(wish.method)
-        if "source" in preset and "data" in registry.find("source", preset["source"]["type"]).gives:  # type: ignore[attr-defined]
+        source = preset.tables.get("source")
+        if source is not None and "data" in registry.find("source", source["type"]).gives:  # type: ignore[attr-defined]
             raise DistillkitError(
                 f"--method: '{wish.method}' needs data, and distill is for methods that need none; "
                 "write a config with a [data] table, and use distillkit run"
             )
     except UnknownNameError as error:
         raise DistillkitError(f"--method: {error}") from None
-    schedule, longer = _schedule(wish, preset, registry)
-    scale = registry.scales.get(wish.method)
+    schedule, longer = _schedule(wish, preset.tables, registry)
+    scale = preset.scale
     if wish.updates is not None:
         updates = wish.updates
     elif scale is not None:

@@ -68,7 +68,7 @@ def complete(
 def _preset(registry: Registry, name: Any) -> dict[str, Any]:
     if not isinstance(name, str):
         raise UnknownNameError(f"must be a preset's name, a string (got {name!r})")
-    return registry.preset(name)
+    return registry.preset(name).tables
 
 
 @dataclass(frozen=True)

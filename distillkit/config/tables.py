@@ -185,7 +185,9 @@ class Reader:
             return []
         entries = [(toml_key(kind, (i,)), entry) for i, entry in enumerate(table)] if many else [(kind, table)]
         choices = [choice for key, entry in entries if (choice := self._choice(kind, key, entry)) is not None]
-        resolved = [{"type": choice.component.name, **_dump(choice.options)} for choice in choices]
+        resolved = [
+            {"type": self.registry.name_of(kind, choice.component), **_dump(choice.options)} for choice in choices
+        ]
         if resolved:
             self.resolved[kind] = resolved if many else resolved[0]
         return choices
@@ -197,7 +199,7 @@ class Reader:
         rest = dict(table)
         name = rest.pop("type", None)
         if not isinstance(name, str):
-            known = ", ".join(sorted(self.registry.components[kind]))
+            known = ", ".join(self.registry.names(kind))
             self._note(f"{key}.type", f"is required, a string; known: {known}")
             return None
         try:

@@ -1,9 +1,10 @@
 """Finds plugins, and the components and presets that they contribute."""
 
+from distillkit.registry.blame import heading, note_part, wrong
 from distillkit.registry.entry_points import BrokenPlugin, Plugin
 from distillkit.registry.kinds import KINDS, TABLES, Kind
 from distillkit.registry.load import load_registry
-from distillkit.registry.lookup import Registered, Registry, Scale, UnknownNameError
+from distillkit.registry.lookup import Preset, Registered, Registry, Scale, UnknownNameError
 
 __all__ = [
     "KINDS",
@@ -11,9 +12,13 @@ __all__ = [
     "BrokenPlugin",
     "Kind",
     "Plugin",
+    "Preset",
     "Registered",
     "Registry",
     "Scale",
     "UnknownNameError",
+    "heading",
     "load_registry",
+    "note_part",
+    "wrong",
 ]

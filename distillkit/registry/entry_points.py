@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import pluggy
 
 from distillkit import hookspecs
 
 GROUP = "distillkit"
+OURS = "distillkit"
+"""The package that the core comes with."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def load_plugins() -> tuple[pluggy.PluginManager, dict[str, Plugin], list[Broken
     manager.add_hookspecs(hookspecs)
     plugins: dict[str, Plugin] = {}
     broken: list[BrokenPlugin] = []
-    for entry_point, plugin in _installed():
+    for entry_point, plugin in installed():
         # Two distributions may use the same name for an entry point; pluggy needs unique names.
         key = f"{plugin.package}:{plugin.name}"
         try:
@@ -56,8 +60,8 @@ def load_plugins() -> tuple[pluggy.PluginManager, dict[str, Plugin], list[Broken
             broken.append(report(plugin, describe(error)))
             continue
         plugins[key] = plugin
-        if unknown := _unknown_hooks(manager, key):
-            broken.append(report(plugin, f"it implements hooks that distillkit does not have: {', '.join(unknown)}"))
+        if fault := _faulty_hooks(manager, key):
+            broken.append(report(plugin, fault))
     return manager, plugins, broken
 
 
@@ -72,16 +76,29 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _installed() -> Iterator[tuple[EntryPoint, Plugin]]:
+def installed() -> Iterator[tuple[EntryPoint, Plugin]]:
     """The entry points: distillkit's own first, then the others by package. Each distribution counts once."""
     plugins = []
     for entry_point in entry_points(group=GROUP):
         distribution = entry_point.dist
         assert distribution is not None  # set for all that importlib finds
         plugins.append((entry_point, Plugin(entry_point.name, distribution.name, distribution.version)))
-    return iter(sorted(plugins, key=lambda pair: (pair[1].package != "distillkit", pair[1].package, pair[1].name)))
+    return iter(sorted(plugins, key=lambda pair: (pair[1].package != OURS, pair[1].package, pair[1].name)))
 
 
-def _unknown_hooks(manager: pluggy.PluginManager, key: str) -> list[str]:
-    callers = manager.get_hookcallers(manager.get_plugin(key)) or []
-    return sorted(caller.name for caller in callers if not caller.has_spec())
+def _faulty_hooks(manager: pluggy.PluginManager, key: str) -> str | None:
+    """What keeps functions of a plugin from being called."""
+    plugin: Any = manager.get_plugin(key)
+    functions = [
+        name
+        for name, value in getattr(plugin, "__dict__", {}).items()
+        if name.startswith("distillkit_") and inspect.isfunction(value) and not hasattr(value, "distillkit_impl")
+    ]
+    if functions:
+        return f"without @hookimpl, distillkit does not call what it defines: {', '.join(functions)}"
+    callers = manager.get_hookcallers(plugin) or []
+    if not callers:
+        return "it has no function with @hookimpl, so that distillkit uses nothing of it"
+    if unknown := sorted(caller.name for caller in callers if not caller.has_spec()):
+        return f"it implements hooks that distillkit does not have: {', '.join(unknown)}"
+    return None

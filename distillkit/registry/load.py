@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from distillkit.component import Component
 from distillkit.lazy import lazy_imports
 from distillkit.registry.entry_points import Plugin, describe, load_plugins, report
 from distillkit.registry.kinds import KINDS, Kind
-from distillkit.registry.lookup import Registered, Registry, Scale
+from distillkit.registry.lookup import Preset, Registered, Registry, Scale
 
 PRESETS = "distillkit_presets"
+STATE = ("state_dict", "load_state_dict")
 
 
 def load_registry() -> Registry:
@@ -23,7 +25,7 @@ def load_registry() -> Registry:
 
 def _load() -> Registry:
     manager, plugins, broken = load_plugins()
-    registry = Registry({kind: {} for kind in KINDS}, {}, broken)
+    registry = Registry({kind: {} for kind in KINDS}, broken=broken)
     add: dict[str, Callable[[Registry, Plugin, Any], None]] = {
         kind.hook: partial(_add_components, kind) for kind in KINDS.values()
     }
@@ -45,6 +47,10 @@ def _add_components(kind: Kind, registry: Registry, plugin: Plugin, classes: Any
             registry.broken.append(report(plugin, f"{kind.hook}: {fault}"))
             continue
         claims = registry.components[kind.name].setdefault(component.name, [])
+        if other := next((claim for claim in claims if claim.plugin.package == plugin.package), None):
+            fault = f"{component.__name__} has the name of {other.component.__name__}, '{other.name}': give it another"
+            registry.broken.append(report(plugin, f"{kind.hook}: {fault}"))
+            continue
         claims.append(Registered(kind.name, component.name, component, plugin))
 
 
@@ -54,9 +60,9 @@ def _add_presets(registry: Registry, plugin: Plugin, presets: Any) -> None:
             registry.broken.append(report(plugin, f"{PRESETS}: '{name}' is not a table of tables"))
             continue
         rest = dict(tables)
-        if (scale := rest.pop("scale", None)) is not None:
-            registry.scales[name] = Scale(**scale)
-        registry.presets.setdefault(name, []).append((plugin, rest))
+        scale = rest.pop("scale", None)
+        preset = Preset(plugin, rest, None if scale is None else Scale(**scale))
+        registry.presets.setdefault(name, []).append(preset)
 
 
 def _fault(kind: Kind, component: Any) -> str | None:
@@ -66,6 +72,36 @@ def _fault(kind: Kind, component: Any) -> str | None:
         return f"{label} is not a subclass of distillkit.interfaces.{kind.base.__name__}"
     if not isinstance(getattr(component, "name", None), str):
         return f"{label} has no `name`"
+    if not component.name or ":" in component.name:
+        return f"{label} is called '{component.name}', and a name has a letter at least, and no colon"
     if missing := sorted(component.__abstractmethods__):
         return f"{label} lacks {', '.join(missing)}"
+    return _options_fault(kind, component, label) or _methods_fault(kind, component, label)
+
+
+def _options_fault(kind: Kind, component: type[Component], label: str) -> str | None:
+    """What keeps its options from being a table of a config."""
+    options, base = component.Options, kind.base.Options
+    if not (inspect.isclass(options) and issubclass(options, base)):
+        return f"{label}.Options is not a subclass of {base.__qualname__}"
+    if "type" in {*options.model_fields, *(field.alias for field in options.model_fields.values())}:
+        return f"{label}.Options has the option `type`, which names the part in a config: call it something else"
+    return None
+
+
+def _methods_fault(kind: Kind, component: type[Component], label: str) -> str | None:
+    """What keeps its methods from being called as distillkit calls them."""
+    own = {name for name in STATE if getattr(component, name, None) is not getattr(kind.base, name, None)}
+    if len(own) == 1:
+        [has], [lacks] = own, {*STATE} - own
+        return f"{label} has {has} and no {lacks}, without which a resumed run would not be the same run"
+    for name, wanted in inspect.getmembers(kind.base, inspect.isfunction):
+        mine = inspect.getattr_static(component, name)
+        if name.startswith("_") or mine is wanted or not inspect.isfunction(mine):
+            continue
+        given, taken = inspect.signature(wanted).parameters, inspect.signature(mine)
+        try:
+            taken.bind(*given)
+        except TypeError:
+            return f"{label}.{name} takes ({', '.join(taken.parameters)}), and gets ({', '.join(given)})"
     return None
