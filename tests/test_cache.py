@@ -289,8 +289,8 @@ def test_another_teacher_is_refused() -> None:
     here = re.sub(r".*there and (\w+) here.*", r"\1", str(caught.value))
     assert here != there
     assert str(caught.value) == (
-        f"{FOLDER}: holds other trajectories than this run's, with the teacher's weights (their hash) {there} there "
-        f"and {here} here: name another folder in source.folder, or delete this one"
+        f"{FOLDER}: its trajectories are not this run's: the teacher's weights (their hash) {there} there "
+        f"and {here} here; set source.folder to another folder, or delete this one"
     )
     assert not Path("second/run").exists()
     assert files() == before
@@ -321,7 +321,7 @@ def test_what_makes_other_trajectories_is_named(option: str, differing: str) -> 
     with pytest.raises(DistillkitError) as caught:
         begin(option)
     assert str(caught.value) == (
-        f"{FOLDER}: holds other trajectories than this run's, with {differing}: name another folder in source.folder, "
+        f"{FOLDER}: its trajectories are not this run's: {differing}; set source.folder to another folder, "
         "or delete this one"
     )
 
@@ -347,8 +347,8 @@ def test_room() -> None:
     with pytest.raises(DistillkitError) as caught:
         begin("source.max_gigabytes=1.0559e-5")
     assert str(caught.value) == (
-        "source.trajectories: 20 take 1.06e-05 GB, and source.max_gigabytes is 1.0559e-05: 19 fit; ask for so many, or "
-        "allow more room"
+        "source.trajectories: 20 take 1.06e-05 GB, and source.max_gigabytes is 1.0559e-05: 19 fit; reduce the number, "
+        "or raise source.max_gigabytes"
     )
     assert not Path("trajectories").exists()
     begin("source.max_gigabytes=1.0561e-5").do()
@@ -364,7 +364,7 @@ def test_a_damaged_shard_is_named(damage: str) -> None:
     with pytest.raises(DistillkitError) as caught:
         begin()
     assert str(caught.value) == (
-        f"{file}: is damaged (its sha256 is not the one in manifest.json); delete it, and it is made again"
+        f"{file}: is damaged (its SHA-256 is not that in manifest.json); delete it, and it is generated again"
     )
     file.unlink()
     begin().do()
@@ -407,4 +407,4 @@ def test_a_folder_that_cannot_be_written() -> None:
         begun.do()
     with pytest.raises(DistillkitError) as caught:
         begin("source.folder='taken'")
-    assert str(caught.value).endswith("source.folder: taken is a file; name a folder, which need not be there yet")
+    assert str(caught.value).endswith("source.folder: taken is a file; give a folder, which need not exist yet")

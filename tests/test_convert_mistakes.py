@@ -199,7 +199,7 @@ def test_heads_that_cannot_be(values: dict[str, Any], message: str) -> None:
     [
         (
             {f"{UNET}.model_channels": 64},
-            "sizes are others than the config's: model.diffusion_model.input_blocks.0.0.weight is [32, 3, 3, 3], not "
+            "sizes differ from the config's: model.diffusion_model.input_blocks.0.0.weight is [32, 3, 3, 3], not "
             "[64, 3, 3, 3], model.diffusion_model.input_blocks.0.0.bias is [32], not [64], "
             "model.diffusion_model.time_embed.0.weight is [128, 32], not [256, 64] and 364 more",
         ),
@@ -207,11 +207,12 @@ def test_heads_that_cannot_be(values: dict[str, Any], message: str) -> None:
             {f"{FIRST_STAGE}.params.ddconfig.num_res_blocks": 1},
             "it has first_stage_model.encoder.down.0.block.1.norm1.weight, "
             "first_stage_model.encoder.down.0.block.1.norm1.bias, "
-            "first_stage_model.encoder.down.0.block.1.conv1.weight and 45 more, which the config has no place for",
+            "first_stage_model.encoder.down.0.block.1.conv1.weight and 45 more, which the config's networks "
+            "do not have",
         ),
         (
             {f"{FIRST_STAGE}.params.n_embed": 128},
-            "sizes are others than the config's: first_stage_model.quantize.embedding.weight is [64, 3], not [128, 3]",
+            "sizes differ from the config's: first_stage_model.quantize.embedding.weight is [64, 3], not [128, 3]",
         ),
         (
             {"model.params.linear_end": 0.012},
@@ -278,8 +279,8 @@ def test_pickles_that_ask_for_more_than_tensors(content: Any, name: str, zipped:
     else:
         Path("model.ckpt").write_bytes(pickle.dumps(content, protocol=2))
     assert refused() == (
-        f"model.ckpt: refused, as its pickle asks for {name}, which weights have no need of; nothing of it was run. If "
-        "you know the file to be good, save {'state_dict': …} of it alone, and convert that"
+        f"model.ckpt: refused, because its pickle needs {name}, which is not a tensor; none of its code was run. If "
+        "you trust the file, save its {'state_dict': …} alone, and convert that"
     )
 
 
@@ -288,10 +289,10 @@ def test_pickles_that_ask_for_more_than_tensors(content: Any, name: str, zipped:
     [
         (b"", "it is no pickle of tensors"),
         (b"hello world", "it is no pickle of tensors"),
-        (pickle.dumps(Calls(eval, "1"), protocol=5), "its pickle holds something else than tensors"),
+        (pickle.dumps(Calls(eval, "1"), protocol=5), "its pickle contains objects other than tensors"),
         ([torch.ones(1)], "it holds no 'state_dict'"),
         ({"model": {}}, "it holds no 'state_dict'"),
-        ({"state_dict": {"a": torch.ones(1), "b": [1]}}, "its state_dict holds something else than tensors at 'b'"),
+        ({"state_dict": {"a": torch.ones(1), "b": [1]}}, "'b' in its state_dict is not a tensor"),
     ],
 )
 def test_files_that_are_no_checkpoint(content: Any, why: str) -> None:

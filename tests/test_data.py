@@ -85,9 +85,9 @@ def cut_gzip() -> bytes:
         (b"\x00\x00\x0d\x01" + bytes(8), "not an IDX file of unsigned bytes"),  # floats
         (b"\x89PNG" + bytes(8), "not an IDX file of unsigned bytes"),
         (idx(PIXELS)[:7], "not an IDX file of unsigned bytes"),  # cut in its header
-        (idx(LABELS)[:-2], "says it holds (5,) values, and holds 3"),
-        (idx(LABELS) + b"x", "says it holds (5,) values, and holds 6"),
-        (cut_gzip(), "cannot be unpacked (Compressed file ended before the end-of-stream marker was reached)"),
+        (idx(LABELS)[:-2], "should have (5,) values, but has 3"),
+        (idx(LABELS) + b"x", "should have (5,) values, but has 6"),
+        (cut_gzip(), "cannot be decompressed (Compressed file ended before the end-of-stream marker was reached)"),
     ],
 )
 def test_files_that_are_no_idx_files(tmp_path: Path, content: bytes, message: str) -> None:

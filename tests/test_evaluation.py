@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from distillkit_engines.torch_engine import TorchEngine
-from distillkit_fashion.features import Fashion
+from distillkit_fashion.fashion import Fashion
 from distillkit_metrics.features import Pixels
 from distillkit_metrics.metrics import FrechetDistance, KernelDistance
 from helpers.toys import TinyModel

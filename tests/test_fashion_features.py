@@ -12,8 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from distillkit_fashion.classifier import DATA, REFERENCE, WEIGHTS, load_classifier, load_reference
-from distillkit_fashion.features import Fashion
-from distillkit_fashion.teacher import FOLDER
+from distillkit_fashion.fashion import FOLDER, Fashion
 from distillkit_fashion.train_classifier import extract, main, read
 from distillkit_metrics.metrics import FrechetDistance, frechet_distance
 from safetensors.torch import load_file

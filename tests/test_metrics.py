@@ -196,6 +196,8 @@ def test_a_file_that_is_not_inceptions_is_refused_and_never_unpickled(tmp_path: 
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil(), protocol=2))
     torch.save({"other": torch.zeros(1)}, tmp_path / "other.pth")
     for name in ("evil.pth", "other.pth"):
-        with pytest.raises(DistillkitError, match=rf"^features\.weights: .*{name} does not hold Inception's weights"):
+        with pytest.raises(
+            DistillkitError, match=rf"^features\.weights: .*{name} does not contain Inception's weights"
+        ):
             make(Inception, weights=tmp_path / name).setup(torch.device("cpu"))
     assert not (tmp_path / "ran").exists()

@@ -434,7 +434,7 @@ def test_a_store_that_cannot_be_opened_leaves_no_folder(tmp_path: Path) -> None:
         ("mlruns", "MLflow has no file stores any more; write sqlite:///mlflow.db (got 'mlruns')"),
         (
             "sqlite:////no/such/folder/mlflow.db",
-            "the folder /no/such/folder is not there; make it, or name another file",
+            "the folder /no/such/folder does not exist; create it, or name another file",
         ),
         ("sqlite:////tmp", "must name a file, as in sqlite:///mlflow.db (got 'sqlite:////tmp')"),
         (
@@ -446,8 +446,8 @@ def test_a_store_that_cannot_be_opened_leaves_no_folder(tmp_path: Path) -> None:
         ("http://host:99999", "must name a server, as in http://127.0.0.1:5000 (got 'http://host:99999')"),
         (
             "http://***@host",
-            "was written without its credentials (http://***@host): set MLFLOW_TRACKING_URI to the whole of it, or "
-            "leave them out for MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            "has no credentials (http://***@host): set MLFLOW_TRACKING_URI to the complete URI, or set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD and leave the credentials out",
         ),
         ("sqlite:///mlflow.db", None),
         ("postgresql+psycopg2://me:pw@[::1]:5432/runs", None),
@@ -508,14 +508,16 @@ def test_both_trackers_are_registered_and_none_records_nothing(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
     with pytest.raises(DistillkitError, match=r"^the tracker 'none' has no UI$"):
         tracker.open_ui(5000)
-    with pytest.raises(DistillkitError, match=r"^the tracker 'none' sends runs nowhere: name a store with --uri$"):
+    with pytest.raises(
+        DistillkitError, match=r"^the tracker 'none' does not send runs anywhere: name a store with --uri$"
+    ):
         tracker.send(tmp_path)
 
 
 def test_ui_wants_a_store(tmp_path: Path) -> None:
     with pytest.raises(DistillkitError, match=r"no run was recorded in sqlite:///.*/none.db yet"):
         make(f"sqlite:///{tmp_path}/none.db").open_ui(5000)
-    with pytest.raises(DistillkitError, match=r"http://\*\*\*@host:1 is a server with a UI of its own"):
+    with pytest.raises(DistillkitError, match=r"http://\*\*\*@host:1 is a server with its own UI"):
         make("http://me:pw@host:1").open_ui(5000)
 
 

@@ -149,7 +149,7 @@ def test_a_third_party_s_part_is_found_with_its_package(site: Site) -> None:
         ),
     ],
 )
-def test_broken_plugins_are_told_and_break_nothing(site: Site, code: str, reason: str) -> None:
+def test_broken_plugins_are_reported_and_break_nothing(site: Site, code: str, reason: str) -> None:
     site.install("their-steps", code)
     site.install("well", SCHEDULE.format(name="well"))
     registry = load_registry()
@@ -158,7 +158,7 @@ def test_broken_plugins_are_told_and_break_nothing(site: Site, code: str, reason
     assert registry.find("schedule", "linear").name == "linear"
 
 
-def test_hook_with_arguments_is_told_and_leaves_nothing_behind(site: Site) -> None:
+def test_hook_with_arguments_is_reported_and_leaves_nothing_behind(site: Site) -> None:
     site.install("their-steps", SCHEDULE.replace("distillkit_schedules()", "distillkit_schedules(config)"))
     registry = load_registry()
     assert [plugin.package for plugin in registry.broken] == ["their-steps"]

@@ -121,7 +121,7 @@ def test_the_run_goes_on_and_nothing_is_lost(
         # The store fails until the run is over: nothing in it waits for an answer.
         run = distil(tmp_path, "dsdi", *OPTIONS, tables=tables(uri))
         [warning] = [record.getMessage() for record in caplog.records]
-        assert warning.startswith("MLflow does not have all of the run, which goes on (")
+        assert warning.startswith("MLflow does not have all of the run, which continues (")
         assert warning.endswith(f"or by: distillkit track {run.folder}")
         assert not (run.folder / "mlflow.json").exists()
     words = [str(run.folder), *(["--uri", later] if uri != later else [])]
@@ -235,13 +235,16 @@ def test_what_cannot_be_sent(tmp_path: Path) -> None:
     assert (result.exit_code, result.output) == (2, f"{tmp_path}: holds no run (no config.toml)\n")
     (tmp_path / "config.toml").write_text('[tracker]\ntype = "none"\n')
     result = track(str(tmp_path))
-    assert (result.exit_code, result.output) == (2, "the tracker 'none' sends runs nowhere: name a store with --uri\n")
+    assert (result.exit_code, result.output) == (
+        2,
+        "the tracker 'none' does not send runs anywhere: name a store with --uri\n",
+    )
     result = track(str(tmp_path), "--uri", "mlruns")
     assert (result.exit_code, result.output.splitlines()[0]) == (2, "--uri: 1 error")
     with refusing(tmp_path, "") as (uri, _):
         result = track(str(tmp_path), "--uri", uri.replace("//", f"//me:{SECRET}@"))
     assert result.exit_code == 2
-    assert result.output.startswith(f"{uri.replace('//', '//***@')}: MLflow does not take the run in {tmp_path} (Mlf")
+    assert result.output.startswith(f"{uri.replace('//', '//***@')}: MLflow did not accept the run in {tmp_path} (Mlf")
     assert result.output.endswith("); nothing is lost, try again later\n")
     assert len(result.output.splitlines()) == 1
     assert SECRET not in result.output
@@ -261,7 +264,7 @@ def test_credentials_are_in_no_file_and_no_message(
     assert tomllib.loads((run.folder / "config.toml").read_text())["tracker"]["uri"] == hidden
 
     # The config of the run's folder can be run again, by who has the credentials.
-    with pytest.raises(ConfigError, match=r"tracker\.uri: was written without its credentials"):
+    with pytest.raises(ConfigError, match=r"tracker\.uri: has no credentials"):
         read_config(run.folder / "config.toml")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert (

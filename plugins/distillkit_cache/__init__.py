@@ -1,4 +1,4 @@
-"""The teacher's trajectories, made once and kept on disk (Luhman & Luhman 2021)."""
+"""Trajectories of the teacher that are generated once and stored on disk (Luhman & Luhman 2021)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jumps along trajectories that the teacher made before the run's first update, kept on disk."""
+"""Jumps of trajectories that the teacher generates before the first update, and that are stored on disk."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from distillkit_cache.store import Store, grid_of, teacher_of
 
 
 class CachedTrajectories(PrecomputingSource):
-    """Random jumps of trajectories that the undistilled teacher walked from noise to data once (Luhman & Luhman 2021).
+    """Random jumps of trajectories that the undistilled teacher generates from noise to data (Luhman & Luhman 2021).
 
-    They are made before the first update, as many steps long as each stage's grid, and later runs of the same teacher
-    find them there. Trajectory i's noise, class and guidance scale depend on (`seed`, i) alone. So a run that was
-    stopped while it made them goes on where it stood, to the same ones.
+    The trajectories are generated before the first update, with as many steps as each stage's grid, and later runs with
+    the same teacher use them again. The noise, class and guidance scale of trajectory i depend on (`seed`, i) alone, so
+    a run that was stopped while it generated them continues with the same ones.
     """
 
     name = "cached-trajectories"
@@ -33,11 +33,11 @@ class CachedTrajectories(PrecomputingSource):
     class Options(PrecomputingSource.Options):
         """
         Attributes:
-            trajectories: how many, for each number of steps N of the schedule.
-            folder: where they are kept, relative to the working directory; runs of the same teacher share it.
-            max_gigabytes: how much room they may take (10⁹ bytes).
-            shard: trajectories per file, which are made together, in N evaluations of a batch of so many.
-            seed: of their noise. It is not the run's, so that runs with other seeds find them there.
+            trajectories: number of trajectories, for each number of steps N of the schedule.
+            folder: where they are stored, relative to the working directory. Runs with the same teacher share it.
+            max_gigabytes: the disk space that they may take, in 10⁹ bytes.
+            shard: trajectories per file. They are generated in one batch, with N evaluations.
+            seed: of their noise. It is independent of the run's seed, so that runs with other seeds share them.
         """
 
         trajectories: int = Field(10_000, ge=1)
@@ -49,27 +49,27 @@ class CachedTrajectories(PrecomputingSource):
     options: Options
 
     def check(self) -> Iterator[Mistake]:
-        """What is called a folder must be one, or not be there yet."""
+        """The folder must be a folder, or not exist yet."""
         folder = self.options.folder
         if folder.exists() and not folder.is_dir():
-            yield Mistake("folder", f"{folder} is a file; name a folder, which need not be there yet")
+            yield Mistake("folder", f"{folder} is a file; give a folder, which need not exist yet")
 
     def evaluations_before(self, stages: Sequence[Stage]) -> int:
-        """N for each shard."""
+        """N per shard."""
         return sum(steps * self._shards for steps, _ in _grids(stages))
 
     def setup(self, model: Model, data: Data | None) -> None:
-        """Remember the model whose noise and conditions are drawn."""
+        """Store the model, for the shapes of noise and for conditions."""
         self._model = model
         self._stores: dict[tuple[int, int], Store] = {}
 
     def prepare(
         self, stages: Sequence[Stage], student: Predictor, teacher: Teacher | None
     ) -> Sequence[Callable[[], None]]:
-        """Make the shards that are not there.
+        """Generate the shards that are missing.
 
         Raises:
-            DistillkitError: what is there is another teacher's, or damaged; or it would take too much room.
+            DistillkitError: the existing shards are another teacher's or damaged, or the disk space is too small.
         """
         walker = self.required(teacher, "a teacher")
         options, model = self.options, self._model
@@ -78,7 +78,7 @@ class CachedTrajectories(PrecomputingSource):
 
         def fill(store: Store, shard: int, grid: tuple[int, int]) -> None:
             made = making.make([begin(i) for i in self._indices(shard)], student, walker, *grid)
-            # One after the other: they all write the manifest.
+            # One process after the other, because all write the manifest.
             for writer in range(distributed.world_size()):
                 write = partial(store.write, shard, made) if distributed.rank() == writer else lambda: None
                 distributed.on_all_ranks(write, store.folder)
@@ -95,16 +95,16 @@ class CachedTrajectories(PrecomputingSource):
         return work
 
     def trial(self, folder: Path) -> CachedTrajectories:
-        """With one shard of trajectories."""
+        """A source with one shard of trajectories."""
         few = min(self.options.trajectories, self.options.shard)
         return CachedTrajectories(self.options.model_copy(update={"folder": folder, "trajectories": few}))
 
     def _missing(self, store: Store) -> list[int]:
-        """The shards that a store lacks."""
+        """The shards that are missing from a store."""
         return [shard for shard in range(self._shards) if not store.has(shard, len(self._indices(shard)))]
 
     def _conditions(self) -> dict[str, Any]:
-        """What makes the trajectories, besides the teacher."""
+        """What the trajectories depend on, besides the teacher."""
         drawn = self.options.model_dump(mode="json", include={"guidance", "seed", "shard"})
         return {"shape": list(self._model.spec.sample_shape), "classes": self._model.spec.classes} | drawn
 
@@ -123,12 +123,12 @@ class CachedTrajectories(PrecomputingSource):
         if options.trajectories * one > room:
             raise DistillkitError(
                 f"source.trajectories: {options.trajectories} take {options.trajectories * one / 1e9:.3g} GB, and "
-                f"source.max_gigabytes is {options.max_gigabytes:g}: {int(room // one)} fit; ask for so many, or allow "
-                "more room"
+                f"source.max_gigabytes is {options.max_gigabytes:g}: {int(room // one)} fit; reduce the number, or "
+                "raise source.max_gigabytes"
             )
 
     def start_stage(self, stage: Stage, path: NoisePath) -> None:
-        """Turn to the trajectories over the stage's grid."""
+        """Use the trajectories of the stage's grid."""
         self._store = self._stores[stage.steps, stage.stride]
         # [jumps, stride + 1]: each jump's times.
         self._times = path.grid(stage.steps).unfold(0, stage.stride + 1, stage.stride)
@@ -138,12 +138,12 @@ class CachedTrajectories(PrecomputingSource):
         batch = self.global_batch
         drawn = torch.randint(self.options.trajectories, (batch,), generator=generator)
         jumps = self.shard(torch.randint(len(self._times), (batch,), generator=generator))
-        places = self.shard(drawn).tolist()
-        shards, rows = zip(*(divmod(place, self.options.shard) for place in places), strict=True)
+        indices = self.shard(drawn).tolist()
+        shards, rows = zip(*(divmod(index, self.options.shard) for index in indices), strict=True)
         (z, landing), condition = making.pick([self._store.read(shard) for shard in shards], rows, jumps.tolist())
         return JumpBatch(z, self._times[jumps].T.contiguous(), condition, landing=landing)
 
 
 def _grids(stages: Sequence[Stage]) -> list[tuple[int, int]]:
-    """The different grids of a plan: steps, and how many of them a jump has."""
+    """The different grids of a plan: number of steps, and steps per jump."""
     return list(dict.fromkeys((stage.steps, stage.stride) for stage in stages))

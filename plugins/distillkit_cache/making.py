@@ -1,4 +1,4 @@
-"""Makes trajectories: where each begins, and the teacher's walk from there.
+"""Generates trajectories: the initial noise, and the teacher's steps from there.
 
 Shapes: n trajectories, J jumps each, C H W sample.
 """
@@ -18,9 +18,9 @@ STATES = "states"
 
 
 def begin(source: Source, model: Model, seed: int, index: int) -> dict[str, torch.Tensor]:
-    """Where trajectory `index` begins: its noise, as its only state, [1, 1, C, H, W], and its condition's tensors.
+    """The start of trajectory `index`: its noise, as its only state, [1, 1, C, H, W], and the tensors of its condition.
 
-    They depend on (seed, index) alone, and have nothing to do with the pictures that are scored.
+    They depend on (seed, index) alone, and differ from the noise of the samples that are scored.
     """
     draw = generator(seed, index, "trajectory")
     noise = torch.randn(1, 1, *model.spec.sample_shape, generator=draw)
@@ -30,11 +30,11 @@ def begin(source: Source, model: Model, seed: int, index: int) -> dict[str, torc
 def make(
     begun: Sequence[Mapping[str, torch.Tensor]], student: Predictor, teacher: Teacher, steps: int, stride: int
 ) -> dict[str, torch.Tensor]:
-    """Walk `steps` DDIM steps with the teacher, in one batch.
+    """Take `steps` DDIM steps with the teacher, in one batch.
 
     Returns:
-        states at the ends of jumps of `stride` steps, noise first, [n, J + 1, C, H, W], and the condition's tensors,
-        [n, ...], on the CPU.
+        The states at the ends of jumps of `stride` steps, noise first, [n, J + 1, C, H, W], and the condition's
+        tensors, [n, ...], on the CPU.
     """
     tensors = {key: torch.cat([one[key] for one in begun]) for key in begun[0]}
     device = student.device
@@ -52,13 +52,13 @@ def size(begun: Mapping[str, torch.Tensor], jumps: int) -> int:
 def pick(
     shards: Sequence[Mapping[str, torch.Tensor]], rows: Sequence[int], jumps: Sequence[int]
 ) -> tuple[torch.Tensor, Condition]:
-    """Jumps of trajectories that were made.
+    """Read jumps of trajectories.
 
     Args:
-        shards, rows, jumps: of each, where it is and which of its jumps.
+        shards, rows, jumps: for each jump, the shard, the row in it, and the number of the jump.
 
     Returns:
-        where the jumps begin and land, [2, n, C, H, W], and their conditions.
+        The states where the jumps begin and land, [2, n, C, H, W], and their conditions.
     """
     states = [shard[STATES][row, jump : jump + 2] for shard, row, jump in zip(shards, rows, jumps, strict=True)]
     names = [key for key in shards[0] if key != STATES]

@@ -1,4 +1,4 @@
-"""Shards of trajectories in a folder: safetensors files, and a manifest with what made them and their hashes."""
+"""Shards of trajectories in a folder: safetensors files, and a manifest with their origin and hashes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from distillkit.interfaces import Teacher
 from distillkit.noise import NoisePath, Predictor
 
 CLOSE = 1e-4
-"""How far numbers of a noise path may lie apart: another processor's last digit is no other path."""
+"""Tolerance for the numbers of a noise path, whose last digits depend on the processor."""
 
 
 def teacher_of(student: Predictor, teacher: Teacher) -> dict[str, Any]:
-    """The teacher, in the precision in which it would be evaluated now.
+    """Identify the teacher and the precision in which it would be evaluated now.
 
-    It is told by the network that the run begins with, and by what the teacher has of its own, if it has anything.
+    The teacher is identified by the network that the run begins with, and by the teacher's own state, if it has any.
     """
     options = [f"{key} = {value}" for key, value in teacher.options]
     device = student.device.type
@@ -55,7 +55,7 @@ def hash_of(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """In what two origins differ, in words."""
+    """Describe the differences of two origins."""
     keys = [key for key in here if not _same(there.get(key), here[key])]
     return [f"{NAMES.get(key, key)} {_short(there.get(key))} there and {_short(here[key])} here" for key in keys]
 
@@ -89,7 +89,7 @@ MANIFEST = "manifest.json"
 
 
 class Known(BaseModel):
-    """What the manifest says of a shard."""
+    """The manifest's entry of a shard."""
 
     trajectories: int
     sha256: str
@@ -103,14 +103,14 @@ class Manifest(BaseModel):
 
 
 class Store:
-    """One teacher's trajectories over one grid. Everything is written aside, then renamed.
+    """The trajectories of one teacher on one grid. Files are written atomically.
 
     Args:
-        folder: where they are, or will be; nothing is written yet.
-        origin: what makes them.
+        folder: the folder of the trajectories. It need not exist yet.
+        origin: what the trajectories depend on.
 
     Raises:
-        DistillkitError: those that are there were made by something else, or the manifest cannot be read.
+        DistillkitError: the existing trajectories have another origin, or the manifest cannot be read.
     """
 
     def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
@@ -120,30 +120,30 @@ class Store:
         self._shards = self._known()
 
     def _known(self) -> dict[str, Known]:
-        """The shards by name, as the manifest has them now."""
+        """Read the shards of the manifest, by name."""
         manifest = self.folder / MANIFEST
         if not manifest.exists():
             return {}
         try:
-            found = Manifest.model_validate_json(manifest.read_text(encoding="utf-8"))
+            read = Manifest.model_validate_json(manifest.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            what = "it is no such thing" if isinstance(error, ValidationError) else error
+            what = "it has another format" if isinstance(error, ValidationError) else error
             raise DistillkitError(
                 f"{manifest}: cannot be read as a manifest of trajectories ({what}); delete {self.folder}, and they "
-                "are made anew"
+                "are generated again"
             ) from None
-        if differing := differences(found.origin, self._origin):
+        if differing := differences(read.origin, self._origin):
             raise DistillkitError(
-                f"{self.folder}: holds other trajectories than this run's, with {'; '.join(differing)}: name another "
-                "folder in source.folder, or delete this one"
+                f"{self.folder}: its trajectories are not this run's: {'; '.join(differing)}; set source.folder to "
+                "another folder, or delete this one"
             )
-        return found.shards
+        return read.shards
 
     def has(self, shard: int, count: int) -> bool:
-        """Whether a shard is there, whole, with at least `count` trajectories.
+        """Whether a shard exists, with at least `count` trajectories.
 
         Raises:
-            DistillkitError: it is there, but damaged.
+            DistillkitError: the shard is damaged.
         """
         file = self._file(shard)
         known = self._shards.get(file.name)
@@ -152,13 +152,16 @@ class Store:
         with file.open("rb") as content:
             if hashlib.file_digest(content, "sha256").hexdigest() != known.sha256:
                 raise DistillkitError(
-                    f"{file}: is damaged (its sha256 is not the one in {MANIFEST}); delete it, and it is made again"
+                    f"{file}: is damaged (its SHA-256 is not that in {MANIFEST}); delete it, and it is generated again"
                 )
         return True
 
     def write(self, shard: int, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Add a shard: tensors by name, each [trajectories, ...], on the CPU. One that another run has added
-        meanwhile stays.
+        """Add a shard, unless another run has added it meanwhile.
+
+        Args:
+            shard: the number of the shard.
+            tensors: tensors by name, each [trajectories, ...], on the CPU.
 
         Raises:
             DistillkitError: the folder cannot be written.
@@ -175,14 +178,14 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(file) as temporary:
                 temporary.write_bytes(content)
-            # After the shard: one that the manifest does not know is made again.
+            # The manifest comes last: a shard that it does not list is generated again.
             with replacing(self.folder / MANIFEST) as temporary:
                 temporary.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise DistillkitError(f"{self.folder}: cannot be written ({error.strerror})") from None
 
     def read(self, shard: int) -> Mapping[str, torch.Tensor]:
-        """A shard's tensors, mapped from disk: what is not looked at is not read."""
+        """The tensors of a shard, memory-mapped."""
         if shard not in self._open:
             self._open[shard] = safetensors.torch.load_file(self._file(shard))
         return self._open[shard]

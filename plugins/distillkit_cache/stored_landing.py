@@ -1,4 +1,4 @@
-"""Where the teacher landed when its trajectory was made: a target without a network."""
+"""A target without a network: the state where the teacher landed when its trajectory was generated."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from distillkit.noise import NoisePath, Prediction
 
 
 class StoredLanding(Target):
-    """The x̂ with which one DDIM step lands where the teacher did, as the source says (`JumpBatch.landing`).
+    """The x̂ with which one DDIM step lands where the teacher did (`JumpBatch.landing`).
 
-    x̃ = (z_s − (σ_s/σ_t) z_t)/(α_s − (σ_s/σ_t) α_t), which is z_s itself where a jump ends at clean data. It is what
-    `merged-steps` in the form "landing" makes of the teacher's steps, and asks no network.
+    x̃ = (z_s − (σ_s/σ_t) z_t)/(α_s − (σ_s/σ_t) α_t), which is z_s itself if a jump ends at clean data. `merged-steps`
+    with the form "landing" computes the same from the teacher's steps; this target evaluates no network.
     """
 
     name = "stored-landing"
@@ -35,7 +35,7 @@ class StoredLanding(Target):
         return stage.steps if self.options.stride == "all" else self.options.stride
 
     def teacher_evaluations(self, stage: Stage, teacher: Teacher) -> int:
-        """None: the trajectories are there."""
+        """0: the landings are stored."""
         return 0
 
     def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:

@@ -51,10 +51,10 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error)):
             raise DistillkitError(
-                f"{path}: refused, as its pickle asks for {short(found[1])}, which weights have no need of; nothing of "
-                "it was run. If you know the file to be good, save {'state_dict': …} of it alone, and convert that"
+                f"{path}: refused, because its pickle needs {short(found[1])}, which is not a tensor; none of its code "
+                "was run. If you trust the file, save its {'state_dict': …} alone, and convert that"
             ) from None
-        raise _unreadable(path, "its pickle holds something else than tensors") from None
+        raise _unreadable(path, "its pickle contains objects other than tensors") from None
     except RuntimeError as error:
         raise _unreadable(path, short(reason(error).partition(". ")[0])) from None
     except OSError as error:
@@ -66,7 +66,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         raise _unreadable(path, "it holds no 'state_dict'")
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise _unreadable(path, f"its state_dict holds something else than tensors at {short(name, quoted=True)}")
+            raise _unreadable(path, f"{short(name, quoted=True)} in its state_dict is not a tensor")
     return state
 
 

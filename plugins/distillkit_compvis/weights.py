@@ -189,9 +189,9 @@ class Weights:
         if self.missing:
             faults.append(f"it has no {_some(self.missing)}")
         if left:
-            faults.append(f"it has {_some(left)}, which the config has no place for")
+            faults.append(f"it has {_some(left)}, which the config's networks do not have")
         if self.misshapen:
-            faults.append(f"sizes are others than the config's: {_some(self.misshapen)}")
+            faults.append(f"sizes differ from the config's: {_some(self.misshapen)}")
         if self.unusable:
             faults.append(f"not all are plain tensors of real numbers: {_some(self.unusable)}")
         weights = sum(weight.numel() for network, _ in self.found for weight in network.state_dict().values())

@@ -1,4 +1,4 @@
-"""Consistency distillation (Song et al. 2023; Luo et al. 2023): every point of a trajectory leads to its one end."""
+"""Consistency distillation (Song et al. 2023; Luo et al. 2023): all points of a trajectory lead to its end."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from distillkit_consistency.target import Consistency
 PRESETS: dict[str, dict[str, Any]] = {
     "consistency": {
         "teacher": {"type": "frozen", "renew": "never"},
-        # The faster the average, the sooner the noisy end learns of the clean one, N steps away, and the less stable.
+        # A faster average brings what is learned at clean data sooner to the noise, N steps away, but is less stable.
         "target": {"type": "consistency", "decay": 0.9},
         "schedule": {"type": "constant", "steps": 16},
-        # The teacher's steps are a walk of its own; staggered, an update sees all of its noise levels.
+        # The trajectory follows the teacher's steps. Staggered, each update has all noise levels.
         "source": {"type": "trajectory", "staggered": True},
         "loss": [{"type": "x-huber"}],
         "optimizer": {"learning_rate": 3e-4, "final_learning_rate": 3e-5, "betas": [0.9, 0.98], "clip": 1.0},

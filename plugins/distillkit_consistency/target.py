@@ -1,4 +1,4 @@
-"""The consistency target: where a slow average of the student leads to from one teacher's step further on."""
+"""The consistency target: the prediction of a slow average of the student, one step of the teacher later."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from distillkit.sampling import consistency_of
 
 
 class Consistency(Target):
-    """f(z_t, t) should be f⁻(z_s, s): the teacher takes one DDIM step from t to s, f⁻ is an average of the student.
+    """f(z_t, t) should equal f⁻(z_s, s). The teacher takes one DDIM step from t to s; f⁻ is an average of the student.
 
     f(z, t) = c_skip(t) z + c_out(t) x̂, with f(z, 0) = z (Song et al. 2023, algorithm 2, in LCM's parameterisation).
-    What the student's loss sees as x̂ is f.
+    The losses compare f instead of x̂.
     """
 
     name = "consistency"
@@ -27,7 +27,7 @@ class Consistency(Target):
     class Options(Target.Options):
         """
         Attributes:
-            decay: μ of the average f⁻ per update, required; 0 is the student itself without its gradient.
+            decay: μ of the average f⁻ per update, required; 0 is the student itself, without a gradient.
         """
 
         decay: float | None = Field(None, ge=0, lt=1)
@@ -35,7 +35,7 @@ class Consistency(Target):
     options: Options
 
     def check(self) -> Iterator[Mistake]:
-        """The average is what the method stands on, so its decay is chosen by whoever uses it."""
+        """The decay has no default, because the result depends on it most."""
         if self.options.decay is None:
             yield Mistake(
                 "decay",
@@ -47,7 +47,7 @@ class Consistency(Target):
         return 1
 
     def teacher_evaluations(self, stage: Stage, teacher: Teacher) -> int:
-        """The teacher's step, unless the student has made it already, and the average's look at where it led."""
+        """The teacher's step, unless the teacher is the student, and the average's prediction after it."""
         return 2 - teacher.reuses_student
 
     def setup(self, student: Predictor) -> None:
@@ -55,11 +55,11 @@ class Consistency(Target):
         self._average = student.frozen_copy()
 
     def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
-        """The average's f where the teacher's step from `step.z` landed, and that place."""
+        """The average's f at the state where the teacher's step lands, and that state."""
         t, s = jumps.times
         x0 = student.x0 if teacher.reuses_student else teacher.predict(jumps.z, t, jumps.condition).x0
         z = path.ddim(jumps.z, x0, t, s)
-        # Clean data stand at a time that no network knows; f is z there, as it is at 0.
+        # The time of clean data is not a time of the network. There, as at time 0, f is z.
         s = s.clamp(min=0)
         goal = consistency_of(self._average(z, s, jumps.condition), s)
 
@@ -77,5 +77,5 @@ class Consistency(Target):
         return self._average.state_dict()
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put the average's weights back."""
+        """Load the average's weights."""
         self._average.load_state_dict(state)

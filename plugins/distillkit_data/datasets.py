@@ -20,7 +20,7 @@ from distillkit.interfaces import Data
 
 
 class Digits(Data):
-    """Digits 0 to 9, one channel, 8×8. Needs scikit-learn, which MLflow installs."""
+    """Digits 0 to 9, one channel, 8×8. Read from scikit-learn."""
 
     name = "digits"
 
@@ -46,24 +46,24 @@ class Digits(Data):
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """An IDX file of unsigned bytes, gzipped or not.
+    """Read an IDX file of unsigned bytes, gzipped or not.
 
     Raises:
-        DistillkitError: it is not one, or it is cut short.
+        DistillkitError: the file is not an IDX file, or is truncated.
     """
     raw = path.read_bytes()
     if raw[:2] == b"\x1f\x8b":
         try:
             raw = gzip.decompress(raw)
         except (OSError, EOFError, zlib.error) as error:
-            raise DistillkitError(f"{path}: cannot be unpacked ({error})") from None
+            raise DistillkitError(f"{path}: cannot be decompressed ({error})") from None
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08" or len(raw) < 4 + 4 * raw[3]:
         raise DistillkitError(f"{path}: not an IDX file of unsigned bytes")
     dimensions = raw[3]
     shape = struct.unpack_from(f">{dimensions}I", raw, 4)
     values = np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions)
     if values.size != np.prod(shape):
-        raise DistillkitError(f"{path}: says it holds {shape} values, and holds {values.size}")
+        raise DistillkitError(f"{path}: should have {shape} values, but has {values.size}")
     return values.reshape(shape)
 
 
@@ -75,7 +75,7 @@ class FashionMnist(Data):
     class Options(Data.Options):
         """
         Attributes:
-            folder: where train-images-idx3-ubyte.gz and its siblings are (gzipped or not).
+            folder: the folder of train-images-idx3-ubyte.gz and the other three files (gzipped or not).
             split: "train" (60 000) or "test" (10 000).
             padding: black pixels on every side.
         """
@@ -87,7 +87,7 @@ class FashionMnist(Data):
     options: Options
 
     def check(self) -> Iterator[Mistake]:
-        """The files must be there."""
+        """The files must exist."""
         for stem in self._stems():
             if self._find(stem) is None:
                 yield Mistake(
@@ -117,7 +117,7 @@ class FashionMnist(Data):
 
     @property
     def classes(self) -> int:
-        """10, unless the files hold something else than Fashion-MNIST."""
+        """10 for Fashion-MNIST."""
         return int(self._labels.max()) + 1
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""z_t made from a data set: x noised to a time of the stage's grid."""
+"""Noisy samples z_t from a data set: images noised to a time of the stage's grid."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class NoisedData(Source):
     class Options(Source.Options):
         """
         Attributes:
-            times: where jumps begin: on the "grid", end to end, as the student will sample (Algorithm 1); or "uniform",
-                anywhere, as in training: at every real time, or every whole one where the noise path has no others.
-                A jump spans as much as on the grid, and ends at clean data where it would go past them.
-            drop_labels: the share of samples that are shown without their class, so that the network also learns to
-                do without: what classifier-free guidance needs.
+            times: where jumps begin. "grid": at the times at which the student samples (Algorithm 1). "uniform": at any
+                time, as in training; at any integer time if the noise path has only those. A jump is as long as on
+                the grid, and ends at clean data at the latest.
+            drop_labels: the share of samples whose class is dropped, so that the network also learns the unconditional
+                prediction that classifier-free guidance needs.
         """
 
         times: Literal["grid", "uniform"] = "grid"
@@ -33,14 +33,14 @@ class NoisedData(Source):
     options: Options
 
     def setup(self, model: Model, data: Data | None) -> None:
-        """Remember where images and conditions come from."""
+        """Store the model and the data."""
         self._model, self._data = model, self.required(data, "a [data] table")
 
     def start_stage(self, stage: Stage, path: NoisePath) -> None:
-        """Lay out the stage's jumps."""
+        """Set the stage's jumps."""
         self._path, self._stride = path, stage.stride
         self._grid = path.grid(stage.steps)
-        # [jumps, stride + 1]: each jump's times, if they lie end to end.
+        # [jumps, stride + 1]: the times of each jump of the grid.
         self._jumps = self._grid.unfold(0, stage.stride + 1, stage.stride)
 
     def draw(self, generator: torch.Generator) -> JumpBatch:
@@ -59,7 +59,7 @@ class NoisedData(Source):
         return JumpBatch(self._path.noised(data, noise, times[0]), times, condition, data, noise)
 
     def _draw_times(self, generator: torch.Generator) -> torch.Tensor:
-        """The jumps' times, [stride + 1, B] with the B of all processes."""
+        """The times of the jumps, [stride + 1, B], for the batch of all processes."""
         batch, stride = self.global_batch, self._stride
         if self.options.times == "grid":
             return self._jumps[torch.randint(len(self._jumps), (batch,), generator=generator)].T.contiguous()
@@ -67,7 +67,7 @@ class NoisedData(Source):
         real = self._grid.is_floating_point()
         if real:
             start = first - (first - clean) * torch.rand(batch, generator=generator, dtype=torch.float64)
-        else:  # from where there is a whole time for every fine step
+        else:  # late enough that every fine step has an integer time
             start = torch.randint(int(clean) + stride, int(first) + 1, (batch,), generator=generator).double()
         end = (start - stride * (first - clean) / (len(self._grid) - 1)).clamp(min=clean)
         share = torch.linspace(0, 1, stride + 1, dtype=torch.float64).unsqueeze(1)

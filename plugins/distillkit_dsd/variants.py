@@ -13,8 +13,8 @@ from distillkit.sampling import generator
 class NoisierStep(Target):
     """The teacher's x̂ from the same data, newly noised to the next noisier time.
 
-    The authors' code has t + 1/T where equation 1 and Figure 1 have the next, cleaner step. Here it is as far above the
-    jump's start as the jump spans below it, and the noisiest time at most. The noise follows from the update's seed.
+    The authors' code has t + 1/T where equation 1 and Figure 1 have the next, cleaner step. Here, the noisier time is
+    as far from the start of the jump as its end is, and at most the noisiest time. The update's seed seeds the noise.
     """
 
     name = "noisier-step"

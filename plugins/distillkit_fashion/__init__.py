@@ -1,11 +1,10 @@
-"""Fashion-MNIST: the features in which its samples are scored."""
+"""A Fashion-MNIST model, and the features in which its samples are scored."""
 
 from __future__ import annotations
 
 from distillkit import hookimpl
 from distillkit.interfaces import Features, Model
-from distillkit_fashion.features import Fashion
-from distillkit_fashion.teacher import FashionTeacher
+from distillkit_fashion.fashion import Fashion, FashionTeacher
 
 
 @hookimpl

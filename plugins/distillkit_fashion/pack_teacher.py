@@ -17,7 +17,7 @@ from pathlib import Path
 
 from distillkit_diffusers import networks
 
-from distillkit_fashion.teacher import FOLDER
+from distillkit_fashion.fashion import FOLDER
 
 STEPS = "2,4,8,16,32,64"
 SAMPLES = 500

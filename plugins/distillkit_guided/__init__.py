@@ -9,7 +9,7 @@ from distillkit.interfaces import Teacher
 from distillkit_guided.guided_teacher import GuidedTeacher
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Meng et al. 2023, section 3.1, with the teacher's own guided samples in the place of data.
+    # Meng et al. 2023, section 3.1, with the teacher's own guided samples instead of data.
     # The scales are the DSD paper's.
     "guided": {
         "teacher": {"type": "guided"},

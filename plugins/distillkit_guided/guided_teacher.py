@@ -1,4 +1,4 @@
-"""The network as it was, with classifier-free guidance, teaches it to do so at once."""
+"""A frozen copy with classifier-free guidance teaches the network to take the scale as an input."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from distillkit.noise import Condition, Prediction, Predictor
 class GuidedTeacher(Teacher):
     """A frozen copy whose two predictions are mixed, x̂ = x̂_u + s(x̂_c − x̂_u) (Meng et al. 2023, section 3.1).
 
-    s is what the student is told. The copy is told it too, but its input for the scale is new and zero (the model's
-    `guidance_input`). A prediction is one evaluation of a batch of twice the size.
+    The scale s is the student's input. The copy gets it too, but its input for the scale is new and has weights of zero
+    (`model.guidance_input`). A prediction is one evaluation of a batch of twice the size.
     """
 
     name = "guided"
@@ -21,7 +21,7 @@ class GuidedTeacher(Teacher):
     reuses_student = False
 
     def setup(self, student: Predictor) -> None:
-        """Copy the student as it is."""
+        """Copy the student."""
         self._frozen = student.frozen_copy()
 
     def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:

@@ -1,4 +1,4 @@
-"""Trajectory matching in the manner of SFD (Zhou et al. 2024): the teacher walks beside the student."""
+"""Trajectory matching after SFD (Zhou et al. 2024): student and teacher start from the same noise."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from distillkit.interfaces import Target
 from distillkit_matching.trajectory_matching import TrajectoryMatching
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The authors' README and code: M = 3 times between two of the student's (the paper's K = M + 1 = 4), batch 128,
-    # Adam at 5e-5 with β 0.9 and 0.999, a tenth of it in the second half (a cosine here), no average of the weights.
-    # They teach 3 to 6 steps.
+    # As in the authors' README and code: 4 steps of the teacher per step of the student, batch 128, Adam at 5e-5 with
+    # β 0.9 and 0.999, no average of the weights. They use a tenth of the rate in the second half (here a cosine), and
+    # train for 3 to 6 steps.
     "matching": {
         "teacher": {"type": "frozen", "renew": "never"},
         "target": {"type": "trajectory-matching", "stride": 4, "order": 2},

@@ -1,4 +1,4 @@
-"""Features that need no data set of their own: the Inception network of FID, as torch-fidelity has it, and pixels."""
+"""Features for any data set: torch-fidelity's Inception network of FID, and pixels."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def load_inception(path: Path) -> torch.nn.Module:
     """The frozen network: uint8 images [B, 3, H, W] -> (features [B, 2048], logits without their bias [B, 1008]).
 
     Raises:
-        DistillkitError: the file does not hold this network's weights.
+        DistillkitError: the file does not contain this network's weights.
     """
     try:
-        # torch-fidelity unpickles the file with no restriction; a file that holds more than tensors stops here.
+        # torch-fidelity unpickles the file without restrictions, so a file with more than tensors is refused here.
         torch.load(path, map_location="meta", weights_only=True)
         network: torch.nn.Module = torch_fidelity.feature_extractor_inceptionv3.FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
         )
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DistillkitError(f"features.weights: {path} does not hold Inception's weights ({reason})") from error
+        raise DistillkitError(f"features.weights: {path} does not contain Inception's weights ({reason})") from error
     return network
 
 
@@ -48,7 +48,7 @@ class Inception(Features):
     class Options(Features.Options):
         """
         Attributes:
-            weights: torch-fidelity's weights file; left out: where torch.hub keeps downloads.
+            weights: torch-fidelity's weights file. Default: the file in torch.hub's cache.
         """
 
         weights: Path | None = None
@@ -59,24 +59,24 @@ class Inception(Features):
     def _weights(self) -> Path:
         if self.options.weights is not None:
             return self.options.weights
-        # torch.hub.get_dir() says the same, but a check must not import torch.
+        # As torch.hub.get_dir(), but a check must not import torch.
         cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
         home = os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))
         return Path(home).expanduser() / "hub" / "checkpoints" / FILE
 
     def check(self) -> Iterator[Mistake]:
-        """The weights must be there: nothing is downloaded."""
+        """The weights must exist: nothing is downloaded."""
         if not self._weights.is_file():
             yield Mistake(
                 "weights",
-                f"there is no file {self._weights}; download {SOURCE} to that place, or name the file's place",
+                f"there is no file {self._weights}; download {SOURCE} to this path, or give the path of the file",
             )
 
     def setup(self, device: torch.device) -> None:
         """Load the network.
 
         Raises:
-            DistillkitError: the file is not there, or holds something else.
+            DistillkitError: the file does not exist, or has other content.
         """
         for mistake in self.check():
             raise DistillkitError(f"features.{mistake}")
@@ -91,18 +91,18 @@ class Inception(Features):
 
     @property
     def hash(self) -> str:
-        """Of the weights file and the preprocessing; known after `setup`."""
+        """The hash of the weights file and the preprocessing; known after `setup`."""
         return self._hash
 
 
 class Pixels(Features):
-    """Every pixel is a feature. There is no network and there are no classes."""
+    """Every pixel is a feature. There is no network, and there are no classes."""
 
     name = "pixels"
     metric_suffix = "-pixels"
 
     def setup(self, device: torch.device) -> None:
-        """There is nothing to load."""
+        """Do nothing."""
 
     def extract(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """uint8 images [B, C, H, W] -> [B, C·H·W] in [−1, 1]."""
@@ -110,7 +110,7 @@ class Pixels(Features):
 
     @property
     def hash(self) -> str:
-        """Of the formula, as there are no weights."""
+        """The hash of the formula."""
         return hashlib.sha256(b"x / 127.5 - 1").hexdigest()[:8]
 
     @property

@@ -1,4 +1,4 @@
-"""The metrics, and how their numbers come from features, in float64 on the CPU.
+"""The metrics, computed from features in float64 on the CPU.
 
 Shapes: n images, D features, K classes.
 """
@@ -25,9 +25,9 @@ def frechet_distance(
 ) -> float:
     """Squared Fréchet distance of two Gaussians with means [D] and covariances [D, D].
 
-    ‖μ_a − μ_b‖² + tr Σ_a + tr Σ_b − 2 tr (Σ_a Σ_b)^½ (Heusel et al. 2017). The last trace is taken from
-    Σ_a^½ Σ_b Σ_a^½, which has the same eigenvalues and is symmetric: real also where fewer images than features
-    make the covariances singular.
+    ‖μ_a − μ_b‖² + tr Σ_a + tr Σ_b − 2 tr (Σ_a Σ_b)^½ (Heusel et al. 2017). The last trace is computed
+    from Σ_a^½ Σ_b Σ_a^½, which has the same eigenvalues and is symmetric, so that they are real even if the covariances
+    are singular because there are fewer images than features.
     """
     mean_a, covariance_a, mean_b, covariance_b = (
         tensor.double().cpu() for tensor in (mean_a, covariance_a, mean_b, covariance_b)
@@ -42,7 +42,7 @@ def frechet_distance(
 def kernel_distance(features: torch.Tensor, reference: torch.Tensor, subsets: int, subset_size: int) -> float:
     """Squared maximum mean discrepancy of features [n, D] and [m, D] (Bińkowski et al. 2018), kernel (xᵀy/D + 1)³.
 
-    The mean over random subsets (always the same ones), each of `subset_size` images, or of all if there are fewer.
+    The mean over random subsets, which are always the same, of `subset_size` images each, or of all if there are fewer.
     """
     with _quiet(), _own_random_numbers():
         size = min(subset_size, len(features), len(reference))
@@ -67,7 +67,7 @@ def inception_score(logits: torch.Tensor, splits: int) -> float:
 
 @contextmanager
 def _own_random_numbers() -> Iterator[None]:
-    """torchmetrics shuffles with the global generator: here it starts from a seed, and afterwards is as it was."""
+    """Seed the global generator, with which torchmetrics shuffles, and restore it on exit."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         yield
@@ -75,7 +75,7 @@ def _own_random_numbers() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torchmetrics warns of its own buffers, and torch of the deviation, not used here, of a single split."""
+    """Silence torchmetrics' warning about its buffers, and torch's about the unused deviation of a single split."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*will save all extracted features in buffer", category=UserWarning)
         warnings.filterwarnings("ignore", message=r"std\(\): degrees of freedom is <= 0", category=UserWarning)
@@ -83,14 +83,14 @@ def _quiet() -> Iterator[None]:
 
 
 class FrechetDistance(Metric):
-    """Fréchet distance of the features, each set taken as a Gaussian (Heusel et al. 2017). Lower is better."""
+    """Fréchet distance of Gaussians that are fitted to the features (Heusel et al. 2017). Lower is better."""
 
     name = "fid"
     default = True
     needs_reference = True
 
     def label(self, features: Features) -> str:
-        """FID is what it is called in Inception's features only."""
+        """`fid` in Inception's features, else `fd` with their suffix."""
         return f"fd{features.metric_suffix}" if features.metric_suffix else "fid"
 
     def compute(self, samples: FeatureStatistics, reference: FeatureStatistics | None) -> float:
@@ -108,8 +108,8 @@ class KernelDistance(Metric):
     class Options(Metric.Options):
         """
         Attributes:
-            subsets: random subsets that the distance is averaged over.
-            subset_size: images in each, or all if there are fewer.
+            subsets: number of random subsets over which the distance is averaged.
+            subset_size: images per subset, or all if there are fewer.
         """
 
         subsets: int = Field(100, ge=1)
@@ -118,7 +118,7 @@ class KernelDistance(Metric):
     options: Options
 
     def label(self, features: Features) -> str:
-        """KID is what it is called in Inception's features only."""
+        """`kid` in Inception's features, else `kd` with their suffix."""
         return f"kd{features.metric_suffix}" if features.metric_suffix else "kid"
 
     def compute(self, samples: FeatureStatistics, reference: FeatureStatistics | None) -> float:
@@ -138,7 +138,7 @@ class KernelDistance(Metric):
 
 
 class InceptionScore(Metric):
-    """How sure a classifier is of each picture, and how varied the classes are (Salimans et al. 2016)."""
+    """How confident a classifier is of each image, and how varied the classes are (Salimans et al. 2016)."""
 
     name = "inception-score"
     needs_reference = False
@@ -148,7 +148,7 @@ class InceptionScore(Metric):
     class Options(Metric.Options):
         """
         Attributes:
-            splits: parts of the pictures that the score is averaged over.
+            splits: number of parts of the images over which the score is averaged.
         """
 
         splits: int = Field(10, ge=1)
@@ -156,7 +156,7 @@ class InceptionScore(Metric):
     options: Options
 
     def label(self, features: Features) -> str:
-        """It bears Inception's name in Inception's features only."""
+        """`inception-score` in Inception's features, else `is` with their suffix."""
         return f"is{features.metric_suffix}" if features.metric_suffix else "inception-score"
 
     def compute(self, samples: FeatureStatistics, reference: FeatureStatistics | None) -> float:

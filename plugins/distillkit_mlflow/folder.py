@@ -1,7 +1,7 @@
 """Reads a run's folder as MLflow shows it: parameters, points of curves, pictures and files.
 
-config.toml, journal.jsonl, curves.jsonl, scores.json, best.safetensors and samples/ are the run's own. The tracker adds
-tracking.json, the `Record`, for what they don't say.
+The run writes config.toml, journal.jsonl, curves.jsonl, scores.json, best.safetensors and samples/. The tracker adds
+tracking.json, the `Record`, with what the other files do not contain.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ MAX_LENGTH = 6000
 
 @dataclass
 class Record:
-    """tracking.json: what a tracker is told about a run. It holds no credentials.
+    """tracking.json: what the tracker knows of a run besides its files. It contains no credentials.
 
     Attributes:
-        store: the store that the config names, from whatever folder; None for a run made with another tracker.
-        plan: steps, updates and all evaluations of each stage; None likewise.
+        store: the store that the config names, with an absolute path; None for a run made with another tracker.
+        plan: steps, updates and all evaluations of each stage; None for a run made with another tracker.
         id: identifies the run in every store, as a tag.
         started: when the run began, in ms since the epoch.
-        status: how the run ended ("finished", "failed" or "killed"); None while it goes on, and if it was killed
-            before it could say so.
-        ended: when, in ms since the epoch.
+        status: how the run ended ("finished", "failed" or "killed"); None while it is running, and if it was killed
+            before it could be recorded.
+        ended: when the run ended, in ms since the epoch.
     """
 
     store: str | None
@@ -55,7 +55,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def begin(folder: Path, store: str | None = None, plan: list[dict[str, int]] | None = None) -> None:
-    """Write the record of a run that begins or goes on."""
+    """Write the record of a run that is started or resumed."""
     record = read_record(folder)
     if record is None:
         record = Record(store, plan, str(uuid4()), round((folder / "config.toml").stat().st_mtime * 1000))
@@ -64,14 +64,14 @@ def begin(folder: Path, store: str | None = None, plan: list[dict[str, int]] | N
 
 
 def end(folder: Path, status: str) -> None:
-    """Write how a run ended, if its record could be written."""
+    """Record how a run ended, if it has a record."""
     if (record := read_record(folder)) is not None:
         record.status, record.ended = status, round(time.time() * 1000)
         write_json(folder / "tracking.json", asdict(record))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(content) + "\n")
 
 
@@ -87,7 +87,7 @@ def tracker_table(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Point(NamedTuple):
-    """A point of a curve: MLflow knows a point again by all four. `time` is in ms since the epoch."""
+    """A point of a curve. MLflow identifies points by all four fields. `time` is in ms since the epoch."""
 
     key: str
     value: float
@@ -96,7 +96,7 @@ class Point(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A PNG, one of a series `key` over `step`."""
+    """A PNG of the series `key` over `step`."""
 
     path: Path
     key: str
@@ -104,13 +104,13 @@ class Picture(NamedTuple):
 
 
 class RunReader:
-    """Reads the folder of a run that goes on: what was read is not read again.
+    """Reads the folder of a run incrementally.
 
-    A resumed run, and one that goes back to a checkpoint, rewrites the ends of its files; then all points come again.
+    A run that is resumed or rolled back rewrites the ends of its files. All points are then returned again.
 
     Args:
-        folder: the run's.
-        started: the time that points count from, in ms since the epoch.
+        folder: the run's folder.
+        started: the time of the start of the run, in ms since the epoch.
     """
 
     def __init__(self, folder: Path, started: int) -> None:
@@ -134,7 +134,7 @@ class RunReader:
         such point have one once the run is over, however it ended; scores are there once it is finished.
         """
         if "phase" not in self.config:
-            # First: the journal has the updates of all evaluations then.
+            # Before the journal, so that the journal has the updates of all these evaluations.
             evaluations = self._curves.read()
             every = self.config["run"].get("log_every", 1)
             for line in self._journal.read():
@@ -169,14 +169,14 @@ class RunReader:
                 yield self._point(key, row["value"], max(self._times, default=0))
         if (best := self._folder / "best.safetensors").is_file():
             with safe_open(best, "np") as file:
-                found = file.metadata()
-            yield self._point(f"best/{found['score']}", float(found["value"]), int(found["update"]))
+                metadata = file.metadata()
+            yield self._point(f"best/{metadata['score']}", float(metadata["value"]), int(metadata["update"]))
 
     def _point(self, key: str, value: float, update: int) -> Point:
         return Point(key, float(value), update, self._times.get(update, self._started))
 
     def pictures(self, finished: bool) -> Iterator[Picture]:
-        """The sample sheets: those drawn during the run, and the last ones once it is finished."""
+        """The sample sheets: those drawn during the run, and the final ones once it is finished."""
         if "phase" in self.config:
             return
         for path in sorted(self._folder.glob("samples/during/*.png")):
@@ -187,7 +187,7 @@ class RunReader:
 
 
 class _Lines:
-    """The lines of a file of JSON that grows."""
+    """Reads a growing file of JSON lines."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -195,7 +195,7 @@ class _Lines:
         self._last = b""
 
     def read(self) -> list[dict[str, Any]]:
-        """The whole lines that came since the last call; all of them if the file was rewritten."""
+        """The complete lines that are new since the last call; all lines if the file was rewritten."""
         if not self._path.is_file():
             return []
         with self._path.open("rb") as file:
@@ -213,16 +213,16 @@ class _Lines:
 def flatten(tables: Any, prefix: str = "") -> dict[str, str]:
     """Nested tables as `optimizer.learning_rate`; lists of tables as `loss.0.type`.
 
-    Values are cut at 6000 characters, and credentials in URIs are replaced by `***`.
+    Values are truncated to 6000 characters, and credentials in URIs are replaced by `***`.
     """
     if isinstance(tables, list) and tables and all(isinstance(item, Mapping) for item in tables):
         tables = {str(i): item for i, item in enumerate(tables)}
     if not isinstance(tables, Mapping):
         return {prefix: cut(redact(str(tables)))}
-    found = [flatten(item, f"{prefix}.{key}" if prefix else key) for key, item in tables.items()]
-    return {key: value for part in found for key, value in part.items()}
+    parts = [flatten(item, f"{prefix}.{key}" if prefix else key) for key, item in tables.items()]
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def cut(text: str) -> str:
-    """A text of at most 6000 characters; one that was cut ends in …"""
+    """Truncate a text to 6000 characters; a truncated text ends in …"""
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"

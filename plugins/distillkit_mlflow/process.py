@@ -1,4 +1,4 @@
-"""The process that sends a run to MLflow, as the run sees it."""
+"""The run's side of the process that sends a run to MLflow."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ LINGER = 60.0
 """Seconds after the end of the run in which the process may finish."""
 
 _left: list[subprocess.Popen[bytes]] = []
-"""Processes that were left to finish by themselves; kept, as Python warns of those that nobody holds."""
+"""Processes that finish by themselves. They are kept, because Python warns when a running one is deleted."""
 
 
 class Process:
     """Starts the process. Only `wait_until_ready` and `close` wait for it.
 
     Args:
-        folder: the run's.
-        uri: the store. It goes through a pipe: a command line, and any password in it, is there for every user to see.
+        folder: the run's folder.
+        uri: the store. It goes through a pipe, because every user can see a command line and any password in it.
 
     Raises:
-        OSError: no process can be started.
+        OSError: the process cannot be started.
     """
 
     def __init__(self, folder: Path, uri: str) -> None:
-        # In a session of its own, where no Ctrl-C in the terminal reaches it.
+        # In a session of its own, so that Ctrl-C in the terminal does not reach it.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "distillkit_mlflow.shipper", str(folder)],
             stdin=subprocess.PIPE,
@@ -47,44 +47,44 @@ class Process:
         self._heard = b""
 
     def sync(self) -> str | None:
-        """Have it send what is new in the folder.
+        """Let the process send what is new in the folder.
 
         Returns:
-            what has gone wrong, if anything has.
+            The first problem, if there is one.
         """
-        # A pipe that is full has the same effect, and a broken one is noticed below.
+        # A full pipe has the same effect, and a broken one is noticed below.
         with suppress(OSError):
             self._input.write(b"\n")
-        return self._trouble()
+        return self._problem()
 
     def wait_until_ready(self, seconds: float) -> None:
-        """Wait until it has opened the store and sent something, or has trouble."""
+        """Wait until the process has opened the store and sent something, or has a problem."""
         end = time.monotonic() + seconds
-        while self._trouble() is None and not self._heard and (left := end - time.monotonic()) > 0:
+        while self._problem() is None and not self._heard and (left := end - time.monotonic()) > 0:
             select.select([self._output], [], [], min(left, 0.5))
 
     def close(self, seconds: float) -> str | None:
-        """Have it finish, and wait for that.
+        """Let the process finish, and wait for it.
 
         Returns:
-            None if everything was sent; or what the trouble is.
+            None if everything was sent; otherwise the problem.
         """
         self._input.close()
         with self._output:
             try:
                 self._process.wait(seconds)
             except subprocess.TimeoutExpired:
-                if self._trouble() is None:
-                    # Slow, or without an answer: it may yet succeed, and ends by itself.
+                if self._problem() is None:
+                    # The store is slow or does not answer. The process may still succeed, and ends by itself.
                     _left.append(self._process)
-                    return "it has not answered yet, and is tried for a minute more"
+                    return "the store has not answered yet; sending continues for another minute"
                 self._process.kill()
                 self._process.wait()
-            return self._trouble() if self._process.returncode else None
+            return self._problem() if self._process.returncode else None
 
-    def _trouble(self) -> str | None:
-        """What it has written: its first trouble, after an empty line once it is ready; or how it ended too early."""
+    def _problem(self) -> str | None:
+        """The first problem that the process has reported, or its exit status if it ended too early; None otherwise."""
         self._heard += self._output.read() or b""
         written = next(filter(None, self._heard.decode().split("\n")[:-1]), None)
         status = self._process.poll()
-        return written or (f"the process that sends ended with status {status}" if status else None)
+        return written or (f"the process that sends the run ended with status {status}" if status else None)

@@ -1,8 +1,8 @@
 """The process that sends a run to MLflow while the run goes on: `python -m distillkit_mlflow.shipper FOLDER`.
 
-It is a process, as MLflow takes the interpreter seconds to import, and may hang where no thread can be left behind. On
-its input it gets the store's URI, then a line whenever there is something new, and the end when the run is over. On its
-output it writes an empty line when it is ready, and a line when it first has trouble.
+It is a separate process, because importing MLflow takes seconds, and a thread that hangs could not be left behind. Its
+input has the store's URI, then a line whenever there is something new, and ends when the run ends. It writes an empty
+line to its output when it is ready, and a line for its first problem.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from distillkit_mlflow.sync import Sync, lock
 from distillkit_mlflow.uri import describe
 
 PAUSE = 0.5
-"""Seconds between two looks at the folder, at least."""
+"""The least seconds between two reads of the folder."""
 
 PATIENCE = 30.0
-"""Seconds between attempts, at most."""
+"""The most seconds between two attempts."""
 
 
 def main() -> int:
-    """Send until the run is over. 0 if the store has everything."""
-    # It ends when its input does, a minute later at most. A cluster signals all processes of a job at once.
+    """Send until the run has ended. Returns 0 if the store has everything."""
+    # The process ends when its input does, at most a minute later. Clusters signal all processes of a job at once.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     output = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    # MLflow prints links.
+    # MLflow prints links to stdout.
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     written: set[bool] = set()
 
     def tell(trouble: str) -> None:
         if bool(trouble) not in written:
             written.add(bool(trouble))
-            # The run may be gone.
+            # The run may have ended.
             with suppress(OSError):
                 print(trouble.replace("\n", " "), file=output, flush=True)
 

@@ -19,38 +19,38 @@ ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
-"""What MLflow reads when it is imported. A user's own settings win."""
+"""Settings that MLflow reads when it is imported. They do not override the user's."""
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Has MLflow's UI open the experiment among those of model training, with its table of runs and their comparison."""
+"""Makes MLflow's UI show the experiment as one of model training, with a table of runs that can be compared."""
 
 RECORD = "distillkit.record"
-"""The tag that holds the id of a run's record, by which the run is found where an answer was lost."""
+"""The tag with the id of a run's record, by which the run is identified if a response was lost."""
 
 
 def load_driver(uri: str) -> None:
-    """What a database takes must be installed.
+    """Check that the driver of a database is installed.
 
     Raises:
-        Exception: SQLAlchemy's, or that of the import.
+        Exception: of SQLAlchemy or of the import.
     """
     if scheme(uri) in ("postgresql", "mysql", "mssql"):
         sqlalchemy.make_url(uri).get_dialect().import_dbapi()
 
 
 def open_store(uri: str) -> mlflow.MlflowClient:
-    """A client of the store. Makes and migrates a new SQLite store, which takes some seconds."""
+    """Make a client of the store. A new SQLite store is created first, which takes some seconds."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # The sender decides when to try again. MLflow would also repeat what makes a run, and make two.
+    # The shipper decides when to try again. MLflow would also repeat the request that creates a run, and create two.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     file = sqlite_file(uri)
     if file is not None and file.is_file():
-        # MLflow would try for many minutes.
+        # MLflow would wait many minutes for a locked file.
         with closing(sqlite3.connect(file, timeout=3)) as connection:
             connection.execute("BEGIN IMMEDIATE")
     with warnings.catch_warnings():
-        # MLflow's own use of SQLAlchemy; nobody here can do anything about it.
+        # Caused by MLflow's own use of SQLAlchemy.
         warnings.simplefilter("ignore", DeprecationWarning)
 
         for name in ("mlflow.store.db.utils", "alembic"):
@@ -59,21 +59,21 @@ def open_store(uri: str) -> mlflow.MlflowClient:
 
 
 def experiment_id(client: mlflow.MlflowClient, name: str, uri: str) -> str:
-    """The id of the experiment called `name`, which is made if there is none."""
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    """The id of the experiment called `name`, which is created if there is none."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return str(client.create_experiment(name, artifact_location=artifact_root(uri), tags=KIND))
         except mlflow.exceptions.MlflowException:
-            # Another run may have made it in between.
-            found = client.get_experiment_by_name(name)
-            if found is None:
+            # Another run may have created it meanwhile.
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def get_run(client: mlflow.MlflowClient, run_id: str) -> mlflow.entities.Run | None:
-    """A run; None if the store has it not, or it was deleted."""
+    """A run; None if it does not exist or was deleted."""
     try:
         run = client.get_run(run_id)
     except mlflow.exceptions.MlflowException as error:
@@ -84,6 +84,6 @@ def get_run(client: mlflow.MlflowClient, run_id: str) -> mlflow.entities.Run | N
 
 
 def find_run(client: mlflow.MlflowClient, experiment: str, record: str) -> mlflow.entities.Run | None:
-    """The run of a record, by the record's id."""
-    found = client.search_runs([experiment], f"tags.`{RECORD}` = '{record}'", max_results=1)
-    return found[0] if found else None
+    """The run of a record, by the record's id; None if there is none."""
+    runs = client.search_runs([experiment], f"tags.`{RECORD}` = '{record}'", max_results=1)
+    return runs[0] if runs else None

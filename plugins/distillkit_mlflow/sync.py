@@ -1,4 +1,4 @@
-"""Brings MLflow up to what a run's folder says: the same during a run, after a failure and for `distillkit track`."""
+"""Sends a run's folder to MLflow: during a run, after a failure, and for `distillkit track`."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ EXPERIMENT = "distillkit"
 """The MLflow experiment of runs whose config names none."""
 
 FILES = ("config.toml", "scores.json", "journal.jsonl")
-"""The run's files that become artifacts."""
+"""The files of the run that are sent as artifacts."""
 
 BATCH = {"metrics": 1000, "params": 100}
-"""Entries that MLflow takes at once."""
+"""The most entries that MLflow accepts at once."""
 
 THUMBNAIL = 256
-"""Pixels of the longer side."""
+"""The longer side of a thumbnail, in pixels."""
 
 
 def lock(folder: Path) -> BaseFileLock:
-    """One process at a time sends a run."""
+    """The lock of the process that sends a run."""
     return FileLock(folder / ".tracking.lock")
 
 
@@ -45,8 +45,8 @@ class Sync:
 
     Args:
         uri: the store.
-        folder: the run's; has a record.
-        tell: called with what the store will never take.
+        folder: the run's folder, which has a record.
+        tell: called with a message about each entry that the store refuses.
     """
 
     def __init__(self, uri: str, folder: Path, tell: Callable[[str], None]) -> None:
@@ -58,13 +58,13 @@ class Sync:
         self._runs: dict[Path, _Run] = {}
 
     def send(self, over: bool) -> None:
-        """Send what the folder has by now and the store has not.
+        """Send everything that the store does not have yet.
 
         Args:
-            over: nothing will be added to the folder. A run that doesn't say how it ended was killed then.
+            over: whether the run has ended. If its record does not say how, it was killed.
 
         Raises:
-            Exception: what MLflow raises. The next call asks the store what has arrived, and goes on from there.
+            Exception: of MLflow. The next call asks the store what has arrived, and continues there.
         """
         phases = sorted(self._folder.glob("phases/*/tracking.json"), key=lambda path: int(path.parent.name))
         try:
@@ -82,10 +82,10 @@ class Sync:
 
 
 class _Run:
-    """One run on its way. Whatever is sent twice is there once.
+    """Sends one run or one phase. Sending is idempotent.
 
-    The cursor, mlflow.json in the run's folder, has for each store the MLflow run and the files that it has, with their
-    SHA-256. The store itself knows the rest: parameters, how far each curve is, and the status.
+    The cursor, mlflow.json in the run's folder, has for each store the id of the MLflow run and the files that were
+    sent, with their SHA-256. The rest is read from the store: parameters, the last point of each curve, and the status.
     """
 
     def __init__(self, sync: Sync, client: mlflow.MlflowClient, folder: Path, parent: str | None) -> None:
@@ -103,7 +103,7 @@ class _Run:
         else:
             name = tracker_table(self._reader.config).get("experiment", EXPERIMENT)
             experiment = store.experiment_id(client, name, sync.uri)
-            # The store may have it, if its answer or the cursor was lost.
+            # The store may have the run already, if its response or the cursor was lost.
             run = store.find_run(client, experiment, record.id) or self._make(experiment, parent)
         self._run = run
         self.id = str(run.info.run_id)
@@ -112,7 +112,7 @@ class _Run:
         self._last: dict[str, int] = {}
         self._looked_at: set[str] = set()
         self._over = False
-        # A parameter that is there can't be changed.
+        # Parameters in the store cannot be changed.
         params = {key: value for key, value in flatten(self._reader.config).items() if key not in run.data.params}
         self._log("params", [mlflow.entities.Param(key, value) for key, value in params.items()])
 
@@ -123,7 +123,7 @@ class _Run:
         return record
 
     def _cursors(self) -> dict[str, dict[str, Any]]:
-        """Empty where the file can't be read: the store can be asked for the run."""
+        """Read the cursors of all stores; empty if the file cannot be read, because the store can be asked."""
         try:
             return dict(json.loads((self._folder / "mlflow.json").read_text(encoding="utf-8")))
         except (OSError, ValueError):
@@ -150,7 +150,7 @@ class _Run:
         self._record = record = self._read_record()
         status = record.status or ("killed" if over else None)
         if status is not None and (self._folder / "pipeline").is_dir():
-            # It was killed when all was done.
+            # The run was killed after everything was written.
             status = "finished"
         finished = status == "finished"
         if status is None:
@@ -175,7 +175,7 @@ class _Run:
         self._state = (status, ended)
 
     def _send_points(self, over: bool, finished: bool) -> None:
-        """The points behind the last one of their curve in the store."""
+        """Send the points after the last one of each curve in the store."""
         new = [point for point in self._reader.points(over, finished) if point.step > self._last_step(point.key)]
         self._log("metrics", [mlflow.entities.Metric(point.key, point.value, point.time, point.step) for point in new])
         self._last |= {point.key: point.step for point in new}
@@ -188,7 +188,7 @@ class _Run:
         return self._last[key]
 
     def _send_file(self, path: Path, over: bool, picture: Picture | None = None) -> None:
-        """Send a file unless the store has it as it is. While the run goes on, each file is looked at once."""
+        """Send a file unless the store has the same content. While the run is running, each file is read once."""
         name = path.relative_to(self._folder).as_posix()
         if name in self._looked_at and not over:
             return
@@ -206,9 +206,9 @@ class _Run:
         self._looked_at.add(name)
 
     def _log_picture(self, picture: Picture) -> None:
-        """A PNG, for the UI's slider over `step`, under names as MLflow's `log_image` gives them.
+        """Send a PNG for the UI's slider over `step`, under a name as MLflow's `log_image` would choose.
 
-        That one draws a part of the name anew in each call, so a picture whose answer was lost would be there twice.
+        `log_image` draws a part of the name at random, so a picture whose response was lost would be sent twice.
         """
         series = f"{picture.key.replace('/', '~')}+step+{picture.step}+timestamp+{self._record.started + picture.step}"
         name = f"{series}+{uuid5(UUID(self._record.id), f'{picture.key}/{picture.step}')}"
@@ -223,7 +223,7 @@ class _Run:
         self._client.set_tag(self.id, "mlflow.loggedImages", "True")
 
     def _log(self, kind: Literal["metrics", "params"], entries: list[Any]) -> None:
-        """In batches. What the store refuses for what it is goes missing alone."""
+        """Send entries in batches. If the store refuses an entry, only that entry is left out."""
         for i in range(0, len(entries), BATCH[kind]):
             batch = entries[i : i + BATCH[kind]]
             try:

@@ -28,19 +28,19 @@ from distillkit_mlflow.uri import absolute, describe, mistake, redact_uri, schem
 _logger = logging.getLogger(__name__)
 
 PATIENCE = 4.0
-"""Seconds that the end of a run waits for the store. Five are promised."""
+"""Seconds that the end of a run waits for the store; documented are five."""
 
 MAKING = 120.0
-"""Seconds that the beginning of a run may wait for a new SQLite store to be made; it takes about ten."""
+"""Seconds that the start of a run may wait for the creation of a SQLite store, which takes about ten."""
 
 ENVIRONMENT = "MLFLOW_TRACKING_URI"
-"""Where a URI is looked for that was written without its credentials."""
+"""The environment variable with the complete URI, if the config has it without its credentials."""
 
 
 class MlflowTracker(Tracker):
-    """Shows the run's folder in MLflow. A process of its own reads the folder and sends what is new.
+    """Shows the run's folder in MLflow. A separate process reads the folder and sends what is new.
 
-    So the run goes on at full speed even if the store is down, slow or locked. A failure costs one warning, and
+    The run continues at full speed even if the store is down, slow or locked. A failure causes one warning, and
     `distillkit track` sends what is missing.
     """
 
@@ -51,12 +51,12 @@ class MlflowTracker(Tracker):
     class Options(Component.Options):
         """
         Attributes:
-            uri: the tracking store: `sqlite:///` + file, a database, or a tracking server. A SQLite store's
-                artifacts lie beside it in mlartifacts/. A run's own config.toml has `***` for a password in it.
+            uri: the tracking store: `sqlite:///` + file, a database, or a tracking server. The artifacts
+                of a SQLite store are in mlartifacts/ beside it. The run's config.toml has `***` instead of a password.
             experiment: the MLflow experiment that the run belongs to.
         """
 
-        # So that no credentials get into what is made of the resolved config: files, parameters, model cards.
+        # Without credentials in the resolved config, which is copied to files, parameters and model cards.
         uri: Annotated[str, PlainSerializer(redact_uri)] = "sqlite:///mlflow.db"
         experiment: str = EXPERIMENT
 
@@ -75,12 +75,12 @@ class MlflowTracker(Tracker):
         return absolute(os.environ.get(ENVIRONMENT, self.options.uri) if hidden else self.options.uri)
 
     def check(self) -> Iterator[Mistake]:
-        """The store must be one that MLflow has, and a SQLite file's folder must be there."""
+        """MLflow must support the store, and the folder of a SQLite file must exist."""
         if HIDDEN in self._uri:
             yield Mistake(
                 "uri",
-                f"was written without its credentials ({self.options.uri}): set {ENVIRONMENT} to the whole of it, or "
-                "leave them out for MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+                f"has no credentials ({self.options.uri}): set {ENVIRONMENT} to the complete URI, or set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD and leave the credentials out",
             )
         elif wrong := mistake(self._uri):
             yield Mistake("uri", wrong)
@@ -111,16 +111,16 @@ class MlflowTracker(Tracker):
         is_new = file is not None and not file.exists()
         self._process = Process(self._folders[0], self._uri)
         if is_new:
-            # It takes as long as many a short run.
+            # Creating it can take as long as a short run.
             self._process.wait_until_ready(MAKING)
 
     def sync(self) -> None:
-        """Tell the process that there is something new."""
+        """Notify the process that there is something new."""
         if self._process is not None and (trouble := self._process.sync()):
             self._warn(trouble)
 
     def finish(self, status: Status) -> None:
-        """End the MLflow run as FINISHED, FAILED or KILLED; wait five seconds at most for all to be sent."""
+        """End the MLflow run as FINISHED, FAILED or KILLED; wait at most five seconds until everything is sent."""
         self._guard(lambda: end(self._folders[-1], status))
         if len(self._folders) > 1:
             self.sync()
@@ -141,17 +141,17 @@ class MlflowTracker(Tracker):
         if not self._warned:
             self._warned = True
             _logger.warning(
-                "MLflow does not have all of the run, which goes on (%s): what is missing is sent as soon as that can "
-                "be, or by: distillkit track %s",
+                "MLflow does not have all of the run, which continues (%s): the rest is sent as soon as possible, or "
+                "by: distillkit track %s",
                 trouble,
                 self._folders[0],
             )
 
     def send(self, folder: Path) -> str:
-        """Send what the folder of a run has and the store lacks.
+        """Send everything of a run that the store does not have.
 
         Raises:
-            DistillkitError: the run is still going on, or the store does not take it.
+            DistillkitError: the run is still running, or the store refuses it.
         """
         whole = folder.absolute().parent.parent
         if (whole / "tracking.json").is_file():
@@ -165,7 +165,7 @@ class MlflowTracker(Tracker):
                 begin(each)
         is_own = redact_uri(self.options.uri) == tracker_table(read_config(folder)).get("uri")
         if is_own and record is not None and record.store and sqlite_file(uri) is not None:
-            # The run may have been made in another folder.
+            # The run may have been started in another working directory.
             uri = record.store
         sync = Sync(uri, folder, _logger.warning)
         try:
@@ -180,7 +180,7 @@ class MlflowTracker(Tracker):
             raise DistillkitError(f"{folder}: the run is still going on, and is sent while it does") from None
         except Exception as error:
             raise DistillkitError(
-                f"{redact_uri(uri)}: MLflow does not take the run in {folder} ({describe(uri, error)}); nothing is "
+                f"{redact_uri(uri)}: MLflow did not accept the run in {folder} ({describe(uri, error)}); nothing is "
                 "lost, try again later"
             ) from None
         sent = ", ".join(f"{count} {what}{'s' if count != 1 else ''}" for what, count in sync.counts.items() if count)
@@ -194,11 +194,11 @@ class MlflowTracker(Tracker):
         """
         uri = self._uri
         if scheme(uri) in ("http", "https"):
-            raise DistillkitError(f"tracker.uri: {redact_uri(uri)} is a server with a UI of its own: open that address")
+            raise DistillkitError(f"tracker.uri: {redact_uri(uri)} is a server with its own UI: open that address")
         file = sqlite_file(uri)
         if file is not None and not file.is_file():
             raise DistillkitError(f"tracker.uri: no run was recorded in {redact_uri(uri)} yet: there is no {file}")
-        # The URI goes by the environment: a command line, and any password in it, is there for every user to see.
+        # The URI is in the environment, because every user can see a command line and any password in it.
         environment = {
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

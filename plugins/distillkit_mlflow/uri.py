@@ -1,4 +1,4 @@
-"""Store URIs: where their files lie, what is wrong with them, and how to show them without their credentials."""
+"""URIs of stores: their files, their mistakes, and their text without credentials."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from urllib.parse import unquote, urlsplit
 from distillkit.errors import HIDDEN, QUERY, redact
 
 STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
-"""MLflow's own. Other packages add theirs by an entry point."""
+"""The stores of MLflow itself. Other packages add stores by an entry point."""
 
 _PASSWORD = re.compile(r"://[^/:@]*:(.*)@")
 """The password in a URI alone."""
 
 
 def redact_uri(uri: str) -> str:
-    """A URI without its credentials. Unlike in the midst of a text, they may hold spaces."""
+    """A URI without its credentials, which, unlike those in a text, may contain spaces."""
     return redact(uri.replace(" ", "%20")).replace("%20", " ")
 
 
 def redact_about(uri: str, text: str) -> str:
-    """A message about a store, which may quote its URI or, alone, its password."""
+    """Remove credentials from a message about a store, which may contain its URI, or its password alone."""
     text = text.replace(uri, redact_uri(uri))
     for secret in [*_PASSWORD.findall(uri), *(value for _, value in QUERY.findall(uri))]:
         for form in filter(None, (secret, unquote(secret))):
@@ -44,7 +44,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def absolute(uri: str) -> str:
-    """The same store, from whatever folder: a SQLite file's path is made absolute."""
+    """The URI with an absolute path, if it is that of a SQLite file."""
     file = sqlite_file(uri)
     if file is None:
         return uri
@@ -54,10 +54,10 @@ def absolute(uri: str) -> str:
 
 
 def artifact_root(uri: str) -> str | None:
-    """Where a new experiment's artifacts go: beside a SQLite file, in the current folder for another database.
+    """The folder of a new experiment's artifacts: beside a SQLite file, else in the working directory.
 
     Returns:
-        a file URI; None for a tracking server, which knows where.
+        A file URI; None for a tracking server, which decides itself.
     """
     if scheme(uri) in ("http", "https", "databricks"):
         return None
@@ -66,12 +66,12 @@ def artifact_root(uri: str) -> str | None:
 
 
 def mistake(uri: str) -> str | None:
-    """What can be known to be wrong with a URI without opening the store."""
+    """The mistake in a URI, as far as it can be seen without opening the store; None if there is none."""
     kind = scheme(uri)
     if kind in ("", "file"):
         return f"MLflow has no file stores any more; write sqlite:///mlflow.db (got '{redact_uri(uri)}')"
     if kind not in STORES and kind not in {point.name for point in entry_points(group="mlflow.tracking_store")}:
-        # What looks like a scheme may be a user's name, and the rest a password.
+        # The text is not shown: the apparent scheme may be a user's name, and the rest a password.
         return f"MLflow has no such store; expected one of {', '.join(f'{name}:' for name in STORES)}"
     if kind in ("http", "https"):
         try:
@@ -84,11 +84,11 @@ def mistake(uri: str) -> str | None:
     if file is not None and file.is_dir():
         return f"must name a file, as in sqlite:///mlflow.db (got '{redact_uri(uri)}')"
     if file is not None and not file.parent.is_dir():
-        return f"the folder {file.parent} is not there; make it, or name another file"
+        return f"the folder {file.parent} does not exist; create it, or name another file"
     return None
 
 
 def describe(uri: str, error: Exception) -> str:
-    """What a store's error says, in one line and without credentials."""
+    """The message of a store's error, in one line and without credentials."""
     lines = redact_about(uri, str(error)).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:300]}"

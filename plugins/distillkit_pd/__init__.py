@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         # docs/study.md: the bundled teacher.
         "scale": {"parameters": 1_220_000, "updates": 240},
     },
-    # The teacher is asked before the first update alone, when the network itself is still it.
+    # The teacher is evaluated only before the first update, when it is the network itself.
     "luhman-cached": COMMON
     | {
         "teacher": {"type": "self"},

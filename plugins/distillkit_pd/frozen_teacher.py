@@ -1,4 +1,4 @@
-"""A frozen copy of the network teaches it (progressive distillation, TSD, Luhman & Luhman)."""
+"""A frozen copy of the network as the teacher (progressive distillation, TSD, Luhman & Luhman)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distillkit.noise import Condition, Prediction, Predictor
 
 
 class FrozenTeacher(Teacher):
-    """The network as it was when the run, or the stage, began."""
+    """The network as it was at the beginning of the run or of the stage."""
 
     name = "frozen"
     copies = 1
@@ -20,9 +20,9 @@ class FrozenTeacher(Teacher):
     class Options(Teacher.Options):
         """
         Attributes:
-            renew: when the student becomes the new teacher: at each "stage"'s end, or "never".
-            first_step: who takes a jump's first fine step: the "teacher", or the "student", whose prediction is
-                there anyway: one evaluation less, and the student's own trajectory is what is corrected.
+            renew: when the student becomes the new teacher: at the end of each "stage", or "never".
+            first_step: which network takes the first fine step of a jump: the "teacher", or the "student", whose
+                prediction exists anyway: one evaluation less, and the student's own trajectory is corrected.
         """
 
         renew: Literal["stage", "never"] = "stage"
@@ -36,7 +36,7 @@ class FrozenTeacher(Teacher):
         return self.options.first_step == "student"
 
     def setup(self, student: Predictor) -> None:
-        """Copy the student as it is."""
+        """Copy the student."""
         self._frozen = student.frozen_copy()
 
     def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
@@ -54,5 +54,5 @@ class FrozenTeacher(Teacher):
         return self._frozen.state_dict()
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put the frozen weights back."""
+        """Load the frozen weights."""
         self._frozen.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Built-in schedules: how the number of steps N_i falls, and how the updates are shared out."""
+"""Built-in schedules: how the number of steps N_i decreases, and how the updates are divided."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the number of steps N_i falls, and how the updates are shared out."""
+"""Schedules: how the number of steps N_i decreases, and how the updates are divided among the stages."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Constant(Schedule):
     options: Options
 
     def ending_at(self, steps: int) -> dict[str, int]:
-        """N itself."""
+        """`steps` is N."""
         return {"steps": steps}
 
     def shares(self) -> list[tuple[int, float]]:
-        """One stage, all updates."""
+        """One stage with all updates."""
         return [(self.options.steps, 1.0)]
 
 
@@ -41,7 +41,7 @@ class FallingOptions(Component.Options):
     """
     Attributes:
         start: N of the first stage.
-        stop: the smallest N; the student of a stage of N steps serves N / stride sampling steps.
+        stop: the smallest N. The student of a stage of N steps samples in N / stride steps.
     """
 
     start: int = Field(64, ge=2)
@@ -57,7 +57,7 @@ class FallingOptions(Component.Options):
 class Halving(Schedule):
     """Stages of N, N/2, N/4, … steps with equal shares of the updates (section 4.1.1, "Iterative DSD").
 
-    The printed U_i = P/(|N|·N_i) counts samples; equal parameter updates per stage is what the text asks for.
+    The formula U_i = P/(|N|·N_i) in the paper counts samples; its text asks for equal parameter updates per stage.
     """
 
     name = "halving"
@@ -65,8 +65,8 @@ class Halving(Schedule):
     class Options(FallingOptions):
         """
         Attributes:
-            cycles: how often N falls from `start` to `stop`. The network does not know how far it is to jump; falling
-                again and again, it keeps what it learned at more steps.
+            cycles: how often N decreases from `start` to `stop`. The length of the jump is not an input of the network,
+                so it forgets what it learned at more steps unless N returns to them.
         """
 
         cycles: int = Field(1, ge=1)
@@ -74,14 +74,14 @@ class Halving(Schedule):
     options: Options
 
     def ending_at(self, steps: int) -> dict[str, int]:
-        """`stop`, and a `start` that is halved to it exactly."""
+        """`stop`, and a `start` from which halving reaches it exactly."""
         start = 4 * steps
         while start < self.options.start:
             start *= 2
         return {"start": start, "stop": steps}
 
     def shares(self) -> list[tuple[int, float]]:
-        """Equal shares; the last stage is the last half that is at least `stop`."""
+        """Equal shares. The last stage is the last one with at least `stop` steps."""
         stages, steps = [], self.options.start
         while steps >= self.options.stop:
             stages.append((steps, 1.0))
@@ -97,7 +97,7 @@ class Linear(Schedule):
     class Options(FallingOptions):
         """
         Attributes:
-            decrement: by how much N falls.
+            decrement: how much N decreases from stage to stage.
         """
 
         decrement: int = Field(2, ge=1)
@@ -105,7 +105,7 @@ class Linear(Schedule):
     options: Options
 
     def ending_at(self, steps: int) -> dict[str, int]:
-        """`stop`, and a `start` from which N falls to it exactly."""
+        """`stop`, and a `start` from which N reaches it exactly."""
         by = self.options.decrement
         falls = -(-(max(self.options.start, 4 * steps) - steps) // by)
         return {"start": steps + falls * by, "stop": steps}
@@ -119,8 +119,8 @@ class Linear(Schedule):
 class Exponential(Linear):
     """Stages as `linear`, with shares proportional to exp(τ/S_i), S_i the number of steps that the stage leads to.
 
-    S_i = N_i − decrement, and 1 for a last stage that would lead to none (appendix J). Equation (2) as printed is not
-    normalised, and read literally gives one stage 86 % of the updates; its text asks for more updates at fewer steps.
+    S_i = N_i − decrement, and at least 1 (appendix J). Equation (2) in the paper is not normalised, and read literally
+    gives one stage 86 % of the updates; its text asks for more updates at fewer steps.
     """
 
     name = "exponential"
@@ -128,7 +128,7 @@ class Exponential(Linear):
     class Options(Linear.Options):
         """
         Attributes:
-            tau: τ, how steeply the shares rise.
+            tau: τ, how steeply the shares increase.
         """
 
         tau: float = Field(1.0, ge=0, le=100)
@@ -136,7 +136,7 @@ class Exponential(Linear):
     options: Options
 
     def shares(self) -> list[tuple[int, float]]:
-        """Shares that grow as the steps get fewer."""
+        """Larger shares for fewer steps."""
         return [
             (steps, exp(self.options.tau / max(steps - self.options.decrement, 1))) for steps, _ in super().shares()
         ]
@@ -145,8 +145,8 @@ class Exponential(Linear):
 class Convergence(Halving):
     """Stages as `halving`, each of which ends early when its score has stopped improving (section 4.1.1, footnote 5).
 
-    A loss does not tell: a student that teaches itself agrees with itself ever more. So scores are taken as the run
-    goes (`evaluation.every`). Salimans & Ho's "while not converged" (Algorithm 1) is this, too.
+    The loss does not show convergence, because a student that teaches itself agrees with itself more and more. The run
+    therefore takes scores (`evaluation.every`). This is also Salimans & Ho's "while not converged" (Algorithm 1).
     """
 
     name = "convergence"
@@ -154,12 +154,11 @@ class Convergence(Halving):
     class Options(Halving.Options):
         """
         Attributes:
-            metric: the score that is watched: "fd-fashion/steps-4", or "steps-4" for the first metric at 4 steps. Left
-                out: the first metric at the steps in which the stage's own student samples.
-            patience: a stage is over when so many evaluations in a row were no better than the best before them.
-            minimum: updates that a stage gets at least, out of its share.
-            maximum: updates that a stage gets at most; left out: an equal share of `run.updates`, which is the bound
-                in any case.
+            metric: the score to watch: "fd-fashion/steps-4", or "steps-4" for the first metric at 4 steps. Default: the
+                first metric at the sampling steps of the stage's student.
+            patience: a stage ends when this many evaluations in a row were no better than the best before them.
+            minimum: the least number of updates of a stage.
+            maximum: the largest number of updates of a stage. Default, and limit: an equal share of `run.updates`.
         """
 
         metric: str | None = None
@@ -176,13 +175,13 @@ class Convergence(Halving):
     options: Options
 
     def plan(self, updates: int, trajectory: Callable[[int], int]) -> list[Stage]:
-        """Equal shares, cut at the maximum: what the stages get if none converges."""
+        """Equal shares, limited to the maximum: the updates if no stage converges."""
         stages = super().plan(updates, trajectory)
         most = self.options.maximum
         return stages if most is None else [replace(stage, updates=min(stage.updates, most)) for stage in stages]
 
     def watches(self, steps: int) -> str:
-        """The metric of the options, or the first one at the student's own steps."""
+        """The option `metric`, or the first metric at the student's sampling steps."""
         return self.options.metric or f"steps-{steps}"
 
     def is_over(self, stage: Stage, done: int, scores: Sequence[float]) -> bool:

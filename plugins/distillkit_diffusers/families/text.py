@@ -53,15 +53,15 @@ class Text(Family):
     def load(self) -> None:
         """Load the network and the autoencoder, and encode the prompts."""
         assert self.folder is not None  # new networks are in pixel space
-        place = self.folder.part(self.distilled)
-        self.network = networks.load(place, getattr(diffusers, self.parts[self.distilled][0]))
+        network_folder = self.folder.part(self.distilled)
+        self.network = networks.load(network_folder, getattr(diffusers, self.parts[self.distilled][0]))
         self.config = networks.config(self.network)
         self.autoencoder = Autoencoder.load(self.folder.part("vae"))
         channels = self.autoencoder.channels
         if self.channels != channels:
             raise DistillkitError(
                 f"model.path: the autoencoder in {self.folder.part('vae')} makes latents of {channels} channels, and "
-                f"the network in {place} takes {self.channels}"
+                f"the network in {network_folder} takes {self.channels}"
             )
         self.sample_shape = (channels, *self._latent_size())
         self.scheduler = self.scheduler_config()

@@ -1,18 +1,40 @@
-"""The features in which samples of Fashion-MNIST are scored."""
+"""The bundled teacher, a class-conditional Fashion-MNIST model, and the features in which its samples are scored."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import torch
+from distillkit_diffusers.families.unet import Pixel
+from distillkit_diffusers.folder import PipelineFolder
+from distillkit_diffusers.model import DiffusersModel, FamilyModel
 
 from distillkit.interfaces import Features, FeatureStatistics
+
+FOLDER = Path(__file__).parent / "teacher"
+
+
+class FashionTeacher(FamilyModel):
+    """A v-prediction U-Net for 32×32 images in ten classes and a null class; configs/fashion_teacher.toml trains it."""
+
+    name = "fashion"
+
+    def find_family(self) -> Pixel:
+        """The family of the bundled folder."""
+        given = self.options.model_dump(exclude_unset=True)
+        return Pixel(DiffusersModel.Options(path=FOLDER, **given), PipelineFolder(FOLDER))
+
+    @property
+    def label(self) -> str:
+        """A description, as the folder is part of the package."""
+        return "distillkit's bundled Fashion-MNIST teacher"
 
 
 class Fashion(Features):
     """128 features of a small classifier of Fashion-MNIST, with the statistics of its 60 000 training images.
 
-    Scores in them are called fd-fashion, kd-fashion and is-fashion: they are no FID, KID or Inception Score.
+    The scores are called fd-fashion, kd-fashion and is-fashion, because they are not FID, KID and Inception Score.
     """
 
     name = "fashion"
@@ -39,7 +61,7 @@ class Fashion(Features):
 
     @property
     def hash(self) -> str:
-        """Of the weights file and the preprocessing; known after `setup`."""
+        """The hash of the weights file and the preprocessing; known after `setup`."""
         return self._hash
 
     def bundled_reference(self) -> FeatureStatistics:
@@ -50,5 +72,5 @@ class Fashion(Features):
 
     @property
     def has_bundled_reference(self) -> bool:
-        """It comes with the package."""
+        """True: it comes with the package."""
         return True
