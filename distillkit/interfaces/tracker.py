@@ -38,7 +38,8 @@ class Tracker(Component):
     """Shows one run. The run's folder is the record: the tracker reads the folder, and `sync` says that it has changed.
 
     A run does not wait for its tracker, and does not fail because of it: `sync` and `finish` never block on a network
-    and never raise. If something cannot be sent, they log one warning. `finish` may wait up to five seconds.
+    and never raise. If something cannot be sent, they log one warning. `finish` may wait up to five seconds. distillkit
+    logs the first exception that they raise all the same, and the run goes on.
 
     A run with several phases calls `start` once for itself, then `start` and `finish` for each phase, then `finish`.
     """

@@ -1,7 +1,7 @@
 """Finds plugins, and the components and presets that they contribute."""
 
 from distillkit.registry.blame import heading, note_part, wrong
-from distillkit.registry.entry_points import BrokenPlugin, Plugin
+from distillkit.registry.entry_points import BrokenPlugin, Plugin, describe
 from distillkit.registry.kinds import KINDS, TABLES, Kind
 from distillkit.registry.load import load_registry
 from distillkit.registry.lookup import Preset, Registered, Registry, Scale, UnknownNameError
@@ -17,6 +17,7 @@ __all__ = [
     "Registry",
     "Scale",
     "UnknownNameError",
+    "describe",
     "heading",
     "load_registry",
     "note_part",

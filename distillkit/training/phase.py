@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,8 @@ from distillkit import distributed
 from distillkit.config import Components, Settings, best_score, make_plan
 from distillkit.errors import RunInterrupted, Terminated
 from distillkit.interfaces import NoTracker, RunInfo, Tracker
+from distillkit.interfaces.tracker import Status
+from distillkit.registry import describe, heading
 from distillkit.terminal import SIGNALS, Reporter, deferred, print_scores
 from distillkit.training import checkpoint
 from distillkit.training.assemble import Parts, load, prepare
@@ -23,6 +26,8 @@ from distillkit.training.folder import RunFolder
 from distillkit.training.loop import Position
 from distillkit.training.scoring import BestWeights, RunScores
 from distillkit.training.train import Training
+
+_logger = logging.getLogger(__name__)
 
 
 def run_phase(
@@ -185,4 +190,32 @@ def recorded(tracker: Tracker, info: RunInfo, undo: Callable[[], None]) -> Itera
 
 def own_tracker(settings: Settings) -> Tracker:
     """The config's tracker in the main process, and a `NoTracker` in the others."""
-    return settings.components().tracker if distributed.is_main_process() else NoTracker(NoTracker.Options())
+    return (
+        _unfailing(settings.components().tracker) if distributed.is_main_process() else NoTracker(NoTracker.Options())
+    )
+
+
+def _unfailing(tracker: Tracker) -> Tracker:
+    """Log the first exception that the tracker's `sync` or `finish` raises, so that no run fails because of it."""
+    warned = False
+
+    def guarded(name: str, method: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Status) -> None:
+            nonlocal warned
+            try:
+                method(*arguments)
+            except (Exception, SystemExit) as error:
+                if not warned:
+                    _logger.warning(
+                        "%s: %s() raised %s; the run goes on without what the tracker has not recorded",
+                        heading(tracker),
+                        name,
+                        describe(error),
+                    )
+                warned = True
+
+        return call
+
+    for name in ("sync", "finish"):
+        setattr(tracker, name, guarded(name, getattr(tracker, name)))
+    return tracker
