@@ -22,7 +22,7 @@ from diffusers import (
     VQModel,
 )
 from distillkit_diffusers.export import save
-from distillkit_diffusers.pipelines import class_embedder, class_latent
+from distillkit_diffusers.pipelines import class_conditional, class_embedder
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 
@@ -53,8 +53,8 @@ def cin256(folder: Path) -> None:
         attention_head_dim=1,
     )
     embedder = class_embedder.ClassEmbedder(1001, 512)
-    pipeline = class_latent.ClassLatentPipeline(_vq_f4(), unet, embedder, _scheduler(), null_class=1000)
-    save(pipeline, folder, "Random weights.\n", {"": class_latent, "class_embedder": class_embedder})
+    pipeline = class_conditional.ClassLatentPipeline(_vq_f4(), unet, embedder, _scheduler(), null_class=1000)
+    save(pipeline, folder, "Random weights.\n")
 
 
 def sd15(folder: Path) -> None:

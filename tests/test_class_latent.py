@@ -11,8 +11,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 from distillkit_diffusers.model import DiffusersModel
+from distillkit_diffusers.pipelines.class_conditional import ClassLatentPipeline
 from distillkit_diffusers.pipelines.class_embedder import ClassEmbedder
-from distillkit_diffusers.pipelines.class_latent import ClassLatentPipeline
 from helpers.compvis.configs import tiny_class_conditional
 from helpers.compvis.model import LatentDiffusion, class_conditional_teacher
 from helpers.digits import Run, distil, read_checkpoint
@@ -175,7 +175,7 @@ def test_stock_diffusers_samples_as_we_do(teacher: Path, network: LatentDiffusio
     model.spec = model.spec.with_grid("trailing", None)
     index = json.loads((run.folder / "pipeline/model_index.json").read_text(encoding="utf-8"))
     assert (index["num_inference_steps"], index["guidance_scale"], index["null_class"]) == (2, 2.0, NULL)
-    assert index["_class_name"] == ["class_latent", "ClassLatentPipeline"]
+    assert index["_class_name"] == ["class_conditional", "ClassLatentPipeline"]
     top = run.folder.parent
     shutil.copytree(teacher, top / "teacher")
     save_file({"noise": noises()}, top / "noise.safetensors")
@@ -188,7 +188,7 @@ def test_stock_diffusers_samples_as_we_do(teacher: Path, network: LatentDiffusio
     torch.testing.assert_close(drawn["latents"], expected, rtol=0, atol=1e-4)
     card = (run.folder / "pipeline/README.md").read_text(encoding="utf-8")
     assert "pipe(class_labels=[0, 1, 2, 3], num_inference_steps=2)" in card
-    assert "class_latent.py" in card
+    assert "class_conditional.py" in card
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------

@@ -98,14 +98,14 @@ def write(parts: dict[str, Any], params: Diffusion, origin: str, folder: Path) -
     """
     if params.cond_stage_config is None:
         pipeline = diffusers.LDMPipeline(**parts, scheduler=make_scheduler(params))
-        snippet, shipped = UNCONDITIONAL, {}
+        snippet = UNCONDITIONAL
     else:
         classes = params.cond_stage_config.params.n_classes
         null_class = None if classes is None else classes - 1
-        pipeline = pipelines.class_latent.ClassLatentPipeline(
+        pipeline = pipelines.class_conditional.ClassLatentPipeline(
             **parts, scheduler=make_scheduler(params), null_class=null_class
         )
-        snippet, shipped = CLASS_CONDITIONAL, {"": pipelines.class_latent, "class_embedder": pipelines.class_embedder}
-    text = CARD.format(origin=origin, snippet=snippet.format(steps=STEPS, file="class_latent.py"))
-    save(pipeline, folder, text, shipped)
+        snippet = CLASS_CONDITIONAL
+    text = CARD.format(origin=origin, snippet=snippet.format(steps=STEPS, file="class_conditional.py"))
+    save(pipeline, folder, text)
     return str(type(pipeline).__name__)

@@ -4,54 +4,104 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from inspect import signature
 from math import isfinite
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
+import diffusers
+import transformers
+
+from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export
+from distillkit_diffusers import pipelines
 from distillkit_diffusers.folder import PICKLES, PipelineFolder
 
 TRAINED = "_distillkit"
 """A key of exported schedulers' configs, which diffusers keeps and does not read: the path's own parameters."""
 
 
-def save(pipeline: Any, folder: Path, card: str, shipped: Mapping[str, ModuleType] | None = None) -> None:
-    """Write a pipeline.
+def save(pipeline: Any, folder: Path, card: str) -> None:
+    """Write a pipeline, and load it once.
 
     Args:
-        pipeline: an object of diffusers'.
+        pipeline: an object of diffusers', or one of `pipelines`, which brings its code along.
         folder: created if it does not exist.
         card: the text of README.md.
-        shipped: the modules of classes that diffusers lacks, by the part of that class; "" is the pipeline itself.
-            They need only torch and diffusers, and are copied beside their parts.
+
+    Raises:
+        DistillkitError: diffusers cannot load what was written.
     """
     pipeline.save_pretrained(folder)
-    if shipped:
-        _ship(pipeline, shipped, folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
+    with _must_load():
+        if type(pipeline).__module__ in _SHIPPED:
+            # By its parts: the loader would leave a copy of the code in the user's cache of modules, for good.
+            for name, part in pipeline.components.items():
+                type(part).from_pretrained(folder / name)
+        else:
+            type(pipeline).from_pretrained(folder, local_files_only=True)
+
+
+_SHIPPED = frozenset(f"{pipelines.__name__}.{name}" for name in pipelines.MODULES)
 
 
 def save_over(source: PipelineFolder, parts: Mapping[str, Any], folder: Path, card: str) -> None:
-    """Write the pipeline of another folder with some of its parts replaced, and the others copied.
+    """Write the pipeline of another folder with some of its parts replaced, and the others copied; load it once.
+
+    A part whose weights are no safetensors (Stable Diffusion's safety checker may be a pickle) is left out, as if the
+    pipeline had been made without it.
 
     Args:
         source: the other folder.
         parts: the new parts by name, objects of diffusers'.
         folder: must not exist.
         card: the text of README.md.
+
+    Raises:
+        DistillkitError: diffusers cannot load what was written.
     """
     folder.mkdir(parents=True)
-    for name in source.components.keys() - parts.keys():
-        _copy(source.path / name, folder / name)
     index = source.index
+    for name in sorted(source.components.keys() - parts.keys()):
+        if source.has_weights(name):
+            _copy(source.path / name, folder / name)
+        else:
+            index[name] = [None, None]
+            if f"requires_{name}" in index:
+                index[f"requires_{name}"] = False
+            card += f"\nWithout the teacher's `{name}`, whose weights are no safetensors.\n"
     for name, part in parts.items():
         part.save_pretrained(folder / name)
         index[name] = ["diffusers", type(part).__name__]
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
+    with _must_load():
+        diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+
+
+@contextmanager
+def _must_load() -> Iterator[None]:
+    """Around the loading of an export, as its users will load it: one that does not load never takes its final name.
+
+    It costs little: diffusers maps the files of weights into memory, and reads them when they are used. transformers
+    copies text encoders, which the run has held before, to encode its prompts.
+    """
+    loggers = [diffusers.utils.logging, transformers.utils.logging]
+    bars = [logger for logger in loggers if logger.is_progress_bar_enabled()]
+    for logger in bars:
+        logger.disable_progress_bar()
+    try:
+        yield
+    # Loaders raise whatever the libraries below them do.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise DistillkitError(f"diffusers cannot load the exported pipeline, which was not kept: {reason}") from error
+    finally:
+        for logger in bars:
+            logger.enable_progress_bar()
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -63,20 +113,6 @@ def _copy(source: Path, target: Path) -> None:
             if file.suffix == ".json":  # the index of shards, which names them
                 file.write_text(file.read_text(encoding="utf-8").replace(".fp16", ""), encoding="utf-8")
             file.rename(target / file.name.replace(".fp16", ""))
-
-
-def _ship(pipeline: Any, shipped: Mapping[str, ModuleType], folder: Path) -> None:
-    """Copy the modules beside the weights, and name them in model_index.json."""
-    index = folder / "model_index.json"
-    content = json.loads(index.read_text(encoding="utf-8"))
-    for part, module in shipped.items():
-        source = Path(str(module.__file__))
-        shutil.copyfile(source, folder / part / source.name)
-        if part:
-            content[part][0] = source.stem
-        else:
-            content["_class_name"] = [source.stem, type(pipeline).__name__]
-    index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 CLASS_CONDITIONAL = """from diffusers import DiffusionPipeline

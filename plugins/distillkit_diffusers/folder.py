@@ -86,6 +86,12 @@ class PipelineFolder:
         else:
             yield from _check_weights(folder)
 
+    def has_weights(self, name: str) -> bool:
+        """Whether a part has the weights that it needs, as safetensors; true of tokenizers and the like."""
+        folder = self.path / name
+        # Only networks have a config of this name.
+        return not (folder / "config.json").is_file() or any(folder.glob("*.safetensors"))
+
     def check_components(self) -> Iterator[Mistake]:
         """Mistakes where the index names a part that has no folder."""
         for name in self.components:

@@ -57,7 +57,7 @@ class Latent(Pixel):
 class ClassLatent(TableFamily):
     """A `UNet2DConditionModel` on latents that attends to the embedding of a class, as in CompVis' cin256-v2.
 
-    diffusers has no pipeline for it; an exported folder brings `pipelines/class_latent.py` along.
+    diffusers has no pipeline for it; an exported folder brings `pipelines/class_conditional.py` along.
     """
 
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -119,7 +119,7 @@ class ClassLatent(TableFamily):
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a ClassLatentPipeline with the two classes that diffusers lacks."""
         scheduler, sampling = self.write_scheduler(export)
-        pipeline = pipelines.class_latent.ClassLatentPipeline(
+        pipeline = pipelines.class_conditional.ClassLatentPipeline(
             self.autoencoder.network,
             network,
             self._embedder,
@@ -128,5 +128,4 @@ class ClassLatent(TableFamily):
             export.guidance,
             self.null_class,
         )
-        shipped = {"": pipelines.class_latent, "class_embedder": pipelines.class_embedder}
-        save(pipeline, folder, model_card(export, pipeline, CLASS_CONDITIONAL, sampling), shipped)
+        save(pipeline, folder, model_card(export, pipeline, CLASS_CONDITIONAL, sampling))

@@ -77,11 +77,10 @@ class Unet2D(Family):
             save(pipeline, folder, model_card(export, pipeline, UNCONDITIONAL, sampling))
             return
         taken = networks.config(network).get("guidance_range")
-        shipped = {"": pipelines.class_conditional} | ({"unet": pipelines.guided_unet} if taken else {})
         pipeline = pipelines.class_conditional.ClassConditionalPipeline(
             network, scheduler, export.steps, export.guidance, self.null_class
         )
-        save(pipeline, folder, model_card(export, pipeline, CLASS_CONDITIONAL, sampling, taken), shipped)
+        save(pipeline, folder, model_card(export, pipeline, CLASS_CONDITIONAL, sampling, taken))
 
     @abstractmethod
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-MODULES = ("class_conditional", "class_embedder", "class_latent", "guided_unet")
+MODULES = ("class_conditional", "class_embedder", "guided_unet")
 
 
 def __getattr__(name: str) -> ModuleType:
