@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""The signals that stop a command. Clusters send SIGUSR1 or SIGUSR2 before they end a job, and a terminal sends SIGHUP
+when it is closed."""
 
 HIDDEN = "***"
 """Replaces credentials in messages."""
@@ -68,7 +75,7 @@ class RunInterrupted(DistillkitError):
 
     Args:
         message: how far the run got.
-        number: the signal that stopped it: SIGINT (Ctrl-C) or SIGTERM.
+        number: the signal that stopped it.
     """
 
     def __init__(self, message: str = "", number: int = signal.SIGINT) -> None:
@@ -77,18 +84,42 @@ class RunInterrupted(DistillkitError):
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised by SIGTERM where it interrupts immediately, as Ctrl-C does."""
+    """Raised by a signal other than SIGINT where it interrupts immediately, as Ctrl-C does.
 
-    number = signal.SIGTERM
+    Args:
+        number: the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def heeded_signals() -> list[signal.Signals]:
+    """Those of `SIGNALS` that the process does not ignore: with `nohup` it ignores SIGHUP, in a script's `&` SIGINT."""
+    return [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
 
 
 def terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """A signal handler for SIGTERM that raises, as Ctrl-C does, so that files and tracked runs are closed.
+    """A signal handler that raises, as Ctrl-C does, so that files and tracked runs are closed.
 
     Raises:
         Terminated: always.
     """
-    raise Terminated
+    if number == signal.SIGHUP:
+        leave_terminal()
+    raise Terminated(number)
+
+
+def leave_terminal() -> None:
+    """Discard what is printed to a terminal from now on: it is gone after SIGHUP, and printing to it would fail."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        with suppress(OSError):
+            # A terminal that is gone does not say that it was one.
+            if stat.S_ISCHR(os.fstat(stream).st_mode):
+                os.dup2(null, stream)
+    os.close(null)
 
 
 class GridError(DistillkitError):

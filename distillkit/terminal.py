@@ -1,4 +1,4 @@
-"""The user's terminal: the progress of a run, tables, and stopping the run by Ctrl-C or SIGTERM."""
+"""The user's terminal: the progress of a run, tables, and stopping the run by signals."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from distillkit import distributed
-from distillkit.errors import terminate
+from distillkit.errors import heeded_signals, leave_terminal, terminate
 
 SECONDS_BETWEEN_LINES = 10.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ECHO = 2.0
-"""Seconds within which a second SIGTERM is the same request: clusters signal all processes of a job, and launchers
-forward the signal."""
+"""Seconds within which a second signal is the same request: clusters signal all processes of a job, and launchers
+forward the signal. Ctrl-C is not repeated like that."""
 
 
 class Reporter:
@@ -156,9 +155,9 @@ class StopRequest:
 
 @contextmanager
 def deferred(on_request: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
-    """Within this context, the first SIGINT or SIGTERM sets the request; a second one interrupts at once.
+    """Within this context, the first of `errors.SIGNALS` sets the request; a second one interrupts at once.
 
-    A SIGTERM that arrives twice within `ECHO` seconds counts once.
+    Signals other than SIGINT that arrive within `ECHO` seconds count once.
 
     Args:
         on_request: called after the first signal.
@@ -167,19 +166,22 @@ def deferred(on_request: Callable[[], None] = lambda: None) -> Iterator[StopRequ
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in heeded_signals()}
 
     def ask(number: int, frame: FrameType | None) -> None:
         request.asked, request.number = True, number
         restore()
-        if number == signal.SIGTERM:
+        if number == signal.SIGHUP:
+            leave_terminal()
+        if number != signal.SIGINT:
             asked_at = time.monotonic()
 
             def again(number: int, frame: FrameType | None) -> None:
                 if time.monotonic() - asked_at >= ECHO:
                     terminate(number, frame)
 
-            signal.signal(number, again)
+            for other in before.keys() - {signal.SIGINT}:
+                signal.signal(other, again)
         # The signal may have arrived during a print, and printing is not reentrant.
         with suppress(RuntimeError):
             on_request()
@@ -189,7 +191,7 @@ def deferred(on_request: Callable[[], None] = lambda: None) -> Iterator[StopRequ
             signal.signal(number, handler)
 
     try:
-        for number in SIGNALS:
+        for number in before:
             signal.signal(number, ask)
         yield request
     finally:

@@ -9,8 +9,11 @@ import pytest
 from helpers.faults import Fault
 from helpers.forked_runs import ForkedRun, content, forked_run
 
+from distillkit.terminal import deferred
+
 TERM, INT = signal.SIGTERM, signal.SIGINT
-CODES = {TERM: 143, INT: 130}
+HUP, USR1, USR2 = signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2
+CODES = {TERM: 143, INT: 130, HUP: 129, USR1: 138, USR2: 140}
 
 # Phase -> the event at which the signal comes, which of them, and the updates after which the run stops (None: it
 # stops at once, in a part of the run that is made again).
@@ -42,11 +45,39 @@ def test_stopped_in_a_phase(whole: ForkedRun, tmp_path: Path, phase: str, number
     assert content(stopped.run) == content(whole.run)
 
 
-def test_a_sigterm_that_comes_twice_at_once_is_one(whole: ForkedRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [HUP, USR1, USR2], ids=str)
+@pytest.mark.parametrize("phase", ["start-up", "an update"])
+def test_other_signals_stop_it_too(tmp_path: Path, phase: str, number: int) -> None:
+    """SIGUSR1 and SIGUSR2 announce a cluster's preemption, SIGHUP a terminal that is closed."""
+    at, which, updates = PHASES[phase]
+    stopped = forked_run(tmp_path)
+    assert stopped.go(Fault(which, at, signals=(number,))) == CODES[number], stopped.errors
+    if updates is None:
+        assert stopped.errors == "stopped\n"
+    else:
+        assert stopped.errors == f"stopped: after update {updates} of 6; go on with --resume\n"
+        assert (stopped.run / f"checkpoints/update-{updates:06d}/manifest.json").is_file()
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """As nohup has SIGHUP ignored."""
+    before = signal.signal(HUP, signal.SIG_IGN)
+    try:
+        with deferred() as stop:
+            signal.raise_signal(HUP)
+            assert not stop.asked
+            signal.raise_signal(USR1)
+            assert (stop.asked, stop.number) == (True, USR1)
+    finally:
+        signal.signal(HUP, before)
+
+
+@pytest.mark.parametrize("pair", [(TERM, TERM), (USR1, TERM)], ids=str)
+def test_signals_that_come_at_once_are_one(tmp_path: Path, pair: tuple[int, int]) -> None:
     """As when a cluster tells all processes of a job, and a launcher passes on what it was told."""
     at, which, updates = PHASES["an update"]
     stopped = forked_run(tmp_path)
-    assert stopped.go(Fault(which, at, signals=(TERM, TERM))) == CODES[TERM], stopped.errors
+    assert stopped.go(Fault(which, at, signals=pair)) == CODES[pair[0]], stopped.errors
     assert stopped.errors == f"stopped: after update {updates} of 6; go on with --resume\n"
     assert (stopped.run / f"checkpoints/update-{updates:06d}/manifest.json").is_file()
 

@@ -5,18 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 
 from distillkit.lazy import lazy_imports
 
 with lazy_imports():
     from distillkit import distributed
     from distillkit.cli.group import cli
-    from distillkit.errors import terminate
+    from distillkit.errors import heeded_signals, terminate
+
+LAUNCHER = "DISTILLKIT_LAUNCHER"
+"""The variable in which `distillkit launch` tells the processes that it starts its own process id."""
 
 
 def main() -> None:
     """The `distillkit` command."""
-    signal.signal(signal.SIGTERM, terminate)
+    if launcher := os.environ.pop(LAUNCHER, None):
+        threading.Thread(target=_die_with, args=(int(launcher),), daemon=True).start()
+    for number in heeded_signals():
+        if number != signal.SIGINT:
+            signal.signal(number, terminate)
     try:
         cli(prog_name="distillkit")
     except SystemExit as end:
@@ -26,3 +35,10 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else 1)
+
+
+def _die_with(launcher: int) -> None:
+    """Kill this process when its launcher is gone, which was killed: nobody would end it, nor see how it ends."""
+    while os.getppid() == launcher:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -32,7 +32,7 @@ COMMANDS = {
 """Command -> its line in the help. It is written here so that `--help` imports no command."""
 
 STOPPED = 128
-"""The exit code of a stopped command is this plus the signal's number: 130 for Ctrl-C, 143 for SIGTERM."""
+"""The exit code of a stopped command is this plus the signal's number: such as 130 for Ctrl-C."""
 
 
 class LazyGroup(click.Group):

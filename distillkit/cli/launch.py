@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 import psutil
@@ -18,12 +19,14 @@ import torch
 import torch.distributed.elastic.multiprocessing.errors
 import torch.distributed.launcher.api
 
-from distillkit.errors import DistillkitError, Terminated
+from distillkit.cli import LAUNCHER
+from distillkit.errors import DistillkitError, Terminated, heeded_signals, leave_terminal
 
 GRACE = 5.0
 """Seconds after a second signal before the processes are killed."""
 PORT = 29500
 """The port of the rendezvous on the first machine, torchrun's default."""
+LOOPBACK = "127.0.0.1"
 HOST = re.compile(r"(\S+)\s+slots=(\d+)")
 """A line of a hostfile, the format of MPI's and DeepSpeed's launchers."""
 
@@ -48,10 +51,10 @@ def command(
 ) -> None:
     """Run a command of distillkit in several processes, as in: launch --processes 2 run my.toml
 
-    torchrun's agent starts the processes, and terminates all of them when one fails. Ctrl-C and SIGTERM are forwarded
-    to them, and the exit code is theirs. torchrun, deepspeed and accelerate can start distillkit as well.
+    torchrun's agent starts the processes, and terminates all of them when one fails. Ctrl-C and other signals are
+    forwarded to them, and the exit code is theirs. torchrun, deepspeed and accelerate can start distillkit as well.
     """
-    endpoint, nodes = "localhost:0", 1
+    endpoint, nodes = "", 1
     if hostfile is not None:
         if processes is not None:
             raise click.UsageError("--processes: the hostfile has the number of each machine; give only one of the two")
@@ -77,29 +80,37 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
     """
     # On CPUs, processes must share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    # They end with this process, even if it is killed.
+    os.environ[LAUNCHER] = str(os.getpid())
     # The processes print their own errors.
     for module in ("multiprocessing", "agent.server"):
         logging.getLogger(f"torch.distributed.elastic.{module}.api").setLevel(logging.CRITICAL)
+    if nodes == 1:
+        store = _local_store()
+        endpoint = f"{LOOPBACK}:{store.port}"
     config = torch.distributed.launcher.api.LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,
         nproc_per_node=processes,
         run_id="distillkit",
-        rdzv_backend="c10d" if nodes == 1 else "static",
+        # Unlike c10d's, which unpickles what it gets from the store.
+        rdzv_backend="static",
         rdzv_endpoint=endpoint,
-        rdzv_configs={} if nodes == 1 else {"rank": node_rank},
+        rdzv_configs={"rank": node_rank},
         max_restarts=0,
         # Not those that are forwarded below: the agent would kill the processes after 30 seconds.
-        signals_to_handle="SIGHUP,SIGQUIT",
+        signals_to_handle="SIGQUIT",
     )
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
         """The processes have sessions of their own, so the terminal does not signal them."""
+        if number == signal.SIGHUP:
+            leave_terminal()
         received.append(number)
         children = psutil.Process().children()
         if not children:  # still waiting for other machines
-            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
         for child in children:
             child.send_signal(number)
         if len(received) == 2:  # a process that waits for one that hangs does not react to signals
@@ -110,10 +121,14 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
         for child in alive:
             child.kill()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in heeded_signals():
         signal.signal(number, forward)
     try:
-        torch.distributed.launcher.api.elastic_launch(config, sys.executable)("-u", "-m", "distillkit", *arguments)
+        torch.distributed.launcher.api.elastic_launch(config, sys.executable)(
+            # -P: without the current folder, in which somebody else's modules and plugins may be.
+            *("-u", "-P", "-m", "distillkit"),
+            *arguments,
+        )
     except torch.distributed.DistNetworkError as error:
         raise DistillkitError(
             f"{endpoint}: the machines cannot connect there ({str(error).splitlines()[0]}); choose another --port, or "
@@ -121,7 +136,29 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
         ) from None
     except torch.distributed.elastic.multiprocessing.errors.ChildFailedError as error:
         return _code([failure.exitcode for failure in error.failures.values()], received)
+    except torch.distributed.elastic.multiprocessing.SignalException as error:
+        return 128 + int(error.sigval)
     return 0
+
+
+def _local_store() -> Any:
+    """The store through which processes of one machine find each other; also sets the environment that they connect in.
+
+    Nothing listens beyond the loopback interface. A TCPStore by itself listens on all of them; torchrun's agent takes
+    this one, because a process has one for each port (`multi_tenant`).
+    """
+    addresses = psutil.net_if_addrs().items()
+    interface = next(name for name, found in addresses if LOOPBACK in (address.address for address in found))
+    os.environ |= {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+    listener = socket.create_server((LOOPBACK, 0))
+    return torch.distributed.TCPStore(  # type: ignore[attr-defined]
+        LOOPBACK,
+        listener.getsockname()[1],
+        is_master=True,
+        wait_for_workers=False,
+        multi_tenant=True,
+        master_listen_fd=listener.detach(),
+    )
 
 
 def _code(codes: list[int], received: list[int]) -> int:

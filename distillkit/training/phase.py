@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from distillkit.errors import RunInterrupted, Terminated
 from distillkit.interfaces import NoTracker, RunInfo, Tracker
 from distillkit.interfaces.tracker import Status
 from distillkit.registry import describe, heading
-from distillkit.terminal import SIGNALS, Reporter, deferred, print_scores
+from distillkit.terminal import Reporter, deferred, print_scores
 from distillkit.training import checkpoint
 from distillkit.training.assemble import Parts, load, prepare
 from distillkit.training.export import export
@@ -54,7 +55,7 @@ def run_phase(
 
     Raises:
         DistillkitError: the user made a mistake, in which case nothing was overwritten, or a file cannot be written.
-        RunInterrupted: Ctrl-C or SIGTERM arrived during the updates. A checkpoint was written.
+        RunInterrupted: a signal arrived during the updates. A checkpoint was written.
     """
     reporter = Reporter(Console())
     # Made here, so that what they load is freed after the phase.
@@ -177,7 +178,7 @@ def recorded(tracker: Tracker, info: RunInfo, undo: Callable[[], None]) -> Itera
             raise
     try:
         if stop.asked:
-            raise KeyboardInterrupt if stop.number == SIGNALS[0] else Terminated
+            raise KeyboardInterrupt if stop.number == signal.SIGINT else Terminated(stop.number)
         yield tracker
     except (KeyboardInterrupt, RunInterrupted):
         tracker.finish("killed")

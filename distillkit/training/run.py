@@ -43,7 +43,7 @@ def run(config: Config, folder: Path, resume: bool = False, allow: Collection[st
 
     Raises:
         DistillkitError: the user made a mistake, in which case nothing was overwritten, or a file cannot be written.
-        RunInterrupted: Ctrl-C or SIGTERM arrived. All files that were written are complete.
+        RunInterrupted: a signal arrived. All files that were written are complete.
     """
     if distributed.world_size() > 1:
         # Joins the other processes: from here on they decide alike, and fail alike.

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from distillkit.errors import SIGNALS
 from distillkit_mlflow.process import LINGER
 from distillkit_mlflow.sync import Sync, lock
 from distillkit_mlflow.uri import describe
@@ -29,8 +30,8 @@ PATIENCE = 30.0
 def main() -> int:
     """Send until the run has ended. Returns 0 if the store has everything."""
     # The process ends when its input does, at most a minute later. Clusters signal all processes of a job at once.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     output = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     # MLflow prints links to stdout.
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115

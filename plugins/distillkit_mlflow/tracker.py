@@ -204,10 +204,12 @@ class MlflowTracker(Tracker):
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             **os.environ,
             "MLFLOW_BACKEND_STORE_URI": uri,
+            "PYTHONSAFEPATH": "1",
         }
         command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         click.echo(f"http://127.0.0.1:{port} (stop it with Ctrl-C)", err=True)
-        server = subprocess.Popen(command, env=environment)
+        # uvicorn imports from its current folder, in which somebody else's modules may be.
+        server = subprocess.Popen(command, env=environment, cwd=sys.prefix)
         try:
             status = server.wait()
         except KeyboardInterrupt:
