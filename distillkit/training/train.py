@@ -62,7 +62,7 @@ class Training:
         rolls_back = self._components.run.on_divergence == "rollback"
         self._open_records()
         with deferred(lambda: self._reporter.say("stopping after this update; Ctrl-C once more stops at once")) as stop:
-            if rolls_back and not complete(self._folder.checkpoints):
+            if rolls_back and not distributed.on_main_process(lambda: complete(self._folder.checkpoints)):
                 self._save()
             while not distributed.any_rank(stop.asked):
                 try:
