@@ -123,7 +123,7 @@ def test_mistakes(tmp_path: Path) -> None:
             "grid.start: is 500, and the grids of the model's noise path begin at its noisiest time; leave it out"
         ),
         'evaluation.sampler="consistency"': (
-            f'evaluation.sampler: is "consistency", which the exported pipeline of {folder} could not do; expected ddim'
+            f'evaluation.sampler: is "consistency", which the exported pipeline of {folder} cannot use; expected ddim'
         ),
     }
     for assignment, message in cases.items():
