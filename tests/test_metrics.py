@@ -11,6 +11,7 @@ import pytest
 import scipy.linalg
 import torch
 from distillkit_metrics.features import FILE, Inception, Pixels
+from distillkit_metrics.manifolds import Precision, Recall
 from distillkit_metrics.metrics import (
     FrechetDistance,
     InceptionScore,
@@ -108,6 +109,7 @@ def test_metrics_that_shuffle_always_shuffle_alike_and_leave_the_global_state() 
     [
         (FrechetDistance, "the statistics of real images"),
         (KernelDistance, "the statistics of real images"),
+        (Recall, "the statistics of real images"),
         (InceptionScore, "class logits"),
     ],
 )
@@ -117,19 +119,57 @@ def test_what_a_metric_lacks_is_named(part: type[Metric], lacking: str) -> None:
         make(part).compute(samples, None)
 
 
-def test_kid_needs_a_reference_with_features() -> None:
+@pytest.mark.parametrize("part", [KernelDistance, Precision])
+def test_what_compares_one_by_one_needs_a_reference_with_features(part: type[Metric]) -> None:
     samples = FeatureStatistics.of(features(10, 4, 1), None, "a")
     bare = FeatureStatistics(samples.mean, samples.covariance, 10, None, None, "b")
-    with pytest.raises(DistillkitError, match=r"'kid' compares features one by one.*evaluation\.reference = \"data\""):
-        make(KernelDistance).compute(samples, bare)
+    with pytest.raises(DistillkitError, match=rf"'{part.name}' compares features one by one.*reference = \"data\""):
+        make(part).compute(samples, bare)
+
+
+def covered(features: Tensor, manifold: Tensor, k: int) -> float:
+    """The definition of Kynkäänniemi et al. 2019 (equations 1 and 2), one feature after the other."""
+    found, others = features.double().numpy(), manifold.double().numpy()
+    radii = [
+        np.sort([np.linalg.norm(a - b) for j, b in enumerate(others) if j != i])[k - 1] for i, a in enumerate(others)
+    ]
+    return float(np.mean([any(np.linalg.norm(a - b) <= r for b, r in zip(others, radii, strict=True)) for a in found]))
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_precision_and_recall_equal_their_definition(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distillkit_metrics.manifolds.ROWS", 16)
+    samples, real = features(50, 6, 1) + 100, features(70, 6, 2) + 101.5
+    a, b = FeatureStatistics.of(samples, None, "a"), FeatureStatistics.of(real, None, "b")
+    precision, recall = make(Precision, k=k).compute(a, b), make(Recall, k=k).compute(a, b)
+    assert (precision, recall) == (covered(samples, real, k), covered(real, samples, k))
+    assert 0 < precision < 1
+    assert 0 < recall < 1
+
+
+def test_samples_of_one_mode_have_all_the_precision_and_half_the_recall() -> None:
+    one = features(60, 4, 1)
+    real = torch.cat([one, features(60, 4, 2) + 1000])
+    samples, both = FeatureStatistics.of(one, None, "a"), FeatureStatistics.of(real, None, "b")
+    assert [make(part).compute(samples, both) for part in (Precision, Recall)] == [1, 0.5]
+    assert [make(part).compute(both, both) for part in (Precision, Recall)] == [1, 1]
+
+
+def test_neighbours_need_images() -> None:
+    few, many = (FeatureStatistics.of(features(count, 4, 1), None, "a") for count in (3, 9))
+    with pytest.raises(DistillkitError, match=r"^metric\.k: 3 neighbours of an image need 4 images, and there are 3"):
+        make(Precision).compute(few, many)
 
 
 @pytest.mark.parametrize(
     ("part", "names"),
-    [(Inception, ["fid", "kid", "inception-score"]), (Pixels, ["fd-pixels", "kd-pixels", "is-pixels"])],
+    [
+        (Inception, ["fid", "kid", "inception-score", "precision"]),
+        (Pixels, ["fd-pixels", "kd-pixels", "is-pixels", "precision-pixels"]),
+    ],
 )
 def test_scores_bear_inceptions_names_in_its_features_only(part: type[Features], names: list[str]) -> None:
-    metrics = [make(FrechetDistance), make(KernelDistance), make(InceptionScore)]
+    metrics = [make(FrechetDistance), make(KernelDistance), make(InceptionScore), make(Precision)]
     assert [metric.label(make(part)) for metric in metrics] == names
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from distillkit import hookimpl
 from distillkit.interfaces import Features, Metric
 from distillkit_metrics.features import Inception, Pixels
+from distillkit_metrics.manifolds import Precision, Recall
 from distillkit_metrics.metrics import FrechetDistance, InceptionScore, KernelDistance
 
 
@@ -15,4 +16,4 @@ def distillkit_features() -> list[type[Features]]:
 
 @hookimpl
 def distillkit_metrics() -> list[type[Metric]]:
-    return [FrechetDistance, KernelDistance, InceptionScore]
+    return [FrechetDistance, KernelDistance, InceptionScore, Precision, Recall]

@@ -65,6 +65,23 @@ def inception_score(logits: torch.Tensor, splits: int) -> float:
     return float(mean)
 
 
+def features_of_both(
+    metric: Metric, samples: FeatureStatistics, reference: FeatureStatistics | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The features of samples [n, D] and of real images [m, D], for a metric that compares them one by one.
+
+    Raises:
+        DistillkitError: the reference keeps none.
+    """
+    reference = metric.required(reference, REAL)
+    if reference.features is None:
+        raise DistillkitError(
+            f"metric.type: '{metric.name}' compares features one by one, and the reference keeps only their mean and "
+            'covariance; set evaluation.reference = "data" and add a [data] table'
+        )
+    return metric.required(samples.features, "the features of each image"), reference.features
+
+
 @contextmanager
 def _own_random_numbers() -> Iterator[None]:
     """Seed the global generator, with which torchmetrics shuffles, and restore it on exit."""
@@ -127,14 +144,8 @@ class KernelDistance(Metric):
         Raises:
             DistillkitError: the reference keeps no features.
         """
-        reference = self.required(reference, REAL)
-        if reference.features is None:
-            raise DistillkitError(
-                "metric.type: 'kid' compares features one by one, and the reference keeps only their mean and "
-                'covariance; set evaluation.reference = "data" and add a [data] table'
-            )
-        features = self.required(samples.features, "the features of each image")
-        return kernel_distance(features, reference.features, self.options.subsets, self.options.subset_size)
+        features, real = features_of_both(self, samples, reference)
+        return kernel_distance(features, real, self.options.subsets, self.options.subset_size)
 
 
 class InceptionScore(Metric):
