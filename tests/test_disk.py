@@ -28,7 +28,7 @@ MOMENTS: dict[str, tuple[str, int, str]] = {
     "a checkpoint's manifest": ("open checkpoints/.update-000004.partial/mani", 1, "/checkpoints/update-000004"),
     "a checkpoint's flushing": ("fsync checkpoints/.update-000002.partial/state", 1, "/checkpoints/update-000002"),
     "a checkpoint's renaming": ("rename checkpoints/.update-000002.partial", 1, "/checkpoints/update-000002"),
-    "the samples": ("open samples/steps-002.png", 1, "/samples/steps-002.png"),
+    "the samples": ("open samples/.steps-002.png.partial/steps", 1, "/samples/steps-002.png"),
     "the export": ("save .pipeline.partial/pipeline/", 1, "/pipeline"),
     "the export's card": ("open .pipeline.partial/pipeline/", 5, "/pipeline"),
 }
