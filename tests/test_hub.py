@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from diffusers import DDPMPipeline, DDPMScheduler
 from distillkit_diffusers.model import DiffusersModel
+from helpers.hub_server import serving
 from helpers.networks import unet
 
 from distillkit.errors import DistillkitError
@@ -23,8 +25,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def model(path: Path = NAME) -> DiffusersModel:
-    return DiffusersModel(DiffusersModel.Options(path=path))
+def model(path: Path = NAME, **options: Any) -> DiffusersModel:
+    return DiffusersModel(DiffusersModel.Options(path=path, **options))
 
 
 @pytest.mark.parametrize("offline", [True, False])
@@ -70,3 +72,54 @@ def test_a_folder_that_is_missing_is_no_name(cache: Path) -> None:
         assert [str(mistake) for mistake in model(path).check()] == [
             f"path: there is no folder {path}; give a local folder that diffusers saved"
         ]
+
+
+def use(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+def test_one_variant_is_downloaded(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is there, or the one that is chosen; and what the cache lacks of it."""
+    repository = tmp_path / "repository"
+    DDPMPipeline(unet(), DDPMScheduler(clip_sample=False)).save_pretrained(repository, variant="bf16")
+    (repository / "unet/diffusion_pytorch_model.bf16.bin").touch()
+    with serving(repository) as (address, asked):
+        use(address, monkeypatch)
+        assert list(model().check()) == []  # nothing is downloaded to check a config
+        assert asked == []
+        inventory = model().inventory()
+        assert inventory is not None
+        assert inventory.parameters == sum(weight.numel() for weight in unet().parameters())
+        assert sorted(asked) == [
+            "model_index.json",
+            "scheduler/scheduler_config.json",
+            "unet/config.json",
+            "unet/diffusion_pytorch_model.bf16.safetensors",
+        ]
+        unet().half().save_pretrained(repository / "unet", variant="fp16")
+        asked.clear()
+        model().load()
+        assert asked == []  # the cache's copy is whole
+        chosen = model(variant="fp16")
+        assert list(chosen.check()) == []
+        chosen.load()
+        assert asked == ["unet/diffusion_pytorch_model.fp16.safetensors"]
+
+
+def test_several_variants_on_the_hub(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is downloaded before one is chosen."""
+    repository = tmp_path / "repository"
+    for variant in ("bf16", "fp16"):
+        DDPMPipeline(unet(), DDPMScheduler(clip_sample=False)).save_pretrained(repository, variant=variant)
+    with serving(repository) as (address, asked):
+        use(address, monkeypatch)
+        with pytest.raises(DistillkitError) as caught:
+            model().inventory()
+    assert asked == []
+    assert str(caught.value) == (
+        'someone/tiny-model: unet has the weights as the variants "bf16", "fp16", and none without a variant\'s name; '
+        "choose one with model.variant (on the command line: --set model.variant=…)"
+    )

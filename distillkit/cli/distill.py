@@ -81,12 +81,13 @@ def command(
         run_folder = output or Path("runs", settings.run.name)
         config = write or run_folder / "config.toml"
         components = settings.components()
-        click.echo("\n".join(describe(components, inventory, device_memory(components.engine), run_folder, config)))
+        plan = describe(components, inventory, device_memory(components.engine), run_folder, config)
         if write is not None:
+            click.echo("\n".join(plan))
             _write(settings.tables, write)
             return
 
-        run(Config.of(settings), run_folder)
+        run(Config.of(settings), run_folder, ready=lambda: click.echo("\n".join(plan)))
     except ConfigError as error:
         raise ConfigError(map(_with_flag, error.mistakes), error.source) from None
 

@@ -38,6 +38,7 @@ def run_phase(
     resume: bool = False,
     parent: Path | None = None,
     allow: Collection[str] = (),
+    ready: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Run one phase.
 
@@ -49,6 +50,7 @@ def run_phase(
             not run again.
         parent: with several phases, the folder of the run.
         allow: keys or tables of the config that may have changed since the phase was started.
+        ready: see `run`; called where a phase starts from the beginning.
 
     Returns:
         The rows of scores.json.
@@ -72,7 +74,7 @@ def run_phase(
         if run_folder.finished:
             rows = _close(run_folder, tracker, info, changed, reporter)
         else:
-            rows = _make(components, run_folder, info, changed, reporter)
+            rows = _make(components, run_folder, info, changed, reporter, ready)
     if distributed.is_main_process():
         print_scores(rows)
     record = f"   record: distillkit ui {folder}" if tracker.has_ui else ""
@@ -82,7 +84,12 @@ def run_phase(
 
 
 def _make(
-    components: Components, run_folder: RunFolder, info: RunInfo, changed: Collection[str], reporter: Reporter
+    components: Components,
+    run_folder: RunFolder,
+    info: RunInfo,
+    changed: Collection[str],
+    reporter: Reporter,
+    ready: Callable[[], None],
 ) -> list[dict[str, Any]]:
     """Run a phase that is not finished, from the start or from a checkpoint."""
     parts = load(components)
@@ -95,6 +102,7 @@ def _make(
         if newest is None:
             reporter.say(f"{run_folder.path}: there is no checkpoint yet: starting from the beginning")
     else:
+        ready()
         run_folder.create(components.tables)
     with recorded(components.tracker, info, run_folder.discard if not info.resumed else lambda: None):
         if components.evaluation.teacher and components.teacher is not None and not components.model.spec.untrained:

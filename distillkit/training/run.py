@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,13 @@ from distillkit.training.folder import RunFolder
 from distillkit.training.phase import own_tracker, recorded, run_phase
 
 
-def run(config: Config, folder: Path, resume: bool = False, allow: Collection[str] = ()) -> list[dict[str, Any]]:
+def run(
+    config: Config,
+    folder: Path,
+    resume: bool = False,
+    allow: Collection[str] = (),
+    ready: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
     """Run a config.
 
     The folder of a run with one phase is the phase's. Several phases have their own folders, phases/1, phases/2, …
@@ -37,6 +43,7 @@ def run(config: Config, folder: Path, resume: bool = False, allow: Collection[st
         folder: the run's folder. It must be empty or missing, unless `resume`.
         resume: whether to continue a run that was stopped. Finished phases are not run again.
         allow: keys or tables of the config that may have changed since the run was started.
+        ready: called once the model is loaded and everything is found to fit, before anything is written.
 
     Returns:
         The rows of scores.json.
@@ -50,7 +57,7 @@ def run(config: Config, folder: Path, resume: bool = False, allow: Collection[st
         config.phases[0].components().engine.setup()
     tracker = own_tracker(config.phases[0])
     if len(config.phases) == 1:
-        return run_phase(config.phases[0], folder, tracker, resume, allow=allow)
+        return run_phase(config.phases[0], folder, tracker, resume, allow=allow, ready=ready)
     with RunFolder(folder) as run_folder:
         if resume:
             changed = run_folder.open(config.tables, allow=allow)
@@ -60,6 +67,7 @@ def run(config: Config, folder: Path, resume: bool = False, allow: Collection[st
         else:
             run_folder.check_free()
             check_phases(config.phases)
+            ready()
             run_folder.create(config.tables)
         plan = [stage for phase in config.phases for stage in make_plan(phase.components())]
         info = RunInfo(config.name, folder, plan, resume)

@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import diffusers
+import safetensors.torch
 import transformers
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export
 from distillkit_diffusers import pipelines
-from distillkit_diffusers.folder import PICKLES, PipelineFolder
+from distillkit_diffusers.folder import PipelineFolder
+from distillkit_diffusers.weights import PICKLES
 
+NO_COPY = (*(f"*{suffix}" for suffix in PICKLES), "*.safetensors", "*.safetensors.index*.json")
+"""Files that are not copied with the rest of a part: pickles, and weights, of which one variant is copied."""
 TRAINED = "_distillkit"
 """A key of exported schedulers' configs, which diffusers keeps and does not read: the path's own parameters."""
 
@@ -67,7 +71,7 @@ def save_over(source: PipelineFolder, parts: Mapping[str, Any], folder: Path, ca
     index = source.index
     for name in sorted(source.components.keys() - parts.keys()):
         if source.has_weights(name):
-            _copy(source.path / name, folder / name)
+            _copy(source, name, folder / name)
         else:
             index[name] = [None, None]
             if f"requires_{name}" in index:
@@ -104,15 +108,21 @@ def _must_load() -> Iterator[None]:
             logger.enable_progress_bar()
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a part. If all its weights are of the variant fp16, rename them: a pipeline is loaded as one variant."""
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*(f"*{suffix}" for suffix in PICKLES)))
-    weights = [file.name for file in target.glob("*.safetensors")]
-    if weights and all(".fp16" in name for name in weights):
-        for file in list(target.glob("*.fp16*")):
-            if file.suffix == ".json":  # the index of shards, which names them
-                file.write_text(file.read_text(encoding="utf-8").replace(".fp16", ""), encoding="utf-8")
-            file.rename(target / file.name.replace(".fp16", ""))
+def _copy(source: PipelineFolder, part: str, target: Path) -> None:
+    """Copy a part. Its weights, the ones that were read, get the names that diffusers looks for if told no variant."""
+    shutil.copytree(source.part(part), target, ignore=shutil.ignore_patterns(*NO_COPY))
+    if not (target / "config.json").is_file():  # which only networks have
+        return
+    weights = source.weights(part)
+    if weights.wrapped:
+        safetensors.torch.save_file(weights.tensors(), target / f"{weights.stem}.safetensors", {"format": "pt"})
+        return
+    variant = f".{weights.variant}" if weights.variant else ""
+    for file in weights.files:
+        shutil.copyfile(file, target / file.name.replace(variant, ""))
+    if (index := weights.index) is not None:
+        text = index.read_text(encoding="utf-8")
+        (target / index.name.replace(variant, "")).write_text(text.replace(variant, ""), encoding="utf-8")
 
 
 CLASS_CONDITIONAL = """from diffusers import DiffusionPipeline

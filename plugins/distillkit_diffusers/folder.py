@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import StudentTable
+from distillkit_diffusers import candidates, weights
+from distillkit_diffusers.reading import check_not_a_pointer, read_json
+from distillkit_diffusers.weights import DISTILLED, PICKLES, VariantError, Weights
 
-WEIGHTS = "diffusion_pytorch_model"
-PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+WEIGHTS = (".safetensors", *PICKLES)
 
 
 @dataclass(frozen=True)
 class PipelineFolder:
-    """The folder of a pipeline (model_index.json, and a folder for each part), or of a bare network."""
+    """The folder of a pipeline (model_index.json, and a folder for each part), or of a bare network.
+
+    Attributes:
+        path: the folder.
+        variant: the variant of the weights to read; None: see `weights.choose`. Parts other than the distilled network
+            may lack it.
+        subfolder: the distilled network's folder, if it has not its usual name.
+    """
 
     path: Path
+    variant: str | None = None
+    subfolder: str | None = None
 
     def part(self, name: str) -> Path:
         """The folder of a part; this folder itself for a bare network."""
+        if name in DISTILLED and self.subfolder is not None:
+            return self.path / self.subfolder
         return self.path / name if (self.path / name).is_dir() else self.path
+
+    def weights(self, part: str) -> Weights:
+        """The files with the weights of a part.
+
+        Raises:
+            DistillkitError: there are none, or not of the variant that is wanted.
+        """
+        return weights.find(self.part(part), self.variant, strict=part in DISTILLED)
 
     @property
     def index(self) -> dict[str, Any]:
@@ -58,12 +76,20 @@ class PipelineFolder:
         Raises:
             DistillkitError: it does not exist, or has none of diffusers' files.
         """
+        if self.path.is_file():
+            raise DistillkitError(
+                f"{self.path} is a file; expected a folder that diffusers saved, with the network's config.json"
+                f"{candidates.of_file(self.path)}"
+            )
         if not self.path.is_dir():
             raise DistillkitError(f"there is no folder {self.path}; give a local folder that diffusers saved")
-        if not any((self.path / file).is_file() for file in ("model_index.json", "unet/config.json", "config.json")):
+        if self.subfolder is not None and not (self.path / self.subfolder).is_dir():
+            raise DistillkitError(f"there is no folder {self.path / self.subfolder} (model.subfolder)")
+        network = self.part("unet") / "config.json"
+        if not (self.path / "model_index.json").is_file() and not network.is_file():
             raise DistillkitError(
                 f"{self.path} is not a diffusers pipeline: no model_index.json, no unet/config.json, and no "
-                "config.json of its own"
+                f"config.json of its own{candidates.in_folder(self.path)}"
             )
 
     def check_network(self, part: str, classes: Sequence[str]) -> Iterator[Mistake]:
@@ -76,7 +102,8 @@ class PipelineFolder:
         folder = self.part(part)
         config = folder / "config.json"
         if not config.is_file():
-            yield Mistake("path", f"{self.path} has no {part}/config.json, which {self.pipeline_class} needs")
+            needs = f"{self.path} has no {part}/config.json, which {self.pipeline_class} needs"
+            yield Mistake("path", f"{needs}{candidates.beside(self.path / part)}")
             return
         written = read_json(config)
         # diffusers writes the first key, and transformers, which has the text encoders, the second.
@@ -84,19 +111,48 @@ class PipelineFolder:
         if found not in classes:
             yield Mistake("path", f"{config}: the network is a {found}; supported: {', '.join(classes)}")
         else:
-            yield from _check_weights(folder)
+            yield from self._check_weights(part)
+
+    def _check_weights(self, part: str) -> Iterator[Mistake]:
+        """Mistakes in the files of weights, whose headers are read."""
+        used = None
+        try:
+            found = self.weights(part)
+            used = found.variant
+            found.shapes()
+        except VariantError as error:
+            yield Mistake("variant", str(error))
+        except DistillkitError as error:
+            yield Mistake("path", f"{error}{candidates.beside(self.part(part), used)}")
 
     def has_weights(self, name: str) -> bool:
         """Whether a part has the weights that it needs, as safetensors; true of tokenizers and the like."""
-        folder = self.path / name
-        # Only networks have a config of this name.
-        return not (folder / "config.json").is_file() or any(folder.glob("*.safetensors"))
+        return not self._is_network(name) or bool(weights.variants_in(self.path / name))
 
-    def check_components(self) -> Iterator[Mistake]:
-        """Mistakes where the index names a part that has no folder."""
+    def _is_network(self, name: str) -> bool:
+        """Only networks have a config of this name."""
+        return (self.path / name / "config.json").is_file()
+
+    def check_components(self, known: Collection[str]) -> Iterator[Mistake]:
+        """Mistakes in the parts that the index names.
+
+        Args:
+            known: those that are checked already.
+        """
         for name in self.components:
+            if name in known and self.part(name) != self.path / name:
+                continue
             if Path(name).name != name or not (self.path / name).is_dir():
                 yield Mistake("path", f"{self.path / 'model_index.json'}: names '{name}', which is no folder beside it")
+                continue
+            try:
+                for file in sorted((self.path / name).iterdir()):
+                    if file.is_file() and file.suffix not in WEIGHTS:
+                        check_not_a_pointer(file)
+                if name not in known and self._is_network(name) and self.has_weights(name):
+                    yield from self._check_weights(name)
+            except DistillkitError as error:
+                yield Mistake("path", str(error))
 
     def check_scheduler(self, given: bool) -> Iterator[Mistake]:
         """A mistake if there is no noise schedule, neither `given` by the config nor in the folder."""
@@ -110,9 +166,9 @@ class PipelineFolder:
         """The number of parameters of a part, from the headers of its files.
 
         Raises:
-            DistillkitError: a file is damaged.
+            DistillkitError: there are no weights, or a file is damaged.
         """
-        return sum(map(prod, self._shapes(part).values()))
+        return sum(map(prod, self.weights(part).shapes().values()))
 
     def adapter_parameters(self, part: str, student: StudentTable) -> int:
         """The number of parameters of an adapter of a part's network: rank·(in + out) per layer.
@@ -121,7 +177,7 @@ class PipelineFolder:
         """
         layers = {
             name.removesuffix(".weight"): shape
-            for name, shape in self._shapes(part).items()
+            for name, shape in self.weights(part).shapes().items()
             if name.endswith(".weight") and len(shape) in (2, 4)
         }
         wanted = student.target_modules
@@ -130,10 +186,6 @@ class PipelineFolder:
             for name, shape in layers.items()
             if wanted is None or any(name == target or name.endswith(f".{target}") for target in wanted)
         )
-
-    def _shapes(self, part: str) -> dict[str, list[int]]:
-        """The shapes of the weights by name."""
-        return {name: shape for file in _weights(self.part(part)) for name, shape in _shapes(file).items()}
 
     def sample_size(self, part: str) -> tuple[int, int] | None:
         """(H, W) of the samples that a network takes; None if its config does not say."""
@@ -161,59 +213,3 @@ class PipelineFolder:
     def _scheduler_file(self) -> Path | None:
         candidates = (self.path / "scheduler" / "scheduler_config.json", self.path / "scheduler_config.json")
         return next((file for file in candidates if file.is_file()), None)
-
-
-def _check_weights(folder: Path) -> Iterator[Mistake]:
-    """Weights must be safetensors, and an index of shards must name files of its own folder."""
-    if not any(folder.glob("*.safetensors")):
-        pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
-        yield Mistake(
-            "path",
-            f"{folder} has its weights as a pickle ({pickles[0]}), which may run code when it is opened; expected "
-            f"safetensors: save the pipeline anew, with diffusers' save_pretrained"
-            if pickles
-            else f"{folder} has no weights in safetensors format ({WEIGHTS}.safetensors)",
-        )
-    for index in sorted(folder.glob("*.safetensors.index.json")):
-        weight_map = read_json(index).get("weight_map")
-        names = weight_map.values() if isinstance(weight_map, dict) else [weight_map]
-        for name in sorted({str(name) for name in names}):
-            if Path(name).name != name:
-                yield Mistake("path", f"{index}: names '{name}', which is not a file of its own folder")
-            elif not (folder / name).is_file():
-                yield Mistake("path", f"{index}: names '{name}', which is not there")
-
-
-def _weights(folder: Path) -> list[Path]:
-    """The files of a part's folder that diffusers loads: those in full precision before the variant fp16."""
-    for half in ("", ".fp16"):
-        file = folder / f"{WEIGHTS}{half}.safetensors"
-        if file.is_file():
-            return [file]
-        index = folder / f"{WEIGHTS}.safetensors.index{half}.json"
-        if index.is_file():
-            return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
-    return []
-
-
-def _shapes(file: Path) -> dict[str, list[int]]:
-    try:
-        with safe_open(file, framework="np") as weights:
-            return {name: weights.get_slice(name).get_shape() for name in weights.offset_keys()}
-    except (OSError, SafetensorError) as error:
-        raise DistillkitError(f"{file}: cannot be read as safetensors ({error})") from None
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        DistillkitError: the file cannot be read, or holds something else.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DistillkitError(f"{file}: cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise DistillkitError(f"{file}: must hold a JSON object")
-    return content

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -12,7 +11,9 @@ import transformers
 
 from distillkit.errors import DistillkitError
 from distillkit_diffusers import networks
-from distillkit_diffusers.folder import PipelineFolder, read_json
+from distillkit_diffusers.folder import PipelineFolder
+from distillkit_diffusers.reading import read_json
+from distillkit_diffusers.weights import Weights
 
 AT_ONCE = 512 * 512
 """Pixels to encode or decode at once (at least one image): activations at full size dominate the memory."""
@@ -39,17 +40,17 @@ class Autoencoder:
         self._shift = float(network.config.get("shift_factor") or 0.0)
 
     @classmethod
-    def load(cls, folder: Path, scaling_factor: float | None = None) -> Autoencoder:
-        """Load from the autoencoder's folder.
+    def load(cls, weights: Weights, scaling_factor: float | None = None) -> Autoencoder:
+        """Load from the autoencoder's files.
 
         A `VQModel` whose config.json has no `scaling_factor` is from before diffusers' LDMPipeline divided by one
         (diffusers #5213): its factor is 1. diffusers itself would take 0.18215 (diffusers #6725).
         """
-        config = read_json(folder / "config.json")
+        config = read_json(weights.folder / "config.json")
         network_class = {"VQModel": diffusers.VQModel, "AutoencoderKL": diffusers.AutoencoderKL}[config["_class_name"]]
         if scaling_factor is None and network_class is diffusers.VQModel and "scaling_factor" not in config:
             scaling_factor = 1.0
-        return cls(networks.load_frozen(folder, network_class), scaling_factor)
+        return cls(networks.load_frozen(weights, network_class), scaling_factor)
 
     @property
     def channels(self) -> int:
@@ -104,7 +105,7 @@ def load_text_encoders(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = {
-        part: networks.load_frozen(folder.part(part), getattr(transformers, name)).to(device)
+        part: networks.load_frozen(folder.weights(part), getattr(transformers, name)).to(device)
         for part, name in encoders.items()
     }
     nothing = {part: None for part in folder.components if not part.startswith("tokenizer")}

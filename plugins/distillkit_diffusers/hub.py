@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 
 import huggingface_hub.constants
 import huggingface_hub.errors
 
 from distillkit.errors import DistillkitError
+from distillkit_diffusers.weights import DISTILLED, STEMS, VariantError, choose, variants
 
-WANTED = ["*.json", "*.txt", "*.model", "*/*.safetensors", "diffusion_pytorch_model*.safetensors"]
-"""The files to download: parts in folders of their own, or a bare network; no pickles, and no single-file copies."""
-NOT_WANTED = ["*.fp16.*", "*non_ema*", "*.bf16.*"]
+WANTED = ("*.json", "*.txt", "*.model")
+"""Of the files without weights, those to download."""
+
+
+def files_of(names: Iterable[str], variant: str | None) -> list[str]:
+    """The files of a repository to download: no pickles, no single-file copies, one variant of each network's weights.
+
+    Args:
+        names: of all files of the repository, with their folders.
+        variant: `model.variant`.
+
+    Raises:
+        VariantError: see `choose`.
+    """
+    chosen, folders = [], defaultdict(list)
+    for path in map(PurePosixPath, names):
+        folders[path.parent].append(path.name)
+    for folder, inside in folders.items():
+        weights: set[str] = set()
+        for stem in STEMS.values():
+            found = variants(inside, stem)
+            weights.update(*found.values())
+            # A pipeline's own folder may have a copy of the text encoder, say, for other libraries.
+            if found and (folder.name or stem == STEMS["diffusers"]):
+                strict = folder.name in ("", *DISTILLED)
+                picked = choose(found, variant, strict, folder.name or "it")
+                chosen += [str(folder / name) for name in found[picked]]
+        others = (name for name in inside if name not in weights and any(fnmatch(name, kind) for kind in WANTED))
+        chosen += [str(folder / name) for name in others]
+    return chosen
 
 
 def is_hub_id(path: Path) -> bool:
@@ -21,28 +52,33 @@ def is_hub_id(path: Path) -> bool:
     return not there and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) is not None
 
 
-def is_unknown(path: Path) -> bool:
+def is_unknown(path: Path, variant: str | None) -> bool:
     """Whether a path means a repository that is not in the cache yet, and may be downloaded."""
     if not is_hub_id(path):
         return False
 
-    return not huggingface_hub.constants.HF_HUB_OFFLINE and _cached(str(path)) is None
+    return not huggingface_hub.constants.HF_HUB_OFFLINE and _cached(str(path), variant) is None
 
 
-def local_folder(path: Path) -> Path:
+def local_folder(path: Path, variant: str | None) -> Path:
     """The folder that a path means. A repository that is not in the hub's cache is downloaded.
 
     Raises:
+        VariantError: the repository has no weights of the variant, or several variants and none is chosen.
         DistillkitError: it is not in the cache, and cannot be downloaded.
     """
     if not is_hub_id(path):
         return path
 
     name = str(path)
-    if (found := _cached(name)) is not None:
+    if (found := _cached(name, variant)) is not None:
         return found
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=WANTED, ignore_patterns=NOT_WANTED))
+        listed = huggingface_hub.HfApi().model_info(name).siblings or ()
+        files = files_of((file.rfilename for file in listed), variant)
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
+    except VariantError as error:
+        raise VariantError(f"{name}: {error}") from None
     # Without a network it raises errors of its HTTP library, which changes between versions.
     except Exception as error:
         reason = (
@@ -57,13 +93,19 @@ def local_folder(path: Path) -> Path:
         ) from None
 
 
-def _cached(name: str) -> Path | None:
-    """The copy in the hub's cache; None if there is none."""
+def _cached(name: str, variant: str | None) -> Path | None:
+    """The copy in the hub's cache; None if there is none, or if it lacks the distilled network's weights.
+
+    What other programs put there may be a part of the repository, or another variant.
+    """
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name, local_files_only=True, allow_patterns=WANTED, ignore_patterns=NOT_WANTED
-            )
-        )
+        # Every part has a config; asked for more, the cache may miss files that are not wanted.
+        copy = Path(huggingface_hub.snapshot_download(name, local_files_only=True, allow_patterns="*config.json"))
     except huggingface_hub.errors.LocalEntryNotFoundError:
         return None
+    for folder in (copy / "unet", copy / "transformer", copy):
+        if (folder / "config.json").is_file():
+            found = variants((file.name for file in folder.iterdir()), STEMS["diffusers"])
+            whole = found if variant is None else variant in found
+            return copy if whole or huggingface_hub.constants.HF_HUB_OFFLINE else None
+    return copy

@@ -114,7 +114,7 @@ class DiffusersModel(FamilyModel):
             yield Mistake("path", "name either a folder (path) or a new network's arguments (network)")
         elif options.path is None and not options.scheduler:
             yield Mistake("scheduler", "is required for a new network: its noise schedule, as in scheduler_config.json")
-        elif options.path is None or not hub.is_unknown(options.path):
+        elif options.path is None or not hub.is_unknown(options.path, options.variant):
             try:
                 yield from self.find_family().check()
             except DistillkitError as error:
@@ -125,7 +125,10 @@ class DiffusersModel(FamilyModel):
     def find_family(self) -> Family:
         """The family of the folder, or that of new networks."""
         options = self.options
-        folder = None if options.path is None else PipelineFolder(hub.local_folder(options.path))
+        folder = None
+        if options.path is not None:
+            local = hub.local_folder(options.path, options.variant)
+            folder = PipelineFolder(local, options.variant, options.subfolder)
         scheduler = (folder.scheduler_config() if folder else {}) | options.scheduler
         return families.family_of(folder, scheduler)(options, folder)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any
 
 import diffusers
@@ -11,51 +10,89 @@ import torch
 
 from distillkit.errors import DistillkitError
 from distillkit_diffusers import pipelines
+from distillkit_diffusers.candidates import beside
+from distillkit_diffusers.reading import read_json
+from distillkit_diffusers.weights import Weights
 
 
-def load(folder: Path, network_class: Any) -> torch.nn.Module:
+def load(weights: Weights, network_class: Any) -> torch.nn.Module:
     """Load a network, float32, on the CPU. Reads safetensors only.
 
     Args:
-        folder: the network's own.
-        network_class: one of diffusers' classes.
+        weights: the files to read.
+        network_class: one of diffusers' or transformers' classes.
 
     Raises:
-        DistillkitError: diffusers cannot load it, or weights are missing.
+        DistillkitError: it cannot be loaded, or weights are missing or not finite.
     """
-    weights = list(folder.glob("*.safetensors"))
-    variant = "fp16" if weights and all(".fp16" in file.name for file in weights) else None
+    folder = weights.folder
     try:
-        network, found = network_class.from_pretrained(
-            folder,
-            variant=variant,
-            use_safetensors=True,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
+        network, missing = (_read_wrapped if weights.wrapped else _read)(weights, network_class)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise DistillkitError(f"model.path: diffusers cannot load the network in {folder}: {error}") from error
-    # diffusers would initialise them at random.
-    if missing := sorted(found["missing_keys"]):
         raise DistillkitError(
-            f"model.path: the weights in {folder} are not whole: {missing[0]} is missing, of {len(missing)}; get "
-            "the folder anew"
+            f"model.path: diffusers cannot load the network in {folder}: {error}{beside(folder, weights.variant)}"
+        ) from error
+    # diffusers would initialise them at random.
+    if missing:
+        example = next(iter(weights.shapes()))
+        raise DistillkitError(
+            f"model.path: the weights in {folder} are not whole: {sorted(missing)[0]} is missing, of {len(missing)} "
+            f"(the files have names like {example}); get the folder anew{beside(folder, weights.variant)}"
         )
     loaded: torch.nn.Module = network.float()
+    _check_finite(loaded, weights)
     return loaded
 
 
-def load_frozen(folder: Path, network_class: Any) -> torch.nn.Module:
+def _read(weights: Weights, network_class: Any) -> tuple[Any, Collection[str]]:
+    """The network, and the names of the weights that the files lack."""
+    network, found = network_class.from_pretrained(
+        weights.folder,
+        variant=weights.variant,
+        use_safetensors=True,
+        local_files_only=True,
+        low_cpu_mem_usage=False,
+        output_loading_info=True,
+    )
+    return network, found["missing_keys"]
+
+
+def _read_wrapped(weights: Weights, network_class: Any) -> tuple[Any, Collection[str]]:
+    """The same from files with a wrapper's names, which the libraries do not read."""
+    state = weights.tensors()
+    if issubclass(network_class, diffusers.ModelMixin):
+        network = network_class.from_config(network_class.load_config(weights.folder))
+        return network, network.load_state_dict(state, strict=False).missing_keys
+    config = network_class.config_class.from_pretrained(weights.folder)
+    network, found = network_class.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
+    return network, found["missing_keys"]
+
+
+def _check_finite(network: torch.nn.Module, weights: Weights) -> None:
+    """Check that no weight is NaN or infinite.
+
+    Raises:
+        DistillkitError: one is.
+    """
+    for name, values in network.state_dict().items():
+        if not values.isfinite().all():
+            count = values.numel() - int(values.isfinite().sum())
+            raise DistillkitError(
+                f"model.path: {weights.file_of(name)}: {name} has {count} values that are NaN or infinite, of "
+                f"{values.numel()}; get the file anew{beside(weights.folder, weights.variant)}"
+            )
+
+
+def load_frozen(weights: Weights, network_class: Any) -> torch.nn.Module:
     """Load a part that is not trained: in evaluation mode, without gradients."""
-    return load(folder, network_class).requires_grad_(False).eval()
+    return load(weights, network_class).requires_grad_(False).eval()
 
 
-def load_unet(folder: Path) -> torch.nn.Module:
+def load_unet(weights: Weights) -> torch.nn.Module:
     """Load a `UNet2DModel`, or the subclass with an input for the guidance scale."""
-    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    written = read_json(weights.folder / "config.json")
     guided = written.get("_class_name") == "GuidedUNet2DModel"
-    return load(folder, pipelines.guided_unet.GuidedUNet2DModel if guided else diffusers.UNet2DModel)
+    return load(weights, pipelines.guided_unet.GuidedUNet2DModel if guided else diffusers.UNet2DModel)
 
 
 def build(arguments: dict[str, Any]) -> torch.nn.Module:

@@ -45,6 +45,11 @@ class DiffusersOptions(FamilyOptions):
     Attributes:
         path: a folder that diffusers saved: a pipeline (`model_index.json`), or a bare network (`config.json`). Or
             "owner/name" on the Hugging Face hub: its cache's copy, or what the run then fetches.
+        variant: which of the weights in the folder to read, where there are several: "fp16" reads
+            `*.fp16.safetensors`. Parts other than the distilled network may lack it. Default: those without a
+            variant's name, which are in full precision; or the only ones.
+        subfolder: the folder of the distilled network in the pipeline's, if it is not "unet" or "transformer":
+            training scripts write an average of the weights as "unet_ema".
         network: instead of `path`, the arguments of `UNet2DModel` for a new network.
         scheduler: the noise schedule, as in `scheduler_config.json` (`beta_schedule`, `beta_start`, `beta_end`,
             `num_train_timesteps`, `prediction_type`, …). Entries override those of the folder.
@@ -64,6 +69,8 @@ class DiffusersOptions(FamilyOptions):
     """
 
     path: Path | None = None
+    variant: str | None = None
+    subfolder: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = None
     network: dict[str, Any] | None = None
     scheduler: dict[str, Any] = Field(default_factory=dict)
     cosine: Annotated[tuple[LogSnr, LogSnr], AfterValidator(_logsnr_rises)] | None = None

@@ -16,6 +16,7 @@ import tomllib
 from pathlib import Path
 
 from distillkit_diffusers import networks
+from distillkit_diffusers.folder import PipelineFolder
 
 from distillkit_fashion.fashion import FOLDER
 
@@ -28,7 +29,7 @@ def pack(run: Path, commit: str, folder: Path = FOLDER) -> None:
     """Pack a run's pipeline into a folder."""
     pipeline = run / "pipeline"
     shutil.rmtree(folder, ignore_errors=True)
-    network = networks.load_unet(pipeline / "unet").half()
+    network = networks.load_unet(PipelineFolder(pipeline).weights("unet")).half()
     network.register_to_config(_name_or_path="")  # type: ignore[operator]
     network.save_pretrained(folder / "unet", variant="fp16")  # type: ignore[operator]
     shutil.copytree(pipeline / "scheduler", folder / "scheduler")

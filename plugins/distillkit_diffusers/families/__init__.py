@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distillkit.errors import DistillkitError
+from distillkit_diffusers import candidates
 from distillkit_diffusers.families import edm
 from distillkit_diffusers.families.dit import Dit
 from distillkit_diffusers.families.edm import Edm
@@ -66,6 +67,6 @@ def _family_in(folder: PipelineFolder) -> type[Family]:
     if network not in NETWORKS:
         raise DistillkitError(
             f"{folder.path}: the network is a {network}, without a pipeline's model_index.json; supported without: "
-            f"{', '.join(NETWORKS)}"
+            f"{', '.join(NETWORKS)}{candidates.around(folder.part('unet'))}"
         )
     return NETWORKS[network]

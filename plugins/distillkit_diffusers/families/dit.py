@@ -15,8 +15,9 @@ from distillkit.interfaces import Export
 from distillkit_diffusers import networks
 from distillkit_diffusers.export import DIT, model_card, save
 from distillkit_diffusers.families.table import TableFamily
-from distillkit_diffusers.folder import PipelineFolder, read_json
+from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.frozen import Autoencoder
+from distillkit_diffusers.reading import read_json
 
 CLASSES = 1000
 """The null class that DiTPipeline uses for every network: ImageNet's."""
@@ -46,7 +47,7 @@ class Dit(TableFamily):
         """Load the transformer and the autoencoder."""
         assert self.folder is not None  # a new network is a U-Net
         folder = self.folder.part("transformer")
-        self.network = networks.load(folder, diffusers.DiTTransformer2DModel)
+        self.network = networks.load(self.folder.weights("transformer"), diffusers.DiTTransformer2DModel)
         self.scheduler = self.scheduler_config()
         self.read_scheduler()
         config = networks.config(self.network)
@@ -57,7 +58,7 @@ class Dit(TableFamily):
                 f"model.path: the network in {folder} makes {made} channels of {channels}; expected as many, or twice "
                 "as many (with a variance)"
             )
-        self._autoencoder = Autoencoder.load(self.folder.part("vae"), self.options.scaling_factor)
+        self._autoencoder = Autoencoder.load(self.folder.weights("vae"), self.options.scaling_factor)
         if (found := self._autoencoder.channels) != channels:
             raise DistillkitError(
                 f"model.path: the autoencoder in {self.folder.part('vae')} makes latents of {found} channels, and the "

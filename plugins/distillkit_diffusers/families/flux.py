@@ -11,7 +11,8 @@ import torch
 from distillkit.interfaces import GuidanceInput
 from distillkit_diffusers.families.flow import FlowFamily
 from distillkit_diffusers.families.text import Text
-from distillkit_diffusers.folder import PipelineFolder, read_json
+from distillkit_diffusers.folder import PipelineFolder
+from distillkit_diffusers.reading import read_json
 
 
 class Flux(FlowFamily, Text):

@@ -29,7 +29,7 @@ class Latent(Pixel):
         """Load the U-Net and the autoencoder."""
         super().load()
         assert self.folder is not None  # a new network is in pixel space
-        self.autoencoder = Autoencoder.load(self.folder.part("vqvae"), self.options.scaling_factor)
+        self.autoencoder = Autoencoder.load(self.folder.weights("vqvae"), self.options.scaling_factor)
         if (channels := self.autoencoder.channels) != self.sample_shape[0]:
             raise DistillkitError(
                 f"model.path: the autoencoder in {self.folder.part('vqvae')} makes latents of {channels} channels, and "
@@ -71,19 +71,19 @@ class ClassLatent(TableFamily):
         """Load the three parts, and check that they fit together."""
         options, folder = self.options, self.folder
         assert folder is not None  # a new network is in pixel space
-        self.network = networks.load(folder.part("unet"), diffusers.UNet2DConditionModel)
+        self.network = networks.load(folder.weights("unet"), diffusers.UNet2DConditionModel)
         config = networks.config(self.network)
         networks.check(config)
         self.sample_shape = networks.sample_shape(config)
         self.scheduler = self.scheduler_config()
         self.read_scheduler()
-        self.autoencoder = Autoencoder.load(folder.part("vqvae"), options.scaling_factor)
+        self.autoencoder = Autoencoder.load(folder.weights("vqvae"), options.scaling_factor)
         if (channels := self.autoencoder.channels) != self.sample_shape[0]:
             raise DistillkitError(
                 f"model.path: the autoencoder in {folder.part('vqvae')} makes latents of {channels} channels, and the "
                 f"U-Net takes {self.sample_shape[0]}"
             )
-        self._embedder = networks.load_frozen(folder.part("class_embedder"), pipelines.class_embedder.ClassEmbedder)
+        self._embedder = networks.load_frozen(folder.weights("class_embedder"), pipelines.class_embedder.ClassEmbedder)
         embedded = networks.config(self._embedder)
         if (width := embedded["width"]) != config["cross_attention_dim"]:
             raise DistillkitError(

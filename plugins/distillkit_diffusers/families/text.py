@@ -44,7 +44,7 @@ class Text(Family):
         yield from super().check()
         yield from check_prompts(self.options, self.what)
         if self.folder is not None:
-            yield from self.folder.check_components()
+            yield from self.folder.check_components(self.parts)
 
     def default_guidance(self, folder: PipelineFolder) -> float:
         """That of diffusers' pipeline, as folders do not have one."""
@@ -54,9 +54,10 @@ class Text(Family):
         """Load the network and the autoencoder, and encode the prompts."""
         assert self.folder is not None  # new networks are in pixel space
         network_folder = self.folder.part(self.distilled)
-        self.network = networks.load(network_folder, getattr(diffusers, self.parts[self.distilled][0]))
+        network_class = getattr(diffusers, self.parts[self.distilled][0])
+        self.network = networks.load(self.folder.weights(self.distilled), network_class)
         self.config = networks.config(self.network)
-        self.autoencoder = Autoencoder.load(self.folder.part("vae"))
+        self.autoencoder = Autoencoder.load(self.folder.weights("vae"))
         channels = self.autoencoder.channels
         if self.channels != channels:
             raise DistillkitError(

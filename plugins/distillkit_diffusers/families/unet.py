@@ -29,7 +29,7 @@ class Unet2D(Family):
         if folder is None:
             self.network, null_class = networks.build(options.network or {}), options.null_class
         else:
-            self.network = networks.load_unet(folder.part("unet"))
+            self.network = networks.load_unet(folder.weights("unet"))
             null_class = folder.null_class() if options.null_class is None else options.null_class
         self.scheduler = self.scheduler_config()
         self._config = config = networks.config(self.network)
