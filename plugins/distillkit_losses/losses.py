@@ -157,6 +157,9 @@ class XHuber(WeightedLoss):
 
     A square where the error is well below c and the norm itself above, so that a few bad samples do not drown the
     others. Weightings are of squared errors, and their roots of this one.
+
+    LCM's Huber loss is another one: the mean over the elements of √(d² + c²) − c with c = 0.001, which is nearly |d|.
+    `x-l1` is nearest to it.
     """
 
     name = "x-huber"
