@@ -321,3 +321,17 @@ def test_mistakes_exit_with_2(tmp_path: Path) -> None:
         2,
         "model.null_class: 11; expected the network's last class, 10\n",
     )
+
+
+def test_sample_and_evaluate_take_options_of_the_model(tmp_path: Path) -> None:
+    """A DDPM folder whose scheduler clips, as many do."""
+    DDPMPipeline(pixel_unet(), DDPMScheduler(clip_sample=True)).save_pretrained(tmp_path / "ddpm")
+    command = ["sample", str(tmp_path / "ddpm"), "--steps", "2", "--count", "1", "--output", str(tmp_path / "grid.png")]
+    result = CliRunner().invoke(cli, command)
+    assert (result.exit_code, (tmp_path / "grid.png").exists()) == (2, False)
+    assert "model.scheduler.clip_sample=false" in result.stderr
+    result = CliRunner().invoke(cli, [*command, "--set", "model.scheduler.clip_sample=false"])
+    assert (result.exit_code, (tmp_path / "grid.png").exists()) == (0, True), result.stderr
+    result = CliRunner().invoke(cli, ["evaluate", str(tmp_path / "ddpm"), "--set", "model.schedule.clip_sample=false"])
+    assert result.exit_code == 2
+    assert "model.schedule: unknown option of 'diffusers'" in result.stderr

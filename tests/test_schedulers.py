@@ -94,7 +94,7 @@ def test_a_refused_field_is_named(name: str, key: str) -> None:
     [mistake] = schedulers.check(config | {key: WRONG.get(key, True)}, {}, group)
     assert mistake.key == f"scheduler.{key}"
     assert mistake.message.startswith(f"is {'true' if key not in WRONG else json_of(WRONG[key])}: ")
-    assert f"set {json_of(fields.refused[key][0][0])} here, or in the folder's scheduler_config.json" in mistake.message
+    assert mistake.message.endswith(f": --set model.scheduler.{key}={json_of(fields.refused[key][0][0])}")
 
 
 def json_of(value: Any) -> str:
@@ -115,7 +115,7 @@ def test_clipping_by_default_is_refused(tmp_path: Path) -> None:
         found = [str(mistake) for mistake in DiffusersModel(DiffusersModel.Options(path=tmp_path)).check()]
         assert found == [
             "scheduler.clip_sample: is true: the pipeline changes x̂ at every step, which distillkit does not; to use "
-            "the network without it, set false here, or in the folder's scheduler_config.json"
+            "the network without it: --set model.scheduler.clip_sample=false"
         ]
     options = DiffusersModel.Options(path=tmp_path, scheduler={"clip_sample": False})
     assert [*DiffusersModel(options).check()] == []

@@ -9,7 +9,15 @@ import click
 from rich.console import Console
 
 from distillkit.cli.options import echo_json, json_option, parse_steps, prompts_option, set_option
-from distillkit.cli.pipeline import grid_of, load_model, make_predictor, picture_shape, pipeline_folder, tables_of_run
+from distillkit.cli.pipeline import (
+    grid_of,
+    load_model,
+    make_predictor,
+    picture_shape,
+    pipeline_folder,
+    split_assignments,
+    tables_of_run,
+)
 from distillkit.config import read_scoring
 from distillkit.evaluation import Evaluator
 from distillkit.registry import load_registry
@@ -45,10 +53,12 @@ def command(
     """Score PIPELINE, the folder of a diffusers pipeline or of a run, at several numbers of sampling steps.
 
     A run's pipeline is scored with the run's config, any other with FID. Options and --set change the tables
-    evaluation, engine, data, features and metric. Grid and sampler are the pipeline's own, unless --set names others.
+    evaluation, engine, data, features, metric and model. Grid and sampler are the pipeline's own, unless --set names
+    others.
     """
     folder = pipeline_folder(pipeline)
-    model = load_model(folder, prompts)
+    of_model, others = split_assignments(assignments)
+    model = load_model(folder, prompts, of_model)
     registry = load_registry()
     tables: dict[str, Any] = {
         "features": {"type": registry.default("features")},
@@ -74,7 +84,7 @@ def command(
             "channels": channels,
         }
         tables["evaluation"]["reference"] = "data"
-    scoring = read_scoring(tables, str(folder), assignments)
+    scoring = read_scoring(tables, str(folder), others)
 
     path = model.spec.with_grid(scoring.grid.spacing, scoring.grid.start).path
     predictor, scoring = make_predictor(model, path, scoring)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import torch
 
 from distillkit.config import Scoring, read_component, table_of_result
+from distillkit.config.layers import assign, parse_assignments
 from distillkit.config.read import tables_in
+from distillkit.errors import ConfigError
 from distillkit.interfaces import Model
 from distillkit.noise import NoisePath, Predictor, TablePath
 
@@ -25,16 +28,33 @@ def tables_of_run(pipeline: Path) -> dict[str, Any]:
     return tables_in(config) if pipeline.name == "pipeline" and config.is_file() else {}
 
 
-def load_model(pipeline: Path, prompts: Path | None = None) -> Model:
+def split_assignments(assignments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """`--set` assignments of the table [model], and the others."""
+    model: list[str] = []
+    others: list[str] = []
+    for text in assignments:
+        (model if text.lstrip().startswith("model.") else others).append(text)
+    return model, others
+
+
+def load_model(pipeline: Path, prompts: Path | None = None, assignments: Iterable[str] = ()) -> Model:
     """Load a pipeline as a model, with the grid of its scheduler.
 
     Args:
         pipeline: the pipeline's folder.
         prompts: for a text-conditional model, a text file with prompts, instead of those of its run.
+        assignments: of `--set`, as in `model.scheduler.clip_sample=false`.
+
+    Raises:
+        ConfigError: the assignments are not options of the model.
     """
     table = table_of_result(tables_of_run(pipeline), pipeline)
     if prompts is not None:
         table = {key: value for key, value in table.items() if key != "prompts"} | {"prompts_file": str(prompts)}
+    tables = {"model": table}
+    parsed, mistakes = parse_assignments(assignments)
+    if mistakes := [*mistakes, *assign(tables, parsed)]:
+        raise ConfigError(mistakes, str(pipeline))
     model: Model = read_component("model", table, str(pipeline))
     model.load()
     return model

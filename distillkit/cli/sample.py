@@ -9,8 +9,8 @@ import click
 import torch
 
 from distillkit import distributed
-from distillkit.cli.options import prompts_option
-from distillkit.cli.pipeline import load_model, make_predictor, pipeline_folder, tables_of_run
+from distillkit.cli.options import prompts_option, set_option
+from distillkit.cli.pipeline import load_model, make_predictor, pipeline_folder, split_assignments, tables_of_run
 from distillkit.config import read_scoring
 from distillkit.evaluation import Pictures, sheet, write_png
 from distillkit.registry import load_registry
@@ -26,6 +26,7 @@ from distillkit.registry import load_registry
 @click.option("--class-labels", metavar="0,1,…", help="Classes, repeated until there are enough. [default: all]")
 @prompts_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@set_option
 def command(
     pipeline: Path,
     steps: int,
@@ -36,6 +37,7 @@ def command(
     class_labels: str | None,
     prompts: Path | None,
     device: str,
+    assignments: tuple[str, ...],
 ) -> None:
     """Draw samples from PIPELINE, the folder of a diffusers pipeline or of a run, into one PNG."""
     folder = pipeline_folder(pipeline)
@@ -43,9 +45,10 @@ def command(
     if guidance is not None:
         evaluation["guidance"] = guidance
     tables = {"evaluation": evaluation, "engine": {"type": load_registry().default("engine"), "device": device}}
-    scoring = read_scoring(tables, str(folder))
+    of_model, others = split_assignments(assignments)
+    scoring = read_scoring(tables, str(folder), others)
     labels = _labels(class_labels, count)
-    model = load_model(folder, prompts)
+    model = load_model(folder, prompts, of_model)
     if labels is not None and (model.spec.classes is None or max(labels) >= model.spec.classes):
         has = (
             f"has the classes 0 to {model.spec.classes - 1}" if model.spec.classes else "is not conditioned on classes"

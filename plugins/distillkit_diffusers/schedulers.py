@@ -219,8 +219,8 @@ def check(config: Mapping[str, Any], given: Mapping[str, Any], supported: tuple[
         if found not in taken and key in _parameters(name):
             yield Mistake(
                 f"scheduler.{key}",
-                f"is {json.dumps(found)}: {means}; to use the network without it, set {json.dumps(taken[0])} here, or "
-                "in the folder's scheduler_config.json",
+                f"is {json.dumps(found)}: {means}; to use the network without it: "
+                f"--set model.scheduler.{key}={json.dumps(taken[0])}",
             )
 
 
