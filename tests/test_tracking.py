@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner, Result
 from distillkit_mlflow import tracker as tracking
-from distillkit_mlflow.folder import read_record
+from distillkit_mlflow.record import read_record
 from distillkit_mlflow.store import open_store
 from distillkit_mlflow.sync import lock
 from distillkit_mlflow.tracker import MlflowTracker

@@ -92,16 +92,18 @@ class Process:
 
     def sent(self) -> int:
         """How many pictures MLflow has; −1 before it has the run."""
-        file = self.result.folder / "mlflow.json"
-        return len(next(iter(json.loads(file.read_text()).values()))["sent"]) if file.is_file() else -1
+        if not (self.result.folder / "mlflow.json").is_file():
+            return -1
+        file = self.result.folder / "mlflow.sent.jsonl"
+        return len(file.read_text().splitlines()) if file.is_file() else 0
 
     def track(self) -> tuple[int, str]:
         result = CliRunner().invoke(cli, ["track", str(self.result.folder)])
         return result.exit_code, result.output
 
     def status(self, client: MlflowClient) -> str:
-        [cursor] = json.loads((self.result.folder / "mlflow.json").read_text()).values()
-        return str(client.get_run(cursor["run_id"]).info.status)
+        [run_id] = json.loads((self.result.folder / "mlflow.json").read_text()).values()
+        return str(client.get_run(run_id).info.status)
 
     def check(self, client: MlflowClient) -> None:
         """Everything is there, and once."""

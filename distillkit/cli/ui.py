@@ -13,7 +13,9 @@ from distillkit.registry import load_registry
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path), required=False)
-@click.option("--store", metavar="URI", help="The MLflow store. [default: the run's, or sqlite:///mlflow.db]")
+@click.option(
+    "--store", metavar="URI", help="The MLflow store. [default: the run's, MLFLOW_TRACKING_URI, or sqlite:///mlflow.db]"
+)
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def command(run: Path | None, store: str | None, port: int) -> None:
     """Serve the UI of the store that has RUN, a run's folder, until Ctrl-C."""
@@ -28,4 +30,4 @@ def command(run: Path | None, store: str | None, port: int) -> None:
         table = {**default, "uri": store}
         origin = "--store"
     tracker = read_component("tracker", table, origin)
-    tracker.open_ui(port)
+    tracker.open_ui(port, run if store is None else None)

@@ -83,8 +83,12 @@ class Tracker(Component):
         """
         raise DistillkitError(f"the tracker '{self.name}' does not send runs anywhere: name a store with --uri")
 
-    def open_ui(self, port: int) -> None:
+    def open_ui(self, port: int, folder: Path | None = None) -> None:
         """Serve a UI on http://127.0.0.1:`port` until the user stops it (`distillkit ui`). Optional.
+
+        Args:
+            port: the port.
+            folder: the folder of a run that the UI must have; None: whatever the options say.
 
         Raises:
             DistillkitError: the tracker has no UI, or the UI cannot start.

@@ -1,89 +1,34 @@
 """Reads a run's folder as MLflow shows it: parameters, points of curves, pictures and files.
 
-The run writes config.toml, journal.jsonl, curves.jsonl, scores.json, best.safetensors and samples/. The tracker adds
-tracking.json, the `Record`, with what the other files do not contain.
+The run writes config.toml, journal.jsonl, curves.jsonl, scores.json, best.safetensors and samples/. The tracker's
+`Record` has what these files do not contain.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import time
 import tomllib
+from array import array
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 from safetensors import safe_open
 
 from distillkit.errors import redact
-from distillkit.files import write_text
 
 MAX_LENGTH = 6000
 """Characters of a parameter's value that MLflow keeps."""
 
-
-@dataclass
-class Record:
-    """tracking.json: what the tracker knows of a run besides its files. It contains no credentials.
-
-    Attributes:
-        store: the store that the config names, with an absolute path; None for a run made with another tracker.
-        plan: steps, updates and all evaluations of each stage; None for a run made with another tracker.
-        id: identifies the run in every store, as a tag.
-        started: when the run began, in ms since the epoch.
-        status: how the run ended ("finished", "failed" or "killed"); None while it is running, and if it was killed
-            before it could be recorded.
-        ended: when the run ended, in ms since the epoch.
-    """
-
-    store: str | None
-    plan: list[dict[str, int]] | None
-    id: str
-    started: int
-    status: str | None = None
-    ended: int | None = None
-
-
-def read_record(folder: Path) -> Record | None:
-    """A run's record; None if there is none."""
-    path = folder / "tracking.json"
-    return Record(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
-
-
-def begin(folder: Path, store: str | None = None, plan: list[dict[str, int]] | None = None) -> None:
-    """Write the record of a run that is started or resumed."""
-    record = read_record(folder)
-    if record is None:
-        record = Record(store, plan, str(uuid4()), round((folder / "config.toml").stat().st_mtime * 1000))
-    record.status = record.ended = None
-    write_json(folder / "tracking.json", asdict(record))
-
-
-def end(folder: Path, status: str) -> None:
-    """Record how a run ended, if it has a record."""
-    if (record := read_record(folder)) is not None:
-        record.status, record.ended = status, round(time.time() * 1000)
-        write_json(folder / "tracking.json", asdict(record))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically."""
-    write_text(path, json.dumps(content) + "\n")
+BLOCK = 2**20
+"""The most bytes of a file that are read at once; longer than any line."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The tables of a run's config.toml."""
     return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-
-
-def tracker_table(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The `[tracker]` table of a run's config; with several phases, that of the first one."""
-    table: dict[str, Any] = config.get("phase", [config])[0].get("tracker", {})
-    return table
 
 
 class Point(NamedTuple):
@@ -104,7 +49,7 @@ class Picture(NamedTuple):
 
 
 class RunReader:
-    """Reads the folder of a run incrementally.
+    """Reads the updates and scores of a run incrementally.
 
     A run that is resumed or rolled back rewrites the ends of its files. All points are then returned again.
 
@@ -118,14 +63,15 @@ class RunReader:
         self._started = started
         self._journal = _Lines(folder / "journal.jsonl")
         self._curves = _Lines(folder / "curves.jsonl")
-        self._times: dict[int, int] = {}
+        # The time of each update: a run has millions.
+        self._times = array("q")
         self._group: list[dict[str, Any]] = []
         self.config = read_config(folder)
 
     @property
     def newest(self) -> int:
         """The time of the newest update, in ms since the epoch."""
-        return max(self._times.values(), default=self._started)
+        return self._times[-1] if self._times else self._started
 
     def points(self, over: bool, finished: bool) -> Iterator[Point]:
         """The points that are new since the last call. The updates of phases are in the phases' own folders.
@@ -135,13 +81,13 @@ class RunReader:
         """
         if "phase" not in self.config:
             # Before the journal, so that the journal has the updates of all these evaluations.
-            evaluations = self._curves.read()
+            evaluations = list(self._curves.read())
             every = self.config["run"].get("log_every", 1)
             for line in self._journal.read():
                 update = line["update"]
                 if update == 1:
-                    self._times, self._group = {}, []
-                self._times[update] = self._started + round(1000 * line["seconds"])
+                    self._times, self._group = array("q"), []
+                self._times.append(self._started + round(1000 * line["seconds"]))
                 self._group.append(line)
                 if update % every == 0:
                     yield from self._means()
@@ -166,24 +112,54 @@ class RunReader:
         if (scores := self._folder / "scores.json").is_file():
             for row in json.loads(scores.read_text(encoding="utf-8")):
                 key = f"{row['model']}/{row['metric']}/steps-{row['steps']}"
-                yield self._point(key, row["value"], max(self._times, default=0))
+                yield self._point(key, row["value"], len(self._times))
         if (best := self._folder / "best.safetensors").is_file():
             with safe_open(best, "np") as file:
                 metadata = file.metadata()
             yield self._point(f"best/{metadata['score']}", float(metadata["value"]), int(metadata["update"]))
 
     def _point(self, key: str, value: float, update: int) -> Point:
-        return Point(key, float(value), update, self._times.get(update, self._started))
+        time = self._times[update - 1] if 0 < update <= len(self._times) else self._started
+        return Point(key, float(value), update, time)
 
-    def pictures(self, finished: bool) -> Iterator[Picture]:
-        """The sample sheets: those drawn during the run, and the final ones once it is finished."""
-        if "phase" in self.config:
+
+class PictureReader:
+    """Finds the sample sheets of a run incrementally. Those of phases are in the folders of the phases.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._samples = folder / "samples"
+        self._curves = _Lines(folder / "curves.jsonl")
+        self._found: set[str] = set()
+        self._has_phases = "phase" in read_config(folder)
+
+    def new(self) -> Iterator[Picture]:
+        """The sheets of the evaluations since the last call, without those that were returned before.
+
+        Does not list the folder, which may contain many sheets.
+        """
+        for line in () if self._has_phases else self._curves.read():
+            for steps in sorted({int(name.rpartition("/steps-")[2]) for name in line["scores"]}):
+                path = self._samples / f"during/update-{line['update']:06d}-steps-{steps:03d}.png"
+                if path.name not in self._found and path.is_file():
+                    self._found.add(path.name)
+                    yield _during(path)
+
+    def all(self, finished: bool) -> Iterator[Picture]:
+        """All sheets, with the final ones if the run is finished."""
+        if self._has_phases:
             return
-        for path in sorted(self._folder.glob("samples/during/*.png")):
-            update, steps = map(int, re.findall(r"\d+", path.name))
-            yield Picture(path, f"during/steps-{steps}", update)
-        for path in sorted(self._folder.glob("samples/*.png")) if finished else ():
+        yield from map(_during, sorted(self._samples.glob("during/*.png")))
+        for path in sorted(self._samples.glob("*.png")) if finished else ():
             yield Picture(path, "samples", int(path.stem.removeprefix("steps-")))
+
+
+def _during(path: Path) -> Picture:
+    update, steps = map(int, re.findall(r"\d+", path.name))
+    return Picture(path, f"during/steps-{steps}", update)
 
 
 class _Lines:
@@ -194,8 +170,13 @@ class _Lines:
         self._position = 0
         self._last = b""
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self) -> Iterator[dict[str, Any]]:
         """The complete lines that are new since the last call; all lines if the file was rewritten."""
+        while lines := self._block():
+            yield from map(json.loads, lines)
+
+    def _block(self) -> list[bytes]:
+        """The next lines. The run may rewrite the file between two blocks."""
         if not self._path.is_file():
             return []
         with self._path.open("rb") as file:
@@ -203,11 +184,11 @@ class _Lines:
             if file.read(len(self._last)) != self._last:
                 file.seek(0)
                 self._position, self._last = 0, b""
-            data = file.read()
+            data = file.read(BLOCK)
         lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
         if lines:
             self._position, self._last = self._position + sum(map(len, lines)), lines[-1]
-        return [json.loads(line) for line in lines]
+        return lines
 
 
 def flatten(tables: Any, prefix: str = "") -> dict[str, str]:

@@ -31,7 +31,7 @@ class Process:
     def __init__(self, folder: Path, uri: str) -> None:
         # In a session of its own, so that Ctrl-C in the terminal does not reach it.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "distillkit_mlflow.shipper", str(folder)],
+            [sys.executable, "-P", "-m", "distillkit_mlflow.shipper", str(folder), sys.argv[0]],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 import warnings
-from contextlib import closing
 
 import mlflow.entities
 import mlflow.exceptions
 import sqlalchemy
 
+from distillkit.errors import DistillkitError
+from distillkit_mlflow import sqlite
 from distillkit_mlflow.uri import artifact_root, scheme, sqlite_file
 
 ENVIRONMENT = {
@@ -39,27 +39,33 @@ def load_driver(uri: str) -> None:
 
 
 def open_store(uri: str) -> mlflow.MlflowClient:
-    """Make a client of the store. A new SQLite store is created first, which takes some seconds."""
+    """Make a client of the store. A new SQLite store is created first, which takes some seconds.
+
+    Raises:
+        DistillkitError: MLflow cannot use this SQLite store.
+        Exception: of MLflow, for example because the store does not answer or is locked.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # The shipper decides when to try again. MLflow would also repeat the request that creates a run, and create two.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    file = sqlite_file(uri)
-    if file is not None and file.is_file():
-        # MLflow would wait many minutes for a locked file.
-        with closing(sqlite3.connect(file, timeout=3)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Caused by MLflow's own use of SQLAlchemy.
         warnings.simplefilter("ignore", DeprecationWarning)
-
-        for name in ("mlflow.store.db.utils", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        if (file := sqlite_file(uri)) is not None:
+            sqlite.make(file, lambda path: mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}"))
+            sqlite.check(file)
         return mlflow.MlflowClient(tracking_uri=uri)
 
 
 def experiment_id(client: mlflow.MlflowClient, name: str, uri: str) -> str:
-    """The id of the experiment called `name`, which is created if there is none."""
+    """The id of the experiment called `name`, which is created if there is none.
+
+    Raises:
+        DistillkitError: the experiment was deleted.
+    """
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
@@ -69,6 +75,32 @@ def experiment_id(client: mlflow.MlflowClient, name: str, uri: str) -> str:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise
+    return _active(experiment)
+
+
+def check_experiment(client: mlflow.MlflowClient, number: str) -> str:
+    """Check that an experiment exists, and return its id.
+
+    Raises:
+        DistillkitError: there is none, or it was deleted.
+    """
+    try:
+        return _active(client.get_experiment(number))
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise DistillkitError(
+                f"the store has no experiment with the id {number}, which MLFLOW_EXPERIMENT_ID had: create it, or "
+                "send the run to another store with distillkit track --uri"
+            ) from None
+        raise
+
+
+def _active(experiment: mlflow.entities.Experiment) -> str:
+    if experiment.lifecycle_stage != "active":
+        raise DistillkitError(
+            f"the experiment '{experiment.name}' was deleted in the store: restore it with "
+            f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        )
     return str(experiment.experiment_id)
 
 

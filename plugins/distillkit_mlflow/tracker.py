@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -19,22 +20,16 @@ from distillkit.component import Component
 from distillkit.errors import HIDDEN, DistillkitError, Mistake
 from distillkit.interfaces import RunInfo, Tracker
 from distillkit.interfaces.tracker import Status
-from distillkit_mlflow import store
-from distillkit_mlflow.folder import begin, end, read_config, read_record, tracker_table
+from distillkit_mlflow import sqlite, store
 from distillkit_mlflow.process import LINGER, Process
-from distillkit_mlflow.sync import EXPERIMENT, Sync, lock
-from distillkit_mlflow.uri import absolute, describe, mistake, redact_uri, scheme, sqlite_file
+from distillkit_mlflow.record import URI_VARIABLE, begin, choose_place, choose_store, end, read_record
+from distillkit_mlflow.sync import Sync, lock
+from distillkit_mlflow.uri import describe, mistake, redact_uri, scheme, sqlite_file
 
 _logger = logging.getLogger(__name__)
 
 PATIENCE = 4.0
 """Seconds that the end of a run waits for the store; documented are five."""
-
-MAKING = 120.0
-"""Seconds that the start of a run may wait for the creation of a SQLite store, which takes about ten."""
-
-ENVIRONMENT = "MLFLOW_TRACKING_URI"
-"""The environment variable with the complete URI, if the config has it without its credentials."""
 
 
 class MlflowTracker(Tracker):
@@ -51,46 +46,63 @@ class MlflowTracker(Tracker):
     class Options(Component.Options):
         """
         Attributes:
-            uri: the tracking store: `sqlite:///` + file, a database, or a tracking server. The artifacts
-                of a SQLite store are in mlartifacts/ beside it. The run's config.toml has `***` instead of a password.
-            experiment: the MLflow experiment that the run belongs to.
+            uri: the tracking store: `sqlite:///` + file, a database, or a tracking server. If left out:
+                MLFLOW_TRACKING_URI when the run is started, or `sqlite:///mlflow.db`. The artifacts of a SQLite store
+                are in mlartifacts/ beside it. The run's config.toml has `***` instead of a password.
+            experiment: the MLflow experiment that the run belongs to. If left out: MLFLOW_EXPERIMENT_NAME or
+                MLFLOW_EXPERIMENT_ID when the run is started, or `distillkit`.
         """
 
         # Without credentials in the resolved config, which is copied to files, parameters and model cards.
-        uri: Annotated[str, PlainSerializer(redact_uri)] = "sqlite:///mlflow.db"
-        experiment: str = EXPERIMENT
+        uri: Annotated[str, PlainSerializer(redact_uri)] | None = None
+        experiment: str | None = None
 
     options: Options
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self._folders: list[Path] = []
+        self._uri = ""
+        """The store, with its credentials, once a run has begun."""
         self._process: Process | None = None
         self._warned = False
 
-    @property
-    def _uri(self) -> str:
-        """The store, with its credentials."""
-        hidden = HIDDEN in self.options.uri
-        return absolute(os.environ.get(ENVIRONMENT, self.options.uri) if hidden else self.options.uri)
-
     def check(self) -> Iterator[Mistake]:
         """MLflow must support the store, and the folder of a SQLite file must exist."""
-        if HIDDEN in self._uri:
-            yield Mistake(
-                "uri",
-                f"has no credentials ({self.options.uri}): set {ENVIRONMENT} to the complete URI, or set "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD and leave the credentials out",
-            )
-        elif wrong := mistake(self._uri):
+        if wrong := self._wrong(choose_store(self.options.uri, None)):
             yield Mistake("uri", wrong)
+        if self.options.experiment is not None and not self.options.experiment.strip():
+            yield Mistake("experiment", f"must be a name (got '{self.options.experiment}')")
+
+    def _wrong(self, uri: str) -> str | None:
+        """The mistake in the URI of the chosen store; None if there is none."""
+        if HIDDEN in uri:
+            return (
+                f"has no credentials ({redact_uri(uri)}): set {URI_VARIABLE} to the complete URI, or set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD and leave the credentials out"
+            )
+        is_said = self.options.uri is not None or not os.environ.get(URI_VARIABLE)
+        return f"{'' if is_said else f'{URI_VARIABLE}: '}{wrong}" if (wrong := mistake(uri)) else None
+
+    def _choose(self, folder: Path) -> str:
+        """The store of a run, with its credentials.
+
+        Raises:
+            DistillkitError: the credentials are missing, or MLflow does not support the store.
+        """
+        uri = choose_store(self.options.uri, read_record(folder))
+        if wrong := self._wrong(uri):
+            raise DistillkitError(f"{folder}: tracker.uri: {wrong}")
+        return uri
 
     def start(self, run: RunInfo) -> None:
         """Write the run's record, and start the process that sends the run, with all its phases.
 
         Raises:
-            DistillkitError: the store's driver is not installed.
+            DistillkitError: the store's driver is not installed, or its credentials are missing.
         """
+        if not self._folders:
+            self._uri = self._choose(run.folder)
         try:
             store.load_driver(self._uri)
         except Exception as error:
@@ -102,17 +114,26 @@ class MlflowTracker(Tracker):
         plan = [
             {"steps": stage.steps, "updates": stage.updates, "evaluations": stage.all_evaluations} for stage in run.plan
         ]
-        self._guard(lambda: begin(run.folder, redact_uri(self._uri), plan))
+        self._guard(lambda: self._begin(run.folder, self._folders[0], plan))
         if len(self._folders) == 1:
             self._guard(self._start_process)
 
+    def _begin(self, folder: Path, whole: Path, plan: list[dict[str, int]] | None = None) -> None:
+        """Write the record of a run, or of a phase of the run `whole`, which has the same store and experiment."""
+        record = read_record(folder) or read_record(whole)
+        begin(folder, choose_place(self.options.uri, self.options.experiment, record), plan)
+
     def _start_process(self) -> None:
         file = sqlite_file(self._uri)
-        is_new = file is not None and not file.exists()
+        is_new = file is not None and sqlite.is_missing(file)
         self._process = Process(self._folders[0], self._uri)
         if is_new:
             # Creating it can take as long as a short run.
-            self._process.wait_until_ready(MAKING)
+            self._process.wait_until_ready(sqlite.MAKING)
+        elif file is not None:
+            # Checked here because a short run ends before the process has imported MLflow.
+            with suppress(sqlite3.Error):
+                sqlite.check(file, timeout=0)
 
     def sync(self) -> None:
         """Notify the process that there is something new."""
@@ -158,15 +179,11 @@ class MlflowTracker(Tracker):
             raise DistillkitError(
                 f"{folder}: is a phase of the run {whole}: send the whole run with distillkit track {whole}"
             )
-        record, uri = read_record(folder), self._uri
+        record, uri = read_record(folder), self._choose(folder)
         for each in (folder, *(config.parent for config in folder.glob("phases/*/config.toml"))):
             if not (each / "tracking.json").is_file():
                 # Made with another tracker.
-                begin(each)
-        is_own = redact_uri(self.options.uri) == tracker_table(read_config(folder)).get("uri")
-        if is_own and record is not None and record.store and sqlite_file(uri) is not None:
-            # The run may have been started in another working directory.
-            uri = record.store
+                self._begin(each, folder)
         sync = Sync(uri, folder, _logger.warning)
         try:
             # MLflow prints links, with the URI in them.
@@ -186,18 +203,21 @@ class MlflowTracker(Tracker):
         sent = ", ".join(f"{count} {what}{'s' if count != 1 else ''}" for what, count in sync.counts.items() if count)
         return f"{folder} -> {redact_uri(uri)}: {f'sent {sent}' if sent else 'nothing was missing'}"
 
-    def open_ui(self, port: int) -> None:
+    def open_ui(self, port: int, folder: Path | None = None) -> None:
         """Serve MLflow's UI on http://127.0.0.1:`port` until it is stopped (Ctrl-C).
 
         Raises:
-            DistillkitError: there is no store yet, it is a server that has a UI of its own, or the UI cannot start.
+            DistillkitError: there is no store yet or MLflow cannot use it, it is a server that has a UI of its own, or
+                the UI cannot start.
         """
-        uri = self._uri
+        uri = choose_store(self.options.uri, None) if folder is None else self._choose(folder)
         if scheme(uri) in ("http", "https"):
             raise DistillkitError(f"tracker.uri: {redact_uri(uri)} is a server with its own UI: open that address")
-        file = sqlite_file(uri)
-        if file is not None and not file.is_file():
-            raise DistillkitError(f"tracker.uri: no run was recorded in {redact_uri(uri)} yet: there is no {file}")
+        if (file := sqlite_file(uri)) is not None:
+            if sqlite.is_missing(file):
+                raise DistillkitError(f"tracker.uri: no run was recorded in {redact_uri(uri)} yet: there is no {file}")
+            with suppress(sqlite3.Error):
+                sqlite.check(file)
         # The URI is in the environment, because every user can see a command line and any password in it.
         environment = {
             "MLFLOW_DISABLE_TELEMETRY": "true",

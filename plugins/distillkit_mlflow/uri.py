@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from distillkit.errors import HIDDEN, QUERY, redact
+from distillkit.errors import HIDDEN, QUERY, DistillkitError, redact
 
 STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 """The stores of MLflow itself. Other packages add stores by an entry point."""
@@ -91,4 +91,4 @@ def mistake(uri: str) -> str | None:
 def describe(uri: str, error: Exception) -> str:
     """The message of a store's error, in one line and without credentials."""
     lines = redact_about(uri, str(error)).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:300]}"
+    return lines[0] if isinstance(error, DistillkitError) else f"{type(error).__name__}: {lines[0][:300]}"

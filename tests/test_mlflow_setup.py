@@ -1,0 +1,338 @@
+"""MLflow as its users set it up: its environment variables, shared SQLite stores, artifact stores of their own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from distillkit_mlflow import sqlite, store
+from distillkit_mlflow import tracker as tracking
+from distillkit_mlflow.folder import PictureReader
+from distillkit_mlflow.record import Record, choose_store
+from distillkit_mlflow.store import experiment_id, open_store
+from distillkit_mlflow.sync import Sync
+from distillkit_mlflow.tracker import MlflowTracker
+from distillkit_mlflow.uri import sqlite_file
+from helpers.run_folders import RunFolder
+
+from distillkit.errors import DistillkitError
+from distillkit.interfaces.tracker import Status
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+EVERY = {"run": {"name": "first", "method": "dsdi", "log_every": 1}}
+
+
+class Sender(MlflowTracker):
+    """Starts no process: the test has the run sent."""
+
+    def _start_process(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def client(store_uri: str) -> MlflowClient:
+    return open_store(store_uri)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TRACKING_URI", "EXPERIMENT_NAME", "EXPERIMENT_ID", "RUN_ID", "RUN_CONTEXT"):
+        monkeypatch.delenv(f"MLFLOW_{name}", raising=False)
+
+
+def record_run(folder: Path, status: Status = "killed", resumed: bool = False, **options: Any) -> MlflowTracker:
+    """A run of one update that begins and ends under the present environment."""
+    run, tracker = RunFolder(folder, EVERY), Sender(MlflowTracker.Options(**options))
+    tracker.start(run.info(resumed=resumed))
+    run.update(1)
+    tracker.finish(status)
+    return tracker
+
+
+def find(client: MlflowClient, uri: str, folder: Path) -> Run:
+    return client.get_run(json.loads((folder / "mlflow.json").read_text())[uri])
+
+
+@pytest.mark.parametrize(
+    ("written", "environment", "record", "chosen"),
+    [
+        ("http://a", "http://b", None, "http://a"),
+        (None, "http://b", None, "http://b"),
+        (None, None, None, "sqlite:///{}/mlflow.db"),
+        (None, "", None, "sqlite:///{}/mlflow.db"),
+        # A run that has begun stays where it is, from whatever folder and shell.
+        (None, "http://b", (None, "http://a"), "http://a"),
+        (None, None, (None, "sqlite:////elsewhere/mlflow.db"), "sqlite:////elsewhere/mlflow.db"),
+        ("sqlite:///x.db", None, ("sqlite:///x.db", "sqlite:////elsewhere/x.db"), "sqlite:////elsewhere/x.db"),
+        ("http://c", "http://b", (None, "http://a"), "http://c"),
+        # The credentials come from where they are.
+        (None, "http://u:p@a", (None, "http://***@a"), "http://u:p@a"),
+        ("http://u:p@a", None, ("http://***@a", "http://***@a"), "http://u:p@a"),
+        (None, None, (None, "http://***@a"), "http://***@a"),
+    ],
+)
+def test_config_then_environment_then_sqlite(
+    written: str | None,
+    environment: str | None,
+    record: tuple[str | None, str] | None,
+    chosen: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if environment is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", environment)
+    made = None if record is None else Record("id", 0, *record)
+    assert choose_store(written, made) == chosen.format(Path.cwd())
+
+
+def test_the_environment_at_the_start_counts(
+    store_uri: str, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of the environment")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
+    monkeypatch.setenv("MLFLOW_RUN_CONTEXT", '{"team": "blue"}')
+    record_run(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of another shell")
+    tracker = record_run(tmp_path, resumed=True)
+    tracker.send(tmp_path)
+    found = find(client, store_uri, tmp_path)
+    assert client.get_experiment(found.info.experiment_id).name == "of the environment"
+    assert found.data.tags["team"] == "blue"
+    assert {"mlflow.user", "mlflow.source.name", "mlflow.source.type"} <= found.data.tags.keys()
+
+    config = record_run(tmp_path / "config", uri=store_uri, experiment="of the config")
+    config.send(tmp_path / "config")
+    experiment = find(client, store_uri, tmp_path / "config").info.experiment_id
+    assert client.get_experiment(experiment).name == "of the config"
+
+
+def test_an_experiment_by_its_id(
+    store_uri: str, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = experiment_id(client, "numbered", store_uri)
+    for name, value in {"here": number, "nowhere": "987654"}.items():
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", value)
+        tracker = record_run(tmp_path / name, uri=store_uri)
+        if name == "here":
+            tracker.send(tmp_path / name)
+            assert find(client, store_uri, tmp_path / name).info.experiment_id == number
+        else:
+            with pytest.raises(DistillkitError, match="the store has no experiment with the id 987654"):
+                tracker.send(tmp_path / name)
+
+
+def test_a_run_that_the_environment_names_goes_on(
+    store_uri: str,
+    client: MlflowClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    theirs = client.create_run(experiment_id(client, "theirs", store_uri), run_name="theirs").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", theirs)
+    record_run(tmp_path / "one", uri=store_uri).send(tmp_path / "one")
+    found = find(client, store_uri, tmp_path / "one")
+    assert (found.info.run_id, found.info.run_name, found.info.status) == (theirs, "theirs", "KILLED")
+    assert (found.data.tags["method"], found.data.metrics["loss"]) == ("dsdi", 1.0)
+    with caplog.at_level(logging.WARNING, logger="distillkit_mlflow"):
+        record_run(tmp_path / "two", uri=store_uri).send(tmp_path / "two")
+        monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+        record_run(tmp_path / "three", uri=store_uri).send(tmp_path / "three")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"MLFLOW_RUN_ID: {theirs} belongs to another run folder, so a new one is created",
+        f"MLFLOW_RUN_ID: the store has no run {'0' * 32}, so a new one is created",
+    ]
+    ids = [find(client, store_uri, tmp_path / name).info.run_id for name in ("one", "two", "three")]
+    assert len(set(ids)) == 3
+
+
+def test_wrong_settings_name_where_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    [mistake] = MlflowTracker(MlflowTracker.Options()).check()
+    assert str(mistake).startswith("uri: MLFLOW_TRACKING_URI: MLflow has no file stores any more")
+    assert list(MlflowTracker(MlflowTracker.Options(uri="http://host")).check()) == []
+    [mistake] = MlflowTracker(MlflowTracker.Options(uri="http://host", experiment=" ")).check()
+    assert str(mistake) == "experiment: must be a name (got ' ')"
+
+
+def begin_in(uri: str) -> None:
+    client = open_store(uri)
+    client.create_run(experiment_id(client, "distillkit", uri))
+
+
+def test_several_processes_make_one_store(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    # Where a process that was killed had begun.
+    (tmp_path / "mlflow.db").touch()
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=begin_in, args=(uri,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    client = open_store(uri)
+    assert len(client.search_runs([experiment_id(client, "distillkit", uri)])) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+
+
+WRONG = {
+    "CREATE TABLE _alembic_tmp_latest_metrics (x)": "was left half made by an MLflow that was stopped",
+    "DELETE FROM alembic_version": "was left half made by an MLflow that was stopped",
+    "UPDATE alembic_version SET version_num = '451aebb31d03'": "was made by an older MLflow: make a copy of the file",
+    "UPDATE alembic_version SET version_num = 'ffffffffffff'": "was made by a newer MLflow: install that one",
+}
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_a_store_that_mlflow_cannot_use_is_told_from_a_good_one(store_uri: str, tmp_path: Path, change: str) -> None:
+    good, file = sqlite_file(store_uri), tmp_path / "mlflow.db"
+    assert good is not None
+    sqlite.check(good)
+    shutil.copy(good, file)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(change)
+        connection.commit()
+    with pytest.raises(DistillkitError) as caught:
+        open_store(f"sqlite:///{file}")
+    assert str(caught.value).startswith(f"{file} {WRONG[change]}")
+    with pytest.raises(DistillkitError, match=WRONG[change]):
+        MlflowTracker(MlflowTracker.Options(uri=f"sqlite:///{file}")).open_ui(5000)
+
+
+def test_a_file_that_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database " * 100)
+    with closing(sqlite3.connect(tmp_path / "other")) as connection:
+        connection.execute("CREATE TABLE cats (name)")
+    for name, said in {"text": "is not a SQLite database", "other": "is a database, but not one of MLflow's"}.items():
+        with pytest.raises(DistillkitError, match=f"{name} {said}: name another file"):
+            sqlite.check(tmp_path / name)
+
+
+def test_the_warning_of_a_short_run_says_why(
+    store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking, "PATIENCE", 0.1)
+    good, file = sqlite_file(store_uri), tmp_path / "mlflow.db"
+    assert good is not None
+    shutil.copy(good, file)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+        connection.commit()
+    run = RunFolder(tmp_path / "run", EVERY)
+    tracker = MlflowTracker(MlflowTracker.Options(uri=f"sqlite:///{file}"))
+    with caplog.at_level(logging.WARNING, logger="distillkit_mlflow"):
+        tracker.start(run.info())
+        tracker.finish("finished")
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert f"({file} was made by an older MLflow: make a copy of the file, then run: mlflow db upgrade" in warning
+
+
+def test_a_deleted_experiment_is_named(store_uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    number = experiment_id(client, "deleted", store_uri)
+    client.delete_experiment(number)
+    tracker = record_run(tmp_path, uri=store_uri, experiment="deleted")
+    with pytest.raises(DistillkitError) as caught:
+        tracker.send(tmp_path)
+    assert (
+        "(the experiment 'deleted' was deleted in the store: restore it with mlflow experiments restore "
+        f"--experiment-id {number})"
+    ) in str(caught.value)
+    client.restore_experiment(number)
+    assert tracker.send(tmp_path).endswith("sent 1 run, 5 points")
+
+
+def test_an_artifact_store_that_is_down_holds_back_nothing_else(
+    store_uri: str, client: MlflowClient, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "artifacts"
+    blocked.touch()
+    client.create_experiment("blocked", artifact_location=blocked.as_uri())
+    run = RunFolder(tmp_path / "run", EVERY)
+    tracker = Sender(MlflowTracker.Options(uri=store_uri, experiment="blocked"))
+    tracker.start(run.info())
+    run.update(1)
+    run.evaluation(1, 3.0)
+    sync = Sync(store_uri, run.path, print)
+    for update in (2, 3):
+        run.update(update)
+        with pytest.raises(OSError, match="artifacts"):
+            sync.send(over=False)
+        found = find(client, store_uri, run.path)
+        assert (found.data.metrics["loss"], found.data.params["run.name"]) == (update, "first")
+    run.end()
+    (run.path / "pipeline").mkdir()
+    tracker.finish("finished")
+    with pytest.raises(OSError, match="artifacts"):
+        sync.send(over=True)
+    assert find(client, store_uri, run.path).info.status == "FINISHED"
+    blocked.unlink()
+    assert tracker.send(run.path) == f"{run.path} -> {store_uri}: sent 2 pictures, 3 files"
+    assert tracker.send(run.path) == f"{run.path} -> {store_uri}: nothing was missing"
+
+
+class Counted:
+    """A client whose calls are counted."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+        self.calls: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls[name] = self.calls.get(name, 0) + 1
+        return getattr(self._client, name)
+
+
+def test_long_runs_take_calls_in_proportion(
+    store_uri: str, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sent at once, in two parts, or again: a call for each thousand points, two for each picture, none for others."""
+    counted = Counted(client)
+    monkeypatch.setattr(store, "open_store", lambda uri: counted)
+    run = RunFolder(tmp_path, EVERY)
+    Sender(MlflowTracker.Options(uri=store_uri)).start(run.info())
+    lines = [
+        json.dumps({"update": update, "loss": 1.0, "grad_norm": 1.0, "seconds": 0.1 * update, "learning_rate": 1e-5})
+        for update in range(1, 2001)
+    ]
+    (tmp_path / "journal.jsonl").write_text("\n".join(lines[:1000]) + "\n")
+    for update in range(1, 21):
+        run.evaluation(update, 1.0)
+    sync = Sync(store_uri, tmp_path, print)
+    sync.send(over=False)
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write("\n".join(lines[1000:]) + "\n")
+    sync.send(over=False)
+    Sync(store_uri, tmp_path, print).send(over=True)
+    # 4 × 2000 points, 20 of evaluations; the parameters.
+    assert counted.calls["log_batch"] == 5 + 4 + 1
+    assert counted.calls["log_artifact"] == 2 * 20
+    assert "get_metric_history" not in counted.calls
+    assert sum(counted.calls.values()) < 65
+    assert len((tmp_path / "mlflow.sent.jsonl").read_text().splitlines()) == 20
+    found = find(client, store_uri, tmp_path)
+    assert len(client.get_metric_history(found.info.run_id, "loss")) == 2000
+
+
+def test_new_pictures_are_found_without_a_look_at_the_others(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, EVERY)
+    reader = PictureReader(tmp_path)
+    run.picture("during/update-000001-steps-004.png", 1)
+    assert list(reader.new()) == []
+    for update in (1, 2):
+        run.evaluation(update, 1.0)
+        assert [(each.key, each.step) for each in reader.new()] == [("during/steps-4", update)]
+    assert list(reader.new()) == []
+    run.picture("during/update-000009-steps-004.png", 9)
+    assert [each.step for each in reader.all(finished=False)] == [1, 2, 9]
