@@ -11,9 +11,11 @@ from pathlib import Path
 import click
 import pytest
 import tomli_w
+import torch
 from click.testing import CliRunner
 from helpers.snippets import ROOT, blocks, parse, shell_commands
 from helpers.text_pipelines import stable_diffusion
+from safetensors.torch import save_file
 
 from distillkit import hookspecs
 from distillkit.cli.group import COMMANDS, cli
@@ -77,7 +79,7 @@ def test_command_line_page_names_everything() -> None:
         assert [option for option in options if option not in section] == [], name
 
 
-def test_architecture_shows_every_folder_and_floor() -> None:
+def test_architecture_shows_every_folder_and_layer() -> None:
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     core = [path.name for path in (ROOT / "distillkit").iterdir() if (path / "__init__.py").exists()]
     plugins = [path.name for path in (ROOT / "plugins").iterdir() if (path / "__init__.py").exists()]
@@ -122,12 +124,12 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name, text in {
         "unet/config.json": '{"_class_name": "UNet2DModel"}',
-        "unet/diffusion_pytorch_model.safetensors": "",
         "scheduler/scheduler_config.json": "{}",
     }.items():
         file = tmp_path / "my-pipeline" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "my-pipeline/unet/diffusion_pytorch_model.safetensors")
     stable_diffusion(tmp_path / "my-stable-diffusion")
     (tmp_path / "prompts.txt").write_text("a cat\n", encoding="utf-8")
     (tmp_path / "my-pictures").mkdir()

@@ -38,9 +38,9 @@ def test_nothing_is_found(words: str) -> None:
         (
             "distillkit/noise/path.py",
             "import distillkit.interfaces",
-            "Floors: each may import only what stands below it",
+            "Layers: each may import only those below it",
         ),
-        ("distillkit/extra.py", "x = 1", "Floors: each may import only what stands below it"),
+        ("distillkit/extra.py", "x = 1", "Layers: each may import only those below it"),
         ("distillkit/training/loop.py", "import distillkit_dsd", "The core knows no plugin"),
         (
             "plugins/distillkit_pd/presets.py",

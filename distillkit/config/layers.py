@@ -125,23 +125,29 @@ def assign(tables: dict[str, Any], assignments: Iterable[Assignment]) -> list[Mi
     return [Mistake("--set", f"{a.key}: {fault}") for a in in_order if (fault := _assign(tables, a.parts, a.value))]
 
 
-def _assign(here: Any, parts: list[str | int], value: Any) -> str | None:
-    """Set one value. Returns the fault, if there is one."""
+def _assign(tables: dict[str, Any], parts: list[str | int], value: Any) -> str | None:
+    """Set one value. Returns the fault, if there is one; the tables then stay as they are."""
+    entry: Any = tables
     for i, part in enumerate(parts):
         name = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts[:i]).lstrip(".")
         if isinstance(part, int):
-            if not isinstance(here, list) or part >= len(here):
-                count = len(here) if isinstance(here, list) else 0
+            if not isinstance(entry, list) or part >= len(entry):
+                count = len(entry) if isinstance(entry, list) else 0
                 return f"'{name}' has no entry [{part}]; it has {count}, counted from 0"
-        elif isinstance(here, list):
+        elif isinstance(entry, list):
             return f"'{name}' is a list; name an entry, as in {name}[0].{part}"
-        elif not isinstance(here, dict):
-            return f"'{name}' is not a table (it is {here!r})"
-        if i < len(parts) - 1:
-            here = here[part] if isinstance(part, int) else here.setdefault(part, {})
-        elif part == "type" and here.get("type") != value:
-            here.clear()
-    here[parts[-1]] = value
+        elif not isinstance(entry, dict):
+            return f"'{name}' is not a table (it is {entry!r})"
+        last = i == len(parts) - 1
+        if last and part == "type" and entry.get("type") != value:
+            entry.clear()
+        if last:
+            entry[part] = value
+        elif isinstance(part, int):
+            entry = entry[part]
+        else:
+            # A table that is not there is made, unless an entry of it is named: then there is none.
+            entry = entry.get(part, []) if isinstance(parts[i + 1], int) else entry.setdefault(part, {})
     return None
 
 

@@ -99,7 +99,7 @@ class Stateful(Component):
 
 
 class Source(Stateful):
-    """Hands out the jumps that the student is taught on."""
+    """Draws the jumps on which the student is trained."""
 
     class Options(Component.Options):
         """
@@ -211,7 +211,7 @@ class Teacher(Stateful):
 
 
 class Target(Stateful):
-    """Turns the teacher's predictions along a jump's fine steps into the x̂ that the jump should have used."""
+    """Makes the target x̂ of a jump from the teacher's predictions along its fine steps."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """Optional. What the source must give: "data" (it reads `jumps.data`), "walk" (it keeps something of a sample from

@@ -22,7 +22,8 @@ class OptimizerTable(StrictModel):
 
     Attributes:
         learning_rate: initial learning rate, after the warm-up.
-        final_learning_rate: learning rate at the last update; constant if left out.
+        final_learning_rate: what the learning rate falls towards: it is reached one update after the last. Constant if
+            left out.
         shape: of the decay between the two: half a "cosine", or "linear".
         decay: once over the "run", or anew in each "stage" (Salimans & Ho 2022: linear to 0 in each).
         warmup: updates over which the learning rate rises linearly from 0.

@@ -48,7 +48,7 @@ class Loss(Component):
     options: Options
 
     def setup(self, path: NoisePath) -> None:
-        """Called once, before the first update, with the noise path."""
+        """Optional. Called once, before the first update, with the noise path."""
 
     @abstractmethod
     def per_sample(self, jumps: JumpBatch, student: Prediction, goal: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from distillkit.noise import Predictor
 
 
 class PrecomputingSource(Source):
-    """A source that asks the undistilled teacher for something before the first update."""
+    """A source that evaluates the undistilled teacher before the first update."""
 
     @abstractmethod
     def evaluations_before(self, stages: Sequence[Stage]) -> int:

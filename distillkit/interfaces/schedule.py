@@ -46,7 +46,7 @@ class Schedule(Component):
         """The stages in order: (N_i, the stage's share of the updates). Shares are relative; any sum will do."""
 
     def plan(self, updates: int, trajectory: Callable[[int], int]) -> list[Stage]:
-        """Divide `updates` parameter updates among the stages, exactly.
+        """Optional. Divide `updates` parameter updates among the stages, exactly.
 
         Args:
             updates: P, all parameter updates of the run.
@@ -77,7 +77,7 @@ class Schedule(Component):
         return [*stages, Stage(shares[-1][0], updates - given)]
 
     def ending_at(self, steps: int) -> Mapping[str, Any] | None:
-        """Options with which the last stage has N = `steps`, whatever it is now, the other options being as they are.
+        """Optional. Options with which the last stage has N = `steps`, the other options being as they are.
 
         `distillkit distill` asks for them. A schedule that falls begins at four times as many at least, so that the
         student also learns what takes twice and four times as many steps.
@@ -88,7 +88,7 @@ class Schedule(Component):
         return None
 
     def watches(self, steps: int) -> str | None:
-        """Which score decides when a stage is over whose student samples in `steps` steps. By default none.
+        """Optional. Which score ends a stage whose student samples in `steps` steps. By default none.
 
         Returns:
             "fd-fashion/steps-4", or "steps-4" for the first metric at 4 steps; None for none. The config's checks see
@@ -97,7 +97,7 @@ class Schedule(Component):
         return None
 
     def is_over(self, stage: Stage, done: int, scores: Sequence[float]) -> bool:
-        """Whether the stage ends before its updates are used up. By default it does not.
+        """Optional. Whether the stage ends before its updates are used up. By default it does not.
 
         Asked before every update of a stage that has been evaluated (`evaluation.every`). It must follow from the
         arguments alone: a resumed run asks again.

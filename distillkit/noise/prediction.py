@@ -55,7 +55,7 @@ class Condition:
         return cls(inputs, null or None, tensors.get("guidance"))
 
     def mixed(self) -> Condition:
-        """The same for a network that does not know yet what the scale that it is told means: guidance by mixing."""
+        """The same, guided by mixing two predictions: for a network whose input for the scale is not trained yet."""
         return replace(self, guidance=self.inputs[GUIDANCE])
 
 

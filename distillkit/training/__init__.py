@@ -1,1 +1,1 @@
-"""Carries out a run: parts assembled, the loop, checkpoints, and what is left when it is over."""
+"""Runs: phases, the training loop, checkpoints, scores and export."""

@@ -17,10 +17,10 @@ from distillkit.training.checks import check_data, check_model
 
 @dataclass(frozen=True)
 class Parts:
-    """What the loop works with.
+    """What the training loop works with.
 
     Attributes:
-        components: the components, with components that are set up.
+        components: the run's components; the model is loaded, and `prepare` sets up the others.
         student: the network that is trained.
         plan: the stages.
     """

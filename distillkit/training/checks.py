@@ -20,7 +20,7 @@ def check_model(
     """The mistakes in a config that can be seen once the model is loaded.
 
     Args:
-        components: the components; the model is loaded.
+        components: the run's; the model is loaded.
         path: the model's noise path, with the config's grid.
         plan: the stages.
         earlier: the phases before this one.

@@ -40,6 +40,10 @@ class Position:
     scores: list[dict[str, float]] = field(default_factory=list)
     rollbacks: int = 0
 
+    def roll_back_to(self, earlier: Position) -> None:
+        """Take an earlier position's values, in place, and count the rollback."""
+        vars(self).update(vars(earlier) | {"rollbacks": self.rollbacks + 1})
+
 
 class NoBatch(DistillkitError):
     """The data could not be read."""
@@ -97,8 +101,8 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
 
     # Dropout draws from the global random state; each rank has its own.
     rank = distributed.rank() if distributed.active else 0
-    seed_everything = generator(components.run.seed, position.update, f"network {rank}" if rank else "network")
-    torch.manual_seed(seed_everything.initial_seed())
+    dropout = generator(components.run.seed, position.update, f"network {rank}" if rank else "network")
+    torch.manual_seed(dropout.initial_seed())
 
     learning_rate = 0.5**position.rollbacks * learning_rate_at(
         components.optimizer, (position.update, total), (position.done, stage.updates)

@@ -170,18 +170,18 @@ class Training:
 
     def _roll_back(self, error: Diverged) -> None:
         """Go back to the newest checkpoint, at half the learning rate."""
-        position, rollbacks = self._position, self._position.rollbacks + 1
+        position = self._position
         # There is one, at the latest that from before the first update.
         newest = checkpoint.find(self._folder.checkpoints, self._parts, self._reporter.say)
         if newest is None:
             raise error
-        # In place, as others hold the position; and saved, so that a resumed run knows of the rollback.
-        vars(position).update(vars(checkpoint.restore(newest, self._parts)) | {"rollbacks": rollbacks})
+        position.roll_back_to(checkpoint.restore(newest, self._parts))
+        # So that a resumed run knows of the rollback.
         self._open_records()
         self._save()
         self._reporter.say(
             f"{error}; going back to update {position.update}, "
-            f"at {0.5**rollbacks:g} of the learning rate (rollback {rollbacks} of {ROLLBACKS})"
+            f"at {0.5**position.rollbacks:g} of the learning rate (rollback {position.rollbacks} of {ROLLBACKS})"
         )
 
     def _how_to_go_on(self) -> str:

@@ -118,7 +118,8 @@ class MergedSteps(Target):
 class Trajectory(Source):
     """Walks from noise to data, a jump a draw, and begins again (Algorithm 2).
 
-    A walk whose next place is not finite begins anew where it began, and ends when it would have ended.
+    If the next state of a walk is not finite, the walk restarts from its own noise. It takes only the jumps that are
+    left of it, so that the samples of a batch stay in step.
 
     All samples of a batch walk in step; staggered, they stand at different positions, so that one update sees many
     noise levels (the paper names samples that are not independent as its limitation).
@@ -163,8 +164,8 @@ class Trajectory(Source):
         self._mine = self.shard(torch.arange(batch))
         self._z = torch.zeros(len(self._mine), 1, 1, 1)
         self._condition = Condition()
-        # Where their walks began, and how many jumps they are behind `_position` since they began anew: known to the
-        # device alone, so that nobody waits to see whether a place is finite.
+        # The noise at which their walks began, and how many jumps a restart has put them behind `_position`. These stay
+        # on the device: reading there whether a state is finite would make the host wait.
         self._start = self._z
         self._behind = torch.zeros(len(self._mine), dtype=torch.long)
 
@@ -173,11 +174,11 @@ class Trajectory(Source):
         over = self._left == 0
         if over.any():
             self._begin(over, generator)
-        place = self._place(self._z.device) - self._behind
-        self._times = self._times.to(place.device)
+        jump = self._position_on(self._z.device) - self._behind
+        self._times = self._times.to(jump.device)
         self._position = torch.where(self._left == 1, 0, self._position + 1)
         self._left -= 1
-        return JumpBatch(self._z, self._times[place].T.contiguous(), self._condition)
+        return JumpBatch(self._z, self._times[jump].T.contiguous(), self._condition)
 
     def _begin(self, over: torch.Tensor, generator: torch.Generator) -> None:
         """New noise and conditions for the samples in the mask `over`, [B] of all processes."""
@@ -198,15 +199,15 @@ class Trajectory(Source):
         self._length = torch.where(over, len(self._times), self._length)
 
     def advance(self, z_next: torch.Tensor) -> None:
-        """Go on from where the fine steps landed; where that is not finite, from the walk's beginning."""
+        """Go on from where the fine steps landed, or restart a walk whose state is not finite."""
         device, finite = z_next.device, z_next.isfinite().flatten(1).all(1)
         if self._z.device != device:
             self._condition = self._condition.to(device)
         self._z = torch.where(finite.view(-1, 1, 1, 1), z_next, self._start.to(device))
-        self._behind = torch.where(finite, self._behind.to(device), self._place(device))
+        self._behind = torch.where(finite, self._behind.to(device), self._position_on(device))
 
-    def _place(self, device: torch.device) -> torch.Tensor:
-        """`_position` there; what is copied without being waited for has been read by then, as it is not pinned."""
+    def _position_on(self, device: torch.device) -> torch.Tensor:
+        """`_position` of this process's samples. It is not pinned memory, so the copy has read it when this returns."""
         return self._position[self._mine].to(device, non_blocking=True)
 
     def state_dict(self) -> Mapping[str, torch.Tensor]:
