@@ -391,6 +391,7 @@ def test_two_runs_that_fill_one_cache_keep_each_others_shards() -> None:
         '{"origin": null, "shards": {}}',
         '{"origin": [], "shards": {}}',
         '{"origin": {}, "shards": {"a": 1}}',
+        '{"origin": {}, "shards": {}, "format": 2}',
     ],
 )
 def test_a_manifest_that_is_none(text: str) -> None:

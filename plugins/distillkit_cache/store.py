@@ -9,8 +9,9 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from distillkit.component import StrictModel
 from distillkit.errors import DistillkitError
 from distillkit.files import replacing
 from distillkit.interfaces import Teacher
@@ -88,14 +89,14 @@ def _short(value: Any) -> str:
 MANIFEST = "manifest.json"
 
 
-class Known(BaseModel):
+class Known(StrictModel):
     """The manifest's entry of a shard."""
 
     trajectories: int
     sha256: str
 
 
-class Manifest(BaseModel):
+class Manifest(StrictModel):
     """manifest.json."""
 
     origin: dict[str, Any]

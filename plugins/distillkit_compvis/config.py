@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from distillkit.component import StrictModel
 from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit_compvis.messages import short
 
@@ -36,19 +37,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
-class Part(BaseModel):
-    """Ignores unknown keys, which only training uses."""
+class Part(StrictModel):
+    """Ignores unknown keys, which only training uses. A network's own, which would change it, are refused."""
 
-    model_config = ConfigDict(frozen=True)
-
-
-class Network(BaseModel):
-    """Refuses unknown keys, which would change the network."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="ignore")
 
 
-class Unet(Network):
+class Unet(StrictModel):
     """`UNetModel`. The width of a head is `num_head_channels`, or the layer's width over `num_heads`."""
 
     image_size: Size
@@ -97,7 +92,7 @@ class Unet(Network):
         return self
 
 
-class Autoencoder(Network):
+class Autoencoder(StrictModel):
     """Encoder and decoder, `ddconfig`."""
 
     z_channels: Size
@@ -160,7 +155,7 @@ class Diffusion(Part):
     beta_schedule: Literal["linear"] = "linear"
     parameterization: Literal["eps"] = "eps"
     conditioning_key: Literal["crossattn"] | None = None
-    scale_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    scale_factor: Annotated[float, Field(gt=0)] = 1.0
     scale_by_std: Literal[False] = False
 
     @property

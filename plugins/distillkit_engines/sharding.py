@@ -14,7 +14,7 @@ import torch.distributed.tensor
 from distillkit import distributed
 
 
-def shard_network(network: torch.nn.Module, device: torch.device) -> None:
+def shard_network(network: torch.nn.Module, device: torch.device) -> torch.distributed.fsdp.FSDPModule:
     """Shard a network on `device` (FSDP2). Its blocks, the modules in its `ModuleList`s, are gathered one at a time."""
     mesh = torch.distributed.device_mesh.init_device_mesh(device.type, (distributed.world_size(),))
     for module in [*network.modules()]:
@@ -23,7 +23,7 @@ def shard_network(network: torch.nn.Module, device: torch.device) -> None:
                 # The blocks within a block come with it.
                 if not _within(network, block):
                     torch.distributed.fsdp.fully_shard(block, mesh=mesh)
-    torch.distributed.fsdp.fully_shard(network, mesh=mesh)
+    return torch.distributed.fsdp.fully_shard(network, mesh=mesh)
 
 
 def _within(network: torch.nn.Module, block: torch.nn.Module) -> bool:
@@ -32,12 +32,6 @@ def _within(network: torch.nn.Module, block: torch.nn.Module) -> bool:
         for other in network.modules()
         if isinstance(other, torch.distributed.fsdp.FSDPModule)
     )
-
-
-def set_gradient_sync(network: torch.nn.Module, on: bool) -> None:
-    """Whether the next backward pass reduces gradients over the processes."""
-    assert isinstance(network, torch.distributed.fsdp.FSDPModule)
-    network.set_requires_gradient_sync(on)
 
 
 def local_shard(weight: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
+import torch.distributed.fsdp
 from pydantic import Field
 
 from distillkit import distributed
@@ -20,7 +21,7 @@ from distillkit_engines.common import (
     make_adamw,
     nan_unless_finite,
 )
-from distillkit_engines.sharding import Replica, fill, set_gradient_sync, shard_network, unshard
+from distillkit_engines.sharding import Replica, fill, shard_network, unshard
 
 
 class TorchEngine(Engine):
@@ -52,7 +53,7 @@ class TorchEngine(Engine):
     options: Options
 
     # Before `prepare`, and in a single process.
-    _sharded: torch.nn.Module | None = None
+    _sharded: torch.distributed.fsdp.FSDPModule | None = None
     _ddp: torch.nn.parallel.DistributedDataParallel | None = None
 
     @property
@@ -83,8 +84,7 @@ class TorchEngine(Engine):
         self._module, self._optimizer_table = module.to(self.device), optimizer
         if self._fsdp:
             self._replica = Replica(module, network)
-            shard_network(network, self.device)
-            self._sharded = network
+            self._sharded = shard_network(network, self.device)
         elif distributed.world_size() > 1:
             self._module = self._ddp = torch.nn.parallel.DistributedDataParallel(
                 module,
@@ -105,7 +105,7 @@ class TorchEngine(Engine):
         """Gradients are reduced over the processes with the last of the accumulated batches only."""
         last = self._accumulated + 1 == self._optimizer_table.accumulate
         if self._sharded is not None:
-            set_gradient_sync(self._sharded, last)
+            self._sharded.set_requires_gradient_sync(last)
         elif self._ddp is not None and not last:
             return self._ddp.no_sync()
         return nullcontext()

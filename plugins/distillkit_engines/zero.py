@@ -93,8 +93,7 @@ class MasterWeights:
         return gathered
 
     def _get(self, weight: torch.nn.Parameter) -> torch.Tensor:
-        full = self._own[weight] if self._own else deepspeed.utils.safe_get_full_fp32_param(weight)
-        assert full is not None  # it is trained
+        full: torch.Tensor = self._own[weight] if self._own else deepspeed.utils.safe_get_full_fp32_param(weight)
         return full.detach()
 
     @torch.no_grad()

@@ -87,10 +87,8 @@ def load_classifier(path: Path = WEIGHTS) -> Classifier:
 
 
 def save_reference(statistics: FeatureStatistics, kept: Tensor, path: Path) -> None:
-    """Write the statistics, with the features at the indices `kept` [n] in half precision."""
-    assert statistics.features is not None
-    tensors = {"mean": statistics.mean, "covariance": statistics.covariance}
-    tensors["features"] = statistics.features[kept].half()
+    """Write the statistics without their features, and some of these, `kept` [n, 128], in half precision."""
+    tensors = {"mean": statistics.mean, "covariance": statistics.covariance, "features": kept.half()}
     save_file(tensors, path, {"count": str(statistics.count), "hash": statistics.hash})
 
 

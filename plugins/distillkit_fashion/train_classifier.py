@@ -104,7 +104,7 @@ def main(data: Path, output: Path, seed: int, epochs: int) -> None:
     features, _ = extract(network, images)
     statistics = FeatureStatistics.of(features, None, sha256(images.numpy().tobytes()))
     kept = torch.randperm(len(features), generator=generator(seed, "kept features"))[:KEPT]
-    save_reference(statistics, kept, output / "reference.safetensors")
+    save_reference(statistics, features[kept], output / "reference.safetensors")
     provenance = {
         "what": "classifier of Fashion-MNIST; its 128 penultimate features score samples",
         "made_by": "python -m distillkit_fashion.train_classifier",

@@ -45,9 +45,8 @@ class Dit(TableFamily):
 
     def load(self) -> None:
         """Load the transformer and the autoencoder."""
-        assert self.folder is not None  # a new network is a U-Net
-        folder = self.folder.part("transformer")
-        self.network = networks.load(self.folder.weights("transformer"), diffusers.DiTTransformer2DModel)
+        folder = self.saved.part("transformer")
+        self.network = networks.load(self.saved.weights("transformer"), diffusers.DiTTransformer2DModel)
         self.scheduler = self.scheduler_config()
         self.read_scheduler()
         config = networks.config(self.network)
@@ -58,10 +57,10 @@ class Dit(TableFamily):
                 f"model.path: the network in {folder} makes {made} channels of {channels}; expected as many, or twice "
                 "as many (with a variance)"
             )
-        self._autoencoder = Autoencoder.load(self.folder.weights("vae"), self.options.scaling_factor)
+        self._autoencoder = Autoencoder.load(self.saved.weights("vae"), self.options.scaling_factor)
         if (found := self._autoencoder.channels) != channels:
             raise DistillkitError(
-                f"model.path: the autoencoder in {self.folder.part('vae')} makes latents of {found} channels, and the "
+                f"model.path: the autoencoder in {self.saved.part('vae')} makes latents of {found} channels, and the "
                 f"network takes {channels}"
             )
         self.classes = config["num_embeds_ada_norm"]
@@ -87,10 +86,9 @@ class Dit(TableFamily):
 
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a DiTPipeline, with the autoencoder and the names of the classes unchanged."""
-        assert self.folder is not None
         scheduler, sampling = self.write_scheduler(export)
         pipeline = diffusers.DiTPipeline(network, self._autoencoder.network, scheduler)
-        if (names := self.folder.index.get("id2label")) is not None:
+        if (names := self.saved.index.get("id2label")) is not None:
             # diffusers does not save them.
             pipeline.register_to_config(id2label=names)
         save(pipeline, folder, model_card(export, pipeline, DIT, sampling))

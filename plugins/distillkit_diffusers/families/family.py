@@ -53,6 +53,17 @@ class Family(ABC):
         self.options = options
         self.folder = folder
 
+    @property
+    def saved(self) -> PipelineFolder:
+        """The folder, in a family that builds no new networks.
+
+        Raises:
+            DistillkitError: there is none.
+        """
+        if self.folder is None:
+            raise DistillkitError(f"model.path: is required: {type(self).__name__} builds no new networks")
+        return self.folder
+
     def check(self) -> Iterator[Mistake]:
         """Mistakes in the options, and in the folder's files before they are loaded. Keys are names of options."""
         known = {"path", "scheduler"} | ({"variant", "subfolder"} if self.folder else set())

@@ -28,16 +28,15 @@ class Latent(Pixel):
     def load(self) -> None:
         """Load the U-Net and the autoencoder."""
         super().load()
-        assert self.folder is not None  # a new network is in pixel space
-        self.autoencoder = Autoencoder.load(self.folder.weights("vqvae"), self.options.scaling_factor)
+        self.autoencoder = Autoencoder.load(self.saved.weights("vqvae"), self.options.scaling_factor)
         if (channels := self.autoencoder.channels) != self.sample_shape[0]:
             raise DistillkitError(
-                f"model.path: the autoencoder in {self.folder.part('vqvae')} makes latents of {channels} channels, and "
+                f"model.path: the autoencoder in {self.saved.part('vqvae')} makes latents of {channels} channels, and "
                 f"the U-Net takes {self.sample_shape[0]}"
             )
         if self.classes is not None:
             raise DistillkitError(
-                f"model.path: the U-Net in {self.folder.part('unet')} takes {self.classes} classes, which an "
+                f"model.path: the U-Net in {self.saved.part('unet')} takes {self.classes} classes, which an "
                 "LDMPipeline cannot give it"
             )
 
@@ -69,8 +68,7 @@ class ClassLatent(TableFamily):
 
     def load(self) -> None:
         """Load the three parts, and check that they fit together."""
-        options, folder = self.options, self.folder
-        assert folder is not None  # a new network is in pixel space
+        options, folder = self.options, self.saved
         self.network = networks.load(folder.weights("unet"), diffusers.UNet2DConditionModel)
         config = networks.config(self.network)
         networks.check(config)

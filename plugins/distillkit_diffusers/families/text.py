@@ -52,16 +52,15 @@ class Text(Family):
 
     def load(self) -> None:
         """Load the network and the autoencoder, and encode the prompts."""
-        assert self.folder is not None  # new networks are in pixel space
-        network_folder = self.folder.part(self.distilled)
+        network_folder = self.saved.part(self.distilled)
         network_class = getattr(diffusers, self.parts[self.distilled][0])
-        self.network = networks.load(self.folder.weights(self.distilled), network_class)
+        self.network = networks.load(self.saved.weights(self.distilled), network_class)
         self.config = networks.config(self.network)
-        self.autoencoder = Autoencoder.load(self.folder.weights("vae"))
+        self.autoencoder = Autoencoder.load(self.saved.weights("vae"))
         channels = self.autoencoder.channels
         if self.channels != channels:
             raise DistillkitError(
-                f"model.path: the autoencoder in {self.folder.part('vae')} makes latents of {channels} channels, and "
+                f"model.path: the autoencoder in {self.saved.part('vae')} makes latents of {channels} channels, and "
                 f"the network in {network_folder} takes {self.channels}"
             )
         self.sample_shape = (channels, *self._latent_size())
@@ -104,10 +103,9 @@ class Text(Family):
         return height // factor, width // factor
 
     def _encode_prompts(self) -> None:
-        assert self.folder is not None
         encoders = {name: classes[0] for name, classes in self.parts.items() if name.startswith("text_encoder")}
         others = {self.distilled: self.network, **self.for_encoding}
-        pipeline = frozen.load_text_encoders(self.folder, getattr(diffusers, self.pipeline), encoders, others)
+        pipeline = frozen.load_text_encoders(self.saved, getattr(diffusers, self.pipeline), encoders, others)
         self.prompts = read_prompts(self.options)
         self.classes = len(self.prompts)
         with torch.no_grad():
@@ -161,14 +159,13 @@ class Text(Family):
 
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write the pipeline with another network and another scheduler."""
-        assert self.folder is not None
         scheduler, sampling = self.write_scheduler(export)
         snippet = text_conditional(self.prompts[0], {"num_inference_steps": export.steps} | self.call(export))
         taken = self.guidance_input
         scales = None if taken is None else (taken.low, taken.high)
         stock = getattr(diffusers, self.pipeline)
         text = model_card(export, stock, snippet, sampling, scales, "text-to-image")
-        save_over(self.folder, {self.distilled: network, "scheduler": scheduler}, folder, text)
+        save_over(self.saved, {self.distilled: network, "scheduler": scheduler}, folder, text)
 
     def call(self, export: Export) -> dict[str, Any]:
         """The pipeline's arguments, besides a prompt and the steps, for sampling as it was trained."""
