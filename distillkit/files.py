@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -10,7 +12,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from filelock import BaseFileLock, FileLock, SoftFileLock
 from safetensors import SafetensorError
 
 from distillkit.errors import DistillkitError
@@ -19,6 +23,10 @@ OWNER = ".owner"
 """The file in a folder of `aside` that the process which made the folder keeps locked."""
 ASIDE = re.compile(r"\..+\.[a-z0-9_]{8}\.partial")
 """The names of folders that `aside` makes."""
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What file systems without locks answer, such as some NFS and FUSE ones."""
+
+_logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -136,7 +144,7 @@ def replace(temporary: Path, path: Path) -> None:
             for name in files:
                 flush(Path(folder, name))
             flush(Path(folder))
-        if path.exists():
+        if os.path.lexists(path):
             remove(old)
             path.rename(old)
     else:
@@ -152,7 +160,7 @@ def recover(folder: Path) -> None:
     for old in folder.glob(".*.old"):
         path = folder / old.name.removeprefix(".").removesuffix(".old")
         if path.exists():
-            shutil.rmtree(old)
+            remove(old)
         else:
             old.rename(path)
 
@@ -163,6 +171,45 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def open_in_place(path: Path, mode: str) -> Any:
+    """Open a file to change it in place, as `open` does (UTF-8). A link is not followed: it may lead anywhere.
+
+    Raises:
+        OSError: it is a link (ELOOP), or cannot be opened.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+    return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=opener)
+
+
+def links(folder: Path) -> Iterator[Path]:
+    """The symbolic links in a folder and the folders below it, in order."""
+    for top, folders, names in os.walk(folder):
+        yield from filter(Path.is_symlink, (Path(top, name) for name in sorted(folders + names)))
+
+
+def file_lock(path: Path) -> BaseFileLock:
+    """A lock that the operating system releases when the process ends; a link at its path is not followed.
+
+    On a file system without locks it is a second file beside `path`, with a warning: one that a crashed machine left
+    has to be deleted.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            owner = path.with_name(f"{path.name}{OWNER}")
+            _logger.warning("%s: this file system has no locks (%s); using the file %s", path, error.strerror, owner)
+            return SoftFileLock(owner)
+        # Any other error means that it is locked, or comes again.
+    finally:
+        os.close(handle)
+    return FileLock(path)
 
 
 def flush(path: Path) -> None:
@@ -192,4 +239,6 @@ def writing(path: Path) -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """Why a file could not be read or written, in a few words: libraries raise errors of their own for a full disk."""
+    if getattr(error, "errno", None) == errno.ELOOP:
+        return "it is a link, which is not followed"
     return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +209,37 @@ def test_parts_that_are_missing(tmp_path: Path) -> None:
         f"model.path: the autoencoder in {folder}/vae makes latents of 4 channels, and the network in {folder}/unet "
         "takes 9"
     )
+
+
+@pytest.mark.parametrize("part", ["text_encoder/private.json", "tokenizer"])
+def test_links_that_lead_out_of_the_folder(tmp_path: Path, part: str) -> None:
+    """An export would copy what they lead to."""
+    folder = tmp_path / "teacher"
+    stable_diffusion(folder)
+    outside = tmp_path / "outside"
+    if part == "tokenizer":
+        (folder / part).rename(outside)
+    else:
+        outside.write_text("{}", encoding="utf-8")
+    (folder / part).symlink_to(outside)
+    assert mistakes(folder) == (
+        f"model.path: {folder}/{part}: is a link that leads out of the folder, to {outside}, and the export would copy "
+        "what is there; put a copy in its place, if you trust it"
+    )
+
+
+def test_links_of_the_hub_s_cache(tmp_path: Path) -> None:
+    """Files are links to ../../../blobs. To another place they are refused there as well."""
+    folder = tmp_path / "models--someone--tiny/snapshots/0123abcd"
+    stable_diffusion(folder)
+    blobs = folder.parents[1] / "blobs"
+    blobs.mkdir()
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    for i, file in enumerate(files):
+        file.rename(blobs / str(i))
+        file.symlink_to(os.path.relpath(blobs / str(i), file.parent))
+    (folder.parents[1] / "private").touch()
+    (folder / "tokenizer/more.txt").symlink_to("../../../private")
+    found = mistakes(folder)
+    assert found.startswith(f"model.path: {folder}/tokenizer/more.txt: is a link that leads out of the folder")
+    assert found.count("is a link") == 1

@@ -50,7 +50,7 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
 
     def begin() -> None:
         for leftover in folder.glob(".*.partial"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            files.remove(leftover)
         temporary.mkdir(parents=True)
 
     def write() -> manifest.Entries:

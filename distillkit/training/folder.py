@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tomllib
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import tomli_w
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
 from distillkit import distributed
 from distillkit.errors import DistillkitError
-from distillkit.files import is_aside, sweep, write_text
+from distillkit.files import OWNER, file_lock, is_aside, links, reason, sweep, write_text
 
 FREE = ("run.log_every", "run.keep", "run.checkpoint_every", "run.checkpoint_minutes")
 """Keys that may differ when a run is resumed, because they change no weight."""
@@ -43,8 +45,7 @@ class RunFolder:
         self.lora = path / "lora"
         self.samples = path / "samples"
         self.best = path / "best.safetensors"
-        # The operating system releases the lock when the process dies.
-        self._lock = FileLock(path / LOCK, timeout=0)
+        self._lock: tuple[BaseFileLock, os.stat_result] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +53,8 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._lock.release()
+        if self._lock is not None:
+            self._lock[0].release()
 
     @property
     def finished(self) -> bool:
@@ -77,7 +79,7 @@ class RunFolder:
             # A run that was killed before it wrote its config leaves its lock, and a config that it was writing.
             taken = self.path.exists() and (
                 not self.path.is_dir()
-                or any(path.name != LOCK and not is_aside(path.name) for path in self.path.iterdir())
+                or any(name not in (LOCK, LOCK + OWNER) and not is_aside(name) for name in os.listdir(self.path))
             )
         except OSError as error:
             raise DistillkitError(f"{self.path}: cannot be read ({error.strerror})") from None
@@ -101,11 +103,12 @@ class RunFolder:
         def make() -> None:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
+                self._check_links()
                 self._acquire()
                 self._check_free()
                 write_text(self.config, tomli_w.dumps(tables))
             except OSError as error:
-                raise DistillkitError(f"{self.path}: cannot be written ({error.strerror})") from None
+                raise DistillkitError(f"{self.path}: cannot be written ({reason(error)})") from None
 
         distributed.on_main_process(make, self.path)
 
@@ -115,22 +118,50 @@ class RunFolder:
         Raises:
             DistillkitError: another run has locked it.
         """
+        lock = file_lock(self.path / LOCK)
         try:
-            self._lock.acquire()
+            lock.acquire(timeout=0)
         except Timeout:
             raise DistillkitError(
                 f"{self.path}: another run is using this folder; wait until it has ended, stop it, or give another "
                 "folder with --output"
             ) from None
+        self._lock = lock, os.lstat(lock.lock_file)
+
+    def check_lock(self) -> None:
+        """Check in the main process, before something is written, that this run still has the folder.
+
+        Raises:
+            DistillkitError: the lock's file was deleted, so that another run may have the folder by now.
+        """
+        if self._lock is None:
+            return
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(self._lock[0].lock_file), self._lock[1]):
+                return
+        raise DistillkitError(
+            f"{self.path / LOCK}: was deleted or replaced during the run, so that another run may be using the "
+            "folder: nothing more is written; see that there is none, and go on with --resume"
+        )
+
+    def _check_links(self) -> None:
+        """Check that nothing in the folder, which may be from somebody else, leads out of it.
+
+        Raises:
+            DistillkitError: there is a link.
+        """
+        for link in links(self.path):
+            raise DistillkitError(f"{link}: is a link, which a run's folder must not have: put what it leads to there")
 
     def check_idle(self) -> None:
         """Check that no run is using the folder.
 
         Raises:
-            DistillkitError: a run is.
+            DistillkitError: a run is, or the folder has links.
         """
+        self._check_links()
         try:
-            with self._lock:
+            with file_lock(self.path / LOCK).acquire(timeout=0):
                 pass
         except Timeout:
             raise DistillkitError(
@@ -154,12 +185,14 @@ class RunFolder:
             The keys that differ, without those in `FREE`.
 
         Raises:
-            DistillkitError: there is no run, another process is using it, or its config differs in other keys.
+            DistillkitError: there is no run, another process is using it, its config differs in other keys, or the
+                folder has links.
         """
 
         def take() -> dict[str, Any]:
             if not self.config.is_file():
                 raise DistillkitError(f"{self.path}: holds no run to resume (no config.toml)")
+            self._check_links()
             self._acquire()
             for folder in (self.path, self.samples, self.samples / "during"):
                 sweep(folder)
@@ -191,7 +224,12 @@ class RunFolder:
 
     def write_scores(self, rows: list[dict[str, Any]]) -> None:
         """Write scores.json."""
-        distributed.on_main_process(lambda: write_text(self.scores, json.dumps(rows, indent=1) + "\n"), self.scores)
+
+        def write() -> None:
+            self.check_lock()
+            write_text(self.scores, json.dumps(rows, indent=1) + "\n")
+
+        distributed.on_main_process(write, self.scores)
 
 
 def _is_among(key: str, allowed: Collection[str]) -> bool:

@@ -6,7 +6,7 @@ Both files only grow during a run. When it is resumed, they are truncated to the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from distillkit import distributed
 from distillkit.config import RunTable
 from distillkit.errors import DistillkitError
-from distillkit.files import flush
+from distillkit.files import flush, open_in_place
 
 FIRST = 20
 """Updates at the beginning of a run with which later ones are compared."""
@@ -100,17 +100,21 @@ class Journal:
         path: the file.
         guard: checks each line.
         updates: number of existing lines to keep; later ones are deleted.
+        check: called in the main process before each write, and raises if the run must not write.
 
     Raises:
         DistillkitError: the file has fewer than `updates` lines.
     """
 
-    def __init__(self, path: Path, guard: DivergenceGuard, updates: int = 0) -> None:
+    def __init__(
+        self, path: Path, guard: DivergenceGuard, updates: int = 0, check: Callable[[], None] = lambda: None
+    ) -> None:
         self._path = path
         self._guard = guard
+        self._check = check
 
         def cut() -> None:
-            path.touch()
+            check()
             keep_lines(path, updates)
 
         distributed.on_main_process(cut, path)
@@ -153,17 +157,24 @@ class Journal:
         )
 
     def _append(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
+        self._check()
+        with open_in_place(self._path, "a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
 
     def sync(self) -> None:
         """Flush the file to the disk. Collective."""
-        distributed.on_main_process(lambda: flush(self._path), self._path)
+
+        def sync() -> None:
+            self._check()
+            flush(self._path)
+
+        distributed.on_main_process(sync, self._path)
 
 
 def keep_lines(path: Path, lines: int) -> None:
-    """Truncate a file after its first lines. A line without an end is removed."""
-    with path.open("rb+") as file:
+    """Truncate a file, which is created if there is none, after its first lines. A line without an end is removed."""
+    with open_in_place(path, "ab+") as file:
+        file.seek(0)
         kept = [line for _, line in zip(range(lines), file, strict=False) if line.endswith(b"\n")]
         file.truncate(sum(map(len, kept)))
 
@@ -190,7 +201,7 @@ class Curves:
         """Add an evaluation after an update, with its scores by name ("fd-fashion/steps-4")."""
 
         def append() -> None:
-            with self._path.open("a", encoding="utf-8") as file:
+            with open_in_place(self._path, "a") as file:
                 file.write(json.dumps({"update": update, "scores": {**scores}}) + "\n")
             flush(self._path)
 

@@ -113,7 +113,7 @@ class Training:
             self._best.forget_after(self._position.update)
         self._curves = Curves(self._folder.curves, self._position.evaluated)
         guard = DivergenceGuard(self._components.run)
-        self._journal = Journal(self._folder.journal, guard, self._position.update)
+        self._journal = Journal(self._folder.journal, guard, self._position.update, self._folder.check_lock)
         self._lines: list[Line] = []
 
     def _log(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.errors import DistillkitError, Mistake
+from distillkit.files import links
 from distillkit.interfaces import StudentTable
 from distillkit_diffusers import candidates, weights
 from distillkit_diffusers.reading import check_not_a_pointer, read_json
@@ -145,6 +146,7 @@ class PipelineFolder:
             if Path(name).name != name or not (self.path / name).is_dir():
                 yield Mistake("path", f"{self.path / 'model_index.json'}: names '{name}', which is no folder beside it")
                 continue
+            yield from self._check_links(name)
             try:
                 for file in sorted((self.path / name).iterdir()):
                     if file.is_file() and file.suffix not in WEIGHTS:
@@ -153,6 +155,21 @@ class PipelineFolder:
                     yield from self._check_weights(name)
             except DistillkitError as error:
                 yield Mistake("path", str(error))
+
+    def _check_links(self, name: str) -> Iterator[Mistake]:
+        """Mistakes where a link leads out of the folder: an export would copy what is there, which may be private.
+
+        In the hub's cache, files are links to `blobs`.
+        """
+        cache = self.path.resolve().parents[1:2]
+        inside = [self.path.resolve(), *(folder / "blobs" for folder in cache if folder.name.startswith("models--"))]
+        for link in [*filter(Path.is_symlink, [self.path / name]), *links(self.path / name)]:
+            if not any(link.resolve().is_relative_to(folder) for folder in inside):
+                yield Mistake(
+                    "path",
+                    f"{link}: is a link that leads out of the folder, to {link.resolve()}, and the export would copy "
+                    "what is there; put a copy in its place, if you trust it",
+                )
 
     def check_scheduler(self, given: bool) -> Iterator[Mistake]:
         """A mistake if there is no noise schedule, neither `given` by the config nor in the folder."""

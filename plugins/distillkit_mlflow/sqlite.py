@@ -10,10 +10,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from filelock import FileLock
-
 from distillkit.errors import DistillkitError
-from distillkit.files import replacing
+from distillkit.files import file_lock, replacing
 
 MAKING = 120.0
 """Seconds to wait for a new store that another process makes; it takes about ten."""
@@ -38,7 +36,7 @@ def make(file: Path, fill: Callable[[Path], object]) -> None:
         fill: makes a store at a path where nothing is.
     """
     if is_missing(file):
-        with FileLock(file.with_name(f".{file.name}.lock"), timeout=MAKING):
+        with file_lock(file.with_name(f".{file.name}.lock")).acquire(timeout=MAKING):
             if is_missing(file):
                 with replacing(file) as temporary:
                     fill(temporary)

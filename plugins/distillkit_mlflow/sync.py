@@ -8,8 +8,9 @@ from pathlib import Path
 
 import mlflow
 import mlflow.tracking.context.registry
-from filelock import BaseFileLock, FileLock
+from filelock import BaseFileLock
 
+from distillkit.files import file_lock
 from distillkit_mlflow import store
 from distillkit_mlflow.artifacts import Artifacts
 from distillkit_mlflow.run import Run, attempt
@@ -17,7 +18,7 @@ from distillkit_mlflow.run import Run, attempt
 
 def lock(folder: Path) -> BaseFileLock:
     """The lock of the process that sends a run."""
-    return FileLock(folder / ".tracking.lock")
+    return file_lock(folder / ".tracking.lock")
 
 
 class Sync:
