@@ -2,34 +2,480 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from helpers.digits import MODEL, PLAIN, Run, settings
+import torch
+from distillkit_data.datasets import Digits
+from distillkit_diffusers.model import DiffusersModel
+from distillkit_dsd.dsd import MergedSteps, Trajectory
+from distillkit_engines.torch_engine import TorchEngine
+from distillkit_losses.losses import XMse
+from distillkit_metrics.features import Pixels
+from distillkit_metrics.metrics import FrechetDistance
+from distillkit_pd.frozen_teacher import FrozenTeacher
+from helpers.digits import MODEL, PLAIN, SCORED, Run, settings
 
+from distillkit import __version__
 from distillkit.component import Component
 from distillkit.config import Config
+from distillkit.config.checks import check_together
+from distillkit.config.settings import Settings
 from distillkit.config.tables import Choice
-from distillkit.interfaces import NoTracker
+from distillkit.errors import DistillkitError
+from distillkit.interfaces import ModelSpec, NoTracker, Schedule
 from distillkit.interfaces.tracker import Status
+from distillkit.noise import TablePath
+from distillkit.registry import Registry
 from distillkit.training.run import run
 
 HERE = __name__
 """The package of the parts below, which no distribution has."""
+TABLES = MODEL + PLAIN + SCORED
 
 
-def carry_out(
-    folder: Path, kind: str, part: type[Component], *assignments: str, preset: str = "dsdi", **options: Any
-) -> Run:
-    """Two updates of a preset with another part in the place of its own."""
-    words = ("run.updates=2", "source.batch=4", "schedule.start=4", "evaluation.teacher=false", *assignments)
-    usual = settings(folder, preset, *words, tables=MODEL + PLAIN)
+def part(base: type[Any], **methods: Any) -> type[Any]:
+    """A part of another one, with methods of its own."""
+    return type(base.__name__, (base,), {**methods, "__module__": HERE})
+
+
+def giving(base: type[Any], method: str, change: Callable[[Any], Any]) -> type[Any]:
+    """A part of another one whose method gives something else."""
+    return part(base, **{method: lambda self, *given: change(getattr(base, method)(self, *given))})
+
+
+def loading(**changes: Any) -> type[Any]:
+    """A model that says something else of itself once it is loaded; a path may be made of its own."""
+
+    def load(self: DiffusersModel) -> None:
+        DiffusersModel.load(self)
+        own = {key: value(self.spec) if callable(value) else value for key, value in changes.items()}
+        self.spec = replace(self.spec, **own)
+
+    return part(DiffusersModel, load=load)
+
+
+def path(**methods: Any) -> Callable[[ModelSpec], Any]:
+    """Of a spec: its path with methods that give something else."""
+
+    def make(spec: ModelSpec) -> Any:
+        assert isinstance(spec.path, TablePath)
+        calls = {
+            name: lambda self, *given, name=name, change=change: change(getattr(TablePath, name)(self, *given))
+            for name, change in methods.items()
+        }
+        return type("Path", (TablePath,), calls)(spec.path.alphas_cumprod)
+
+    return make
+
+
+def reversed_table(spec: ModelSpec) -> TablePath:
+    assert isinstance(spec.path, TablePath)
+    return TablePath(spec.path.alphas_cumprod.flip(0))
+
+
+def with_part(folder: Path, kind: str, component: type[Component], *assignments: str, preset: str = "dsdi") -> Settings:
+    """A preset with another part in the place of its own, which has its options, for two updates."""
+    words = ("run.updates=2", "source.batch=4", "schedule.start=4", "evaluation.teacher=false", "evaluation.samples=4")
+    usual = settings(folder, preset, *words, *assignments, tables=TABLES)
     [own] = usual.choices[kind]
-    choice = Choice(part, part.Options(**(dict(own.options) | options)))
-    run(Config.of(replace(usual, choices={**usual.choices, kind: [choice]})), folder / "run")
+    options = dict(own.options) if component.Options is own.component.Options else {}
+    choice = Choice(component, component.Options(**options))
+    return replace(usual, choices={**usual.choices, kind: [choice]})
+
+
+def carry_out(folder: Path, kind: str, component: type[Component], *assignments: str, preset: str = "dsdi") -> Run:
+    run(Config.of(with_part(folder, kind, component, *assignments, preset=preset)), folder / "run")
     return Run(folder / "run")
+
+
+MODELS = {
+    "prediction": (
+        loading(prediction="velocity"),
+        "spec.prediction is 'velocity'; expected 'epsilon' or 'v_prediction' or 'sample' or 'flow'",
+    ),
+    "shape": (
+        loading(sample_shape=(8, 8)),
+        "spec.sample_shape is (8, 8); expected (C, H, W), whole numbers from 1",
+    ),
+    "classes": (loading(classes=10.0), "spec.classes is 10.0; expected the number of classes, or None"),
+    "samplers": (
+        loading(samplers=("euler",)),
+        "spec.samplers is ('euler',); expected some of 'ddim', 'consistency'",
+    ),
+    "half precision": (
+        part(DiffusersModel, load=lambda self: (DiffusersModel.load(self), self.network.half())),
+        "network is in torch.float16; expected float32 weights; the engine chooses the precision",
+    ),
+    "rising ᾱ": (
+        loading(path=reversed_table),
+        "spec.path is a TablePath whose ᾱ rises or leaves [0, 1]; expected ᾱ that falls from 1 to 0",
+    ),
+    "ᾱ that is not finite": (
+        loading(path=lambda spec: TablePath(spec.path.alphas_cumprod * torch.nan)),
+        "spec.path is a TablePath whose ᾱ rises or leaves [0, 1]; expected ᾱ that falls from 1 to 0",
+    ),
+    "rising σ": (
+        loading(path=path(alpha_sigma=lambda pair: pair[::-1])),
+        "spec.path.alpha_sigma() gave α 1 … 0.94 … 0 and σ 0.0119 … 0.34 … 1 along a grid of 4 steps; expected σ/α "
+        "that falls to 0, and α = 1 at the end",
+    ),
+    "α that is not finite": (
+        loading(path=path(alpha_sigma=lambda pair: (pair[0] / 0, pair[1]))),
+        "spec.path.alpha_sigma() gave float32 [5, 1, 1, 1] with values that are not finite; expected finite ones: α",
+    ),
+    "rising times": (
+        loading(path=path(grid=lambda times: times.flip(0))),
+        "spec.path.grid(4) gave times from -1 to 999; expected times that fall, from 999 at most to -1",
+    ),
+    "too few times": (
+        loading(path=path(grid=lambda times: times[1:])),
+        "spec.path.grid(4) gave int64 [4]; expected 5 times",
+    ),
+    "no clean time": (
+        loading(path=path(grid=lambda times: times.clamp(min=0))),
+        "spec.path.grid(4) gave times from 999 to 0; expected times that fall, from 999 at most to -1",
+    ),
+    "one of a batch": (
+        giving(DiffusersModel, "forward", lambda output: output[:1]),
+        "forward() gave float32 [1, 1, 8, 8] on cpu; expected a floating-point tensor [4, 1, 8, 8] on cpu, as z",
+    ),
+    "half a batch": (
+        giving(DiffusersModel, "forward", lambda output: output[: len(output) // 2]),
+        "forward() gave float32 [2, 1, 8, 8] on cpu; expected a floating-point tensor [4, 1, 8, 8] on cpu, as z",
+    ),
+    "output that is not finite": (
+        giving(DiffusersModel, "forward", lambda output: output / 0),
+        "forward() gave float32 [4, 1, 8, 8] with values that are not finite; expected finite ones: as z",
+    ),
+    "no condition": (
+        giving(DiffusersModel, "condition", lambda condition: [*condition.inputs]),
+        "condition() gave ['class_labels']; expected a Condition",
+    ),
+    "condition of one": (
+        giving(DiffusersModel, "condition", lambda condition: condition.map(lambda tensor: tensor[:1])),
+        "condition() gave inputs.class_labels int64 [1]; expected a tensor of 4 samples, [4, …]",
+    ),
+    "decoded to bytes": (
+        giving(DiffusersModel, "decode", lambda images: images.byte()),
+        "decode() gave uint8 [4, 1, 8, 8]; expected a floating-point tensor [4, …, …, …], images [B, C, H, W]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_wrong_models(tmp_path: Path, case: str) -> None:
+    model, sentence = MODELS[case]
+    with pytest.raises(DistillkitError) as caught:
+        carry_out(tmp_path, "model", model)
+    assert str(caught.value) == f"{HERE}, model 'diffusers': {sentence}"
+
+
+def test_grid_that_is_not_taken(tmp_path: Path) -> None:
+    def make(spec: ModelSpec) -> Any:
+        assert isinstance(spec.path, TablePath)
+        return type("Path", (TablePath,), {"with_grid": lambda self, *_: self})(spec.path.alphas_cumprod)
+
+    with pytest.raises(DistillkitError) as caught:
+        carry_out(tmp_path, "model", loading(path=make), "grid.start=500")
+    assert str(caught.value) == (
+        f"{HERE}, model 'diffusers': spec.path.with_grid() gave grids with the spacing \"trailing\" and the start 999; "
+        'expected "trailing" and 500, as [grid] says'
+    )
+
+
+def labelled(change: Callable[[torch.Tensor], Any]) -> type[Any]:
+    return giving(Digits, "batch", lambda pair: (pair[0], change(pair[1])))
+
+
+def drawn(**changes: Callable[[Any], Any]) -> type[Any]:
+    """A source whose batches have other tensors."""
+
+    def change(jumps: Any) -> Any:
+        return replace(jumps, **{name: made(getattr(jumps, name)) for name, made in changes.items()})
+
+    return giving(Trajectory, "draw", change)
+
+
+OTHERS: dict[str, tuple[str, str, type[Any], str]] = {
+    "images of bytes": (
+        "data pd",
+        "batch()",
+        giving(Digits, "batch", lambda pair: ((pair[0] * 127 + 127).byte(), pair[1])),
+        "gave uint8 [1, 1, 8, 8]; expected float32 [1, …, …, …], images [B, C, H, W]",
+    ),
+    "images up to 255": (
+        "data pd",
+        "batch()",
+        giving(Digits, "batch", lambda pair: ((pair[0] + 1) * 127.5, pair[1])),
+        "gave images from 0 to 239.062; expected values in [-1, 1]",
+    ),
+    "labels from 1": (
+        "data pd",
+        "batch()",
+        labelled(lambda labels: labels + 10),
+        "gave labels from 10 to 10; expected 0 to 9, as `classes` is 10",
+    ),
+    "labels of one-hot vectors": (
+        "data pd",
+        "batch()",
+        labelled(lambda labels: torch.nn.functional.one_hot(labels, 10)),
+        "gave int64 [1, 10]; expected int64 [1], a label for each image",
+    ),
+    "labels of real numbers": (
+        "data pd",
+        "batch()",
+        labelled(lambda labels: labels.float()),
+        "gave float32 [1]; expected int64 [1], a label for each image",
+    ),
+    "labels and no classes": (
+        "data pd",
+        "batch()",
+        labelled(lambda labels: None),
+        "gave no labels; expected what `classes` says, which is 10",
+    ),
+    "loss of a batch": (
+        "loss",
+        "per_sample()",
+        giving(XMse, "per_sample", torch.mean),
+        "gave float32 [] on cpu; expected a floating-point tensor [4] on cpu, a number for each sample",
+    ),
+    "loss of each pixel": (
+        "loss",
+        "per_sample()",
+        part(XMse, per_sample=lambda self, jumps, student, goal: (student.x0 - goal).square()),
+        "gave float32 [4, 1, 8, 8] on cpu; expected a floating-point tensor [4] on cpu, a number for each sample",
+    ),
+    "loss that is not finite": (
+        "loss",
+        "per_sample()",
+        giving(XMse, "per_sample", lambda terms: terms * torch.nan),
+        "gave float32 [4] with values that are not finite; expected finite ones: a number for each sample",
+    ),
+    "loss without a gradient": (
+        "loss",
+        "per_sample()",
+        giving(XMse, "per_sample", torch.detach),
+        "gave numbers without a gradient; expected numbers that depend on the student's",
+    ),
+    "loss that is a list": (
+        "loss",
+        "per_sample()",
+        giving(XMse, "per_sample", torch.Tensor.tolist),
+        "gave an object of the type list; expected a floating-point tensor [4] on cpu, a number for each sample",
+    ),
+    "half a target": (
+        "target",
+        "compute()",
+        giving(MergedSteps, "compute", lambda batch: replace(batch, x0=batch.x0[:2])),
+        "gave float32 [2, 1, 8, 8] on cpu; expected a floating-point tensor [4, 1, 8, 8] on cpu, x0, as z",
+    ),
+    "target without a landing": (
+        "target",
+        "compute()",
+        giving(MergedSteps, "compute", lambda batch: replace(batch, z_next=None)),
+        "gave None; expected a floating-point tensor [4, 1, 8, 8] on cpu, z_next, as z",
+    ),
+    "target that is not finite": (
+        "target",
+        "compute()",
+        giving(MergedSteps, "compute", lambda batch: replace(batch, x0=batch.x0 / 0)),
+        "gave float32 [4, 1, 8, 8] with values that are not finite; expected finite ones: x0, as z",
+    ),
+    "target that is a tensor": (
+        "target",
+        "compute()",
+        giving(MergedSteps, "compute", lambda batch: batch.x0),
+        "gave float32 [4, 1, 8, 8]; expected a TargetBatch",
+    ),
+    "view of one": (
+        "target",
+        "compute()",
+        giving(
+            MergedSteps,
+            "compute",
+            lambda batch: replace(batch, view=lambda student: replace(student, x0=student.x0[:1])),
+        ),
+        "gave float32 [1, 1, 8, 8] on cpu; expected a floating-point tensor [4, 1, 8, 8] on cpu, view(student).x0, as "
+        "z",
+    ),
+    "teacher of one": (
+        "teacher tsd",
+        "predict()",
+        giving(FrozenTeacher, "predict", lambda prediction: replace(prediction, x0=prediction.x0[:1])),
+        "gave float32 [1, 1, 8, 8] on cpu; expected a floating-point tensor [4, 1, 8, 8] on cpu, x0, as z",
+    ),
+    "teacher that gives a tensor": (
+        "teacher tsd",
+        "predict()",
+        giving(FrozenTeacher, "predict", lambda prediction: prediction.x0),
+        "gave float32 [4, 1, 8, 8]; expected a Prediction",
+    ),
+    "state of numbers": (
+        "teacher tsd",
+        "state_dict()",
+        giving(FrozenTeacher, "state_dict", lambda state: {**state, "updates": 3}),
+        "gave 'updates': 3; expected tensors by name",
+    ),
+    "noise in float64": (
+        "source",
+        "draw()",
+        drawn(z=torch.Tensor.double),
+        "gave float64 [4, 1, 8, 8]; expected float32 [4, 1, 8, 8], z",
+    ),
+    "noise for another batch": (
+        "source",
+        "draw()",
+        drawn(z=lambda z: z[:3]),
+        "gave float32 [3, 1, 8, 8]; expected float32 [4, 1, 8, 8], z",
+    ),
+    "noise that is not finite": (
+        "source",
+        "draw()",
+        drawn(z=lambda z: z.log()),
+        "gave float32 [4, 1, 8, 8] with values that are not finite; expected finite ones: z",
+    ),
+    "times of a jump": (
+        "source",
+        "draw()",
+        drawn(times=lambda times: times[:, 0]),
+        "gave times int64 [3]; expected times of the shape [3, 4], for jumps of 2 steps",
+    ),
+    "times that rise": (
+        "source",
+        "draw()",
+        drawn(times=lambda times: times.flip(0)),
+        "gave times [499, 749, 999]; expected times that fall, towards clean data",
+    ),
+    "conditions of three": (
+        "source",
+        "draw()",
+        drawn(condition=lambda condition: condition.map(lambda tensor: tensor[:3])),
+        "gave inputs.class_labels int64 [3]; expected a tensor of 4 samples, [4, …]",
+    ),
+    "engine that accumulates for ever": (
+        "engine",
+        "update()",
+        giving(TorchEngine, "update", lambda update: None),
+        "gave None; expected an Update after 1 batches (optimizer.accumulate)",
+    ),
+    "engine that says whether": (
+        "engine",
+        "update()",
+        giving(TorchEngine, "update", lambda update: replace(update, made=True)),
+        "gave True; expected a floating-point tensor [], made: 1 or 0",
+    ),
+    "engine without a device": (
+        "engine",
+        "device",
+        part(TorchEngine, setup=lambda self: None),
+        "is None; expected a torch.device, set by setup()",
+    ),
+    "features of a batch": (
+        "features",
+        "extract()",
+        giving(Pixels, "extract", lambda pair: (pair[0].mean(0), None)),
+        "gave float32 [64]; expected a floating-point tensor [100, …], features of each image",
+    ),
+    "features alone": (
+        "features",
+        "extract()",
+        giving(Pixels, "extract", lambda pair: pair[0]),
+        "gave float32 [100, 64]; expected a pair: features, and logits or None",
+    ),
+    "features without their logits": (
+        "features",
+        "extract()",
+        part(Pixels, has_logits=True),
+        "gave None; expected a floating-point tensor [100, …], class logits of each image",
+    ),
+    "score that is a word": (
+        "metric",
+        "compute()",
+        part(FrechetDistance, compute=lambda self, samples, reference: "3.0"),
+        "gave '3.0'; expected a number",
+    ),
+    "scores of each image": (
+        "metric",
+        "compute()",
+        part(FrechetDistance, compute=lambda self, samples, reference: samples.mean),
+        "gave float64 [64]; expected a number",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_wrong_parts(tmp_path: Path, case: str) -> None:
+    where, what, component, sentence = OTHERS[case]
+    kind, _, preset = where.partition(" ")
+    with pytest.raises(DistillkitError) as caught:
+        carry_out(tmp_path, kind, component, preset=preset or "dsdi")
+    assert str(caught.value) == f"{HERE}, {kind} '{component.name}': {what} {sentence}"
+
+
+@pytest.mark.parametrize("number", [np.float32(1.5), np.float64(1.5), torch.tensor(1.5), torch.tensor([1.5]), 3])
+def test_scores_are_plain_numbers(tmp_path: Path, number: Any) -> None:
+    metric = part(FrechetDistance, compute=lambda self, samples, reference: number)
+    done = carry_out(tmp_path, "metric", metric)
+    assert [row["value"] for row in json.loads((done.folder / "scores.json").read_text())] == [float(number)]
+
+
+@pytest.mark.parametrize(
+    ("shares", "key", "fault"),
+    [
+        ([(8.0, 1.0)], "schedule", "(8.0, 1.0)"),
+        ([(8, float("nan"))], "schedule", "(8, nan)"),
+        ([(8, 1.0), (4, float("inf"))], "schedule", "(4, inf)"),
+        ([8, 4], "schedule", "8"),
+        ([(8, "half")], "schedule", "(8, 'half')"),
+    ],
+)
+def test_shares_that_are_none(tmp_path: Path, shares: Any, key: str, fault: str) -> None:
+    schedule = part(Schedule, name="odd", shares=lambda self: shares)
+    components = with_part(tmp_path, "schedule", schedule).components()
+    [mistake] = check_together(components, set(), Registry({"source": {}}))
+    assert (mistake.key, mistake.message) == (
+        key,
+        f"{HERE}, schedule 'odd': shares() gave {fault}; expected pairs of a whole and a finite number",
+    )
+
+
+@pytest.mark.parametrize("stride", [2.0, 0])
+def test_stride_that_is_none(tmp_path: Path, stride: Any) -> None:
+    components = with_part(tmp_path, "target", part(MergedSteps, stride=lambda self, stage: stride)).components()
+    [mistake] = check_together(components, set(), Registry({"source": {}}))
+    assert str(mistake) == (
+        f"target: {HERE}, target 'merged-steps': stride() gave {stride}; expected a whole number of fine steps, at "
+        "least 1"
+    )
+
+
+def test_two_scores_of_one_name(tmp_path: Path) -> None:
+    with pytest.raises(DistillkitError) as caught:
+        settings(tmp_path, "dsdi", "run.updates=2", tables=TABLES + '[[metric]]\ntype = "fid"\n')
+    assert str(caught.value).endswith(
+        f"metric[1]: distillkit {__version__}, metric 'fid': label() gave 'fd-pixels', as that of metric[0] did; "
+        "expected a name for each score: remove one of them"
+    )
+
+
+def test_checks_cost_nothing_afterwards(tmp_path: Path) -> None:
+    """Once they have passed, the methods are the parts' own again."""
+    seen: list[dict[str, Any]] = []
+
+    def after_update(self: FrozenTeacher, student: Any, update: Any) -> None:
+        seen.append({**vars(self), **vars(student)})
+
+    carry_out(tmp_path, "teacher", part(FrozenTeacher, after_update=after_update), preset="tsd")
+    assert len(seen) == 2
+    for attributes in seen:
+        assert "predict" not in attributes
+        assert attributes["forward_network"].__func__ is DiffusersModel.forward
 
 
 class Raising(NoTracker):

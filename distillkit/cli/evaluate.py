@@ -22,6 +22,7 @@ from distillkit.config import read_scoring
 from distillkit.evaluation import Evaluator
 from distillkit.registry import load_registry
 from distillkit.terminal import Reporter, print_scores
+from distillkit.training.seams import watch_data
 
 
 @click.command()
@@ -92,6 +93,7 @@ def command(
     bundled = scoring.features is not None and scoring.features.has_bundled_reference
     if scoring.data is not None and (wanted.reference == "data" or not bundled):
         scoring.data.setup()
+        watch_data(scoring.data)
     rows = []
     reporter = Reporter(Console(stderr=True))
     with reporter.task("samples", len(steps) * wanted.samples):

@@ -15,6 +15,8 @@ from distillkit.config.read import tables_in
 from distillkit.errors import ConfigError
 from distillkit.interfaces import Model
 from distillkit.noise import NoisePath, Predictor, TablePath
+from distillkit.training.checks import check_spec
+from distillkit.training.seams import watch_model
 
 
 def pipeline_folder(path: Path) -> Path:
@@ -57,6 +59,7 @@ def load_model(pipeline: Path, prompts: Path | None = None, assignments: Iterabl
         raise ConfigError(mistakes, str(pipeline))
     model: Model = read_component("model", table, str(pipeline))
     model.load()
+    check_spec(model)
     return model
 
 
@@ -86,4 +89,5 @@ def make_predictor(model: Model, path: NoisePath, scoring: Scoring) -> tuple[Pre
         scoring = replace(scoring, evaluation=evaluation)
     model.network.eval()
     predictor = Predictor(model.network, path, model.spec.prediction, model.forward)
+    watch_model(model, predictor)
     return predictor.to(scoring.engine.device), scoring

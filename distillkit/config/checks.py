@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from math import isfinite
+from typing import Any
 
 from distillkit.config.settings import Components, Scoring, find_score, scores_taken, stride, watched
 from distillkit.errors import Mistake
 from distillkit.interfaces import Source, Stage
-from distillkit.registry import Registry
+from distillkit.registry import Registry, heading
 
 
 def check_together(components: Components, wrong: Collection[str], registry: Registry) -> Iterator[Mistake]:
@@ -84,15 +86,28 @@ def _stages(components: Components) -> Iterator[Mistake]:
     shares = schedule.shares()
     if not shares:
         yield Mistake("schedule", f"{what} has no stages")
-    elif any(steps < 1 or share < 0 for steps, share in shares) or not sum(share for _, share in shares):
+        return
+    if wrong := [share for share in shares if not _is_share(share)]:
+        yield Mistake(
+            "schedule",
+            f"{heading(schedule)}: shares() gave {wrong[0]!r}; expected pairs of a whole and a finite number",
+        )
+        return
+    if any(steps < 1 or share < 0 for steps, share in shares) or not sum(share for _, share in shares):
         yield Mistake(
             "schedule", f"{what} needs stages of at least 1 step, with shares that are not negative and not all 0"
         )
         return
+    target, teacher = components.target, components.teacher
     for steps, _ in shares:
         stage = Stage(steps, 0)
         every = stride(components, stage)
-        target, teacher = components.target, components.teacher
+        if target is not None and not (isinstance(every, int) and every >= 1):
+            yield Mistake(
+                "target",
+                f"{heading(target)}: stride() gave {every!r}; expected a whole number of fine steps, at least 1",
+            )
+            return
         if (
             target is not None
             and teacher is not None
@@ -114,6 +129,14 @@ def _stages(components: Components) -> Iterator[Mistake]:
             return
 
 
+def _is_share(share: Any) -> bool:
+    """Whether it is a pair (N, share of the updates). A whole number of steps as a float would make no grid."""
+    if not (isinstance(share, Sequence) and len(share) == 2):
+        return False
+    steps, part = share
+    return type(steps) is int and isinstance(part, int | float) and isfinite(part)
+
+
 def _data(components: Components) -> Iterator[Mistake]:
     source = components.source
     if "data" in source.gives and components.data is None:
@@ -131,6 +154,8 @@ def _sampler(components: Components) -> Iterator[Mistake]:
 
 def _watched(components: Components) -> Iterator[Mistake]:
     schedule = components.schedule
+    if any(_stages(components)):
+        return
     for steps, _ in schedule.shares():
         jumps = steps // stride(components, Stage(steps, 0))
         wanted = schedule.watches(jumps)
@@ -172,6 +197,16 @@ def check_scores(components: Scoring) -> Iterator[Mistake]:
         if components.metrics:
             yield Mistake("features", "is required: metrics need a feature network; add a [features] table")
         return
+    labels: dict[str, int] = {}
+    for i, metric in enumerate(components.metrics):
+        label = metric.label(features)
+        if label in labels:
+            yield Mistake(
+                f"metric[{i}]",
+                f"{heading(metric)}: label() gave '{label}', as that of metric[{labels[label]}] did; expected a name "
+                "for each score: remove one of them",
+            )
+        labels.setdefault(label, i)
     has = {"bundled": features.has_bundled_reference, "data": components.data is not None}
     wanted = components.evaluation.reference
     for i, metric in enumerate(components.metrics):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from numbers import Real
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from distillkit.config import Scoring
 from distillkit.evaluation.pictures import ROUNDING, Pictures, Which, to_uint8
 from distillkit.interfaces import Data, Features, FeatureStatistics, Metric, Model
 from distillkit.noise import Predictor, TablePath
+from distillkit.registry import check_tensor, told, wrong
 
 
 class Evaluator:
@@ -83,7 +85,14 @@ class Evaluator:
             return {}
         batches = self.pictures.batches(predictor, steps, samples, which)
         statistics = self._statistics(self._features, batches, samples, on_batch)
-        scores = {label: metric.compute(statistics, self.reference) for label, metric in self.metrics.items()}
+        reference = self.reference
+        if reference is not None and reference.mean.shape != statistics.mean.shape:
+            came = f"features of {len(reference.mean)} numbers"
+            expected = f"{len(statistics.mean)}, as extract() gives"
+            raise wrong(self._features, "bundled_reference()", came, expected)
+        scores = {
+            label: _number(metric, metric.compute(statistics, reference)) for label, metric in self.metrics.items()
+        }
         # All processes decide on these scores, so they must be bit-identical.
         return distributed.broadcast(scores)
 
@@ -101,10 +110,11 @@ class Evaluator:
             pictures = distributed.all_gather(batch.cpu())[:left]
             digest.update(pictures.numpy().tobytes())
             with torch.no_grad():
-                vectors, classes = network.extract(batch.to(self._device))
-            features.append(distributed.all_gather(vectors.float().cpu())[:left])
+                given = network.extract(batch.to(self._device))
+            vectors, classes = _checked(network, given, len(batch))
+            features.append(distributed.all_gather(vectors)[:left])
             if classes is not None:
-                logits.append(distributed.all_gather(classes.float().cpu())[:left])
+                logits.append(distributed.all_gather(classes)[:left])
             left -= len(pictures)
             if on_batch is not None:
                 on_batch(len(pictures))
@@ -153,6 +163,26 @@ class Evaluator:
             }
             for label, value in scores.items()
         ]
+
+
+def _checked(network: Features, given: Any, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The features of `count` images, and their logits if the network has any: float32, on the CPU."""
+    if not (isinstance(given, tuple) and len(given) == 2):
+        raise wrong(network, "extract()", told(given), "a pair: features, and logits or None")
+    for value, meaning in zip(given, ("features", "class logits"), strict=True):
+        if meaning == "features" or network.has_logits:
+            check_tensor(network, "extract()", value, (count, None), f"{meaning} of each image", finite=True)
+    vectors, logits = given
+    return vectors.float().cpu(), logits.float().cpu() if network.has_logits else None
+
+
+def _number(metric: Metric, value: Any) -> float:
+    """A score as a number of Python's, which scores.json can hold."""
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        value = value.item()
+    if not isinstance(value, Real):  # as all of numpy's scalars are that are no complex numbers
+        raise wrong(metric, "compute()", told(value), "a number")
+    return float(value)
 
 
 def _real_pictures(data: Data, batch: int) -> Iterator[torch.Tensor]:

@@ -80,7 +80,7 @@ class Predictor:
         self.kind: PredictionType = kind
         self.evaluations = Evaluations()
         self._precise: list[torch.Tensor] | None = None
-        self._forward_network = forward_network
+        self.forward_network = forward_network
         self._place_copy = place_copy
         self._unsharded = unsharded
         self._shared = {name for name, weight in network.named_parameters() if not weight.requires_grad}
@@ -111,7 +111,7 @@ class Predictor:
             key: value.to(dtype) if value.is_floating_point() and value.dim() > 1 else value
             for key, value in inputs.items()
         }
-        output = self._forward_network(self.network, z.to(dtype), t, inputs).float()
+        output = self.forward_network(self.network, z.to(dtype), t, inputs).float()
         if guidance is None:
             return output
         # x̂ is affine in the output at a given z, so mixing outputs is mixing x̂.
@@ -156,7 +156,7 @@ class Predictor:
         # What deepcopy finds here it takes as it is.
         shared = {id(weights[name]): weights[name] for name in self._shared}
         network = copy.deepcopy(self.network, shared).requires_grad_(False).eval()
-        twin = Predictor(network, self.path, self.kind, self._forward_network, place_copy=self._place_copy)
+        twin = Predictor(network, self.path, self.kind, self.forward_network, place_copy=self._place_copy)
         twin._shared = self._shared
         twin.evaluations = self.evaluations
         if self._place_copy is not None:

@@ -1,6 +1,6 @@
 """Finds plugins, and the components and presets that they contribute."""
 
-from distillkit.registry.blame import heading, note_part, wrong
+from distillkit.registry.blame import check_tensor, heading, note_part, told, wrong
 from distillkit.registry.entry_points import BrokenPlugin, Plugin, describe
 from distillkit.registry.kinds import KINDS, TABLES, Kind
 from distillkit.registry.load import load_registry
@@ -17,9 +17,11 @@ __all__ = [
     "Registry",
     "Scale",
     "UnknownNameError",
+    "check_tensor",
     "describe",
     "heading",
     "load_registry",
     "note_part",
+    "told",
     "wrong",
 ]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from types import FrameType
+
+import torch
 
 from distillkit.component import Component
 from distillkit.errors import DistillkitError
@@ -22,6 +25,63 @@ def wrong(part: Component | type[Component], what: str, came: object, expected: 
     """
     verb = "gave" if what.endswith(")") else "is"
     return DistillkitError(f"{heading(part)}: {what} {verb} {came}; expected {expected}")
+
+
+def check_tensor(
+    part: Component,
+    what: str,
+    value: object,
+    shape: Sequence[int | None],
+    meaning: str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    finite: bool = False,
+) -> None:
+    """Check a tensor that a part gave.
+
+    Args:
+        part: the part.
+        what: the method or attribute that gave it.
+        value: what it gave.
+        shape: the shape that it must have; None for a dimension that may have any size.
+        meaning: what the tensor is, for the message.
+        dtype: the type that it must have; None for any floating-point type.
+        device: where it must be; None for anywhere.
+        finite: whether its values must be finite, which waits for the device.
+
+    Raises:
+        DistillkitError: it is something else.
+    """
+    expected = f"{'a floating-point tensor' if dtype is None else _name(dtype)} {_sizes(shape)}"
+    if device is not None:
+        expected += f" on {device}"
+    fits = (
+        isinstance(value, torch.Tensor)
+        and len(value.shape) == len(shape)
+        and all(wanted in (None, size) for wanted, size in zip(shape, value.shape, strict=True))
+        and (value.is_floating_point() if dtype is None else value.dtype == dtype)
+        and device in (None, value.device)
+    )
+    if not fits:
+        raise wrong(part, what, told(value, device is not None), f"{expected}, {meaning}")
+    if finite and isinstance(value, torch.Tensor) and not value.isfinite().all():
+        raise wrong(part, what, f"{told(value)} with values that are not finite", f"finite ones: {meaning}")
+
+
+def told(value: object, device: bool = False) -> str:
+    """What a part gave, in a few words: type and shape of a tensor, and the type and the text of anything else."""
+    if isinstance(value, torch.Tensor):
+        return f"{_name(value.dtype)} {_sizes(value.shape)}" + (f" on {value.device}" if device else "")
+    text = repr(value)
+    return text if len(text) <= 40 else f"an object of the type {type(value).__name__}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _sizes(shape: Sequence[int | None]) -> str:
+    return f"[{', '.join('…' if size is None else str(size) for size in shape)}]"
 
 
 def heading(part: Component | type[Component]) -> str:

@@ -12,7 +12,8 @@ from distillkit.errors import ConfigError
 from distillkit.interfaces import PrecomputingSource, Stage
 from distillkit.noise import Predictor
 from distillkit.sampling import generator
-from distillkit.training.checks import check_data, check_model
+from distillkit.training.checks import check_data, check_model, check_spec, path_of
+from distillkit.training.seams import check_engine, watch_data, watch_model
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ def load(components: Components) -> Parts:
         DistillkitError: the device or the model is not there, or the model does not take the adapter.
     """
     components.engine.setup()
+    check_engine(components.engine)
     model = components.model
     # A new network's weights come from the run's seed.
     torch.manual_seed(generator(components.run.seed, "network").initial_seed())
     model.load()
-    path = model.spec.with_grid(components.grid.spacing, components.grid.start).path
+    check_spec(model)
+    path = path_of(model, components.grid)
     plan = make_plan(components)
     if mistakes := check_model(components, path, plan):
         raise ConfigError(mistakes, components.origin)
@@ -84,6 +87,7 @@ def prepare(parts: Parts) -> Sequence[Callable[[], None]]:
     components = parts.components
     if components.data is not None:
         components.data.setup()
+        watch_data(components.data)
     if components.data is not None and "data" in components.source.gives:
         check_data(components.data, components.model)
     if components.teacher is not None:
@@ -92,6 +96,8 @@ def prepare(parts: Parts) -> Sequence[Callable[[], None]]:
         components.target.setup(parts.student)
     for loss in components.losses:
         loss.setup(parts.student.path)
+    # After the copies are made, which would keep the check of the network's outputs.
+    watch_model(components.model, parts.student)
     # Before the engine takes the network, which it may wrap or shard.
     work = prepare_source(parts)
     from distillkit.training.step import DistillStep  # its base class is torch's

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import get_args
 
-from distillkit.config import Components
+import torch
+
+from distillkit.config import Components, GridTable
 from distillkit.errors import DistillkitError, GridError, Mistake
-from distillkit.interfaces import Data, Model, Stage
-from distillkit.noise import NoisePath
+from distillkit.interfaces import Data, Model, ModelSpec, Sampler, Stage
+from distillkit.noise import NoisePath, PredictionType, TablePath
+from distillkit.registry import check_tensor, told, wrong
 
 NAMED = 10
 """Classes that a message names, if there are more."""
+ROUNDING = 1e-5
+"""Relative, of products of float32."""
 
 
 def check_model(
@@ -34,7 +40,7 @@ def check_model(
     mistakes = {}
     for key, steps in wanted:
         try:
-            path.grid(steps)
+            _check_grid(components.model, path, steps)
         except GridError as error:
             mistakes[key] = Mistake(key, str(error))
     if evaluation.sampler not in spec.samplers:
@@ -48,6 +54,81 @@ def check_model(
     for mistake in [*_check_guidance(components, taught), *([] if earlier else _check_adapter(components))]:
         mistakes[mistake.key] = mistake
     return [*mistakes.values()]
+
+
+def check_spec(model: Model) -> None:
+    """Check what a model says of itself once it is loaded.
+
+    Raises:
+        DistillkitError: it is not what the interface says.
+    """
+    network, spec = getattr(model, "network", None), getattr(model, "spec", None)
+    if not isinstance(network, torch.nn.Module):
+        raise wrong(model, "network", told(network), "a torch.nn.Module, set by load()")
+    if other := {weight.dtype for weight in network.parameters() if weight.requires_grad} - {torch.float32}:
+        raise wrong(model, "network", f"in {other.pop()}", "float32 weights; the engine chooses the precision")
+    if not isinstance(spec, ModelSpec):
+        raise wrong(model, "spec", told(spec), "a ModelSpec, set by load()")
+    if not isinstance(spec.path, NoisePath):
+        raise wrong(model, "spec.path", told(spec.path), "a NoisePath")
+    if spec.prediction not in (known := get_args(PredictionType)):
+        raise wrong(model, "spec.prediction", told(spec.prediction), " or ".join(map(repr, known)))
+    if len(spec.sample_shape) != 3 or not all(isinstance(size, int) and size > 0 for size in spec.sample_shape):
+        raise wrong(model, "spec.sample_shape", told(spec.sample_shape), "(C, H, W), whole numbers from 1")
+    if spec.classes is not None and not (isinstance(spec.classes, int) and spec.classes > 0):
+        raise wrong(model, "spec.classes", told(spec.classes), "the number of classes, or None")
+    if not spec.samplers or not {*spec.samplers, spec.sampler} <= {*get_args(Sampler)}:
+        raise wrong(model, "spec.samplers", told(spec.samplers), f"some of {', '.join(map(repr, get_args(Sampler)))}")
+
+
+def path_of(model: Model, grid: GridTable) -> NoisePath:
+    """The model's noise path, with the config's grid.
+
+    Raises:
+        DistillkitError: the path has no such grid, or does not take it.
+    """
+    path = model.spec.with_grid(grid.spacing, grid.start).path
+    if not isinstance(path, NoisePath):
+        raise wrong(model, "spec.path.with_grid()", told(path), "a NoisePath")
+    if path.spacing != grid.spacing or grid.start not in ("auto", path.start):
+        came = f'grids with the spacing "{path.spacing}" and the start {path.start}'
+        expected = f'"{grid.spacing}" and {grid.start}, as [grid] says'
+        raise wrong(model, "spec.path.with_grid()", came, expected)
+    if isinstance(path, TablePath):
+        table = path.alphas_cumprod
+        if not (((table >= 0) & (table <= 1)).all() and (table[1:] <= table[:-1]).all()):
+            raise wrong(model, "spec.path", "a TablePath whose ᾱ rises or leaves [0, 1]", "ᾱ that falls from 1 to 0")
+    return path
+
+
+def _check_grid(model: Model, path: NoisePath, steps: int) -> None:
+    """Check the times of a grid, and α and σ there.
+
+    Raises:
+        GridError: the path has no grid of so many steps.
+        DistillkitError: the grid is none.
+    """
+    what, times = f"spec.path.grid({steps})", path.grid(steps)
+    if not (isinstance(times, torch.Tensor) and times.shape == (steps + 1,)):
+        raise wrong(model, what, told(times), f"{steps + 1} times")
+    ends = times[0] <= path.start and times[-1] == path.clean
+    if not (ends and (times[1:] <= times[:-1]).all()):
+        came = f"times from {times[0].item():g} to {times[-1].item():g}"
+        raise wrong(model, what, came, f"times that fall, from {path.start:g} at most to {path.clean:g}")
+    alpha, sigma = path.alpha_sigma(times)
+    for name, value in {"α": alpha, "σ": sigma}.items():
+        shape = (steps + 1, 1, 1, 1)
+        check_tensor(model, "spec.path.alpha_sigma()", value, shape, name, torch.float32, finite=True)
+    # σ/α falls; without a division, as α may be 0.
+    rises = sigma[1:] * alpha[:-1] > sigma[:-1] * alpha[1:] * (1 + ROUNDING)
+    if rises.any() or alpha.min() < 0 or sigma.min() < 0 or alpha[-1] != 1 or sigma[-1] != 0:
+        came = f"α {_few(alpha)} and σ {_few(sigma)} along a grid of {steps} steps"
+        raise wrong(model, "spec.path.alpha_sigma()", came, "σ/α that falls to 0, and α = 1 at the end")
+
+
+def _few(values: torch.Tensor) -> str:
+    first, middle, last = (values.flatten()[i].item() for i in (0, len(values) // 2, -1))
+    return f"{first:.3g} … {middle:.3g} … {last:.3g}"
 
 
 def check_data(data: Data, model: Model) -> None:

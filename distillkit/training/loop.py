@@ -16,6 +16,7 @@ from distillkit.interfaces import JumpBatch, OptimizerTable, Source, Stage, Targ
 from distillkit.sampling import generator
 from distillkit.training.assemble import Parts
 from distillkit.training.journal import Line
+from distillkit.training.seams import WATCHED, watch_stage
 
 
 @dataclass
@@ -65,13 +66,15 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
     """
     components, plan = parts.components, parts.plan
     engine, source, teacher, target = components.engine, components.source, components.teacher, components.target
-    total = parts.updates
+    total, began = parts.updates, position.update
     while True:
         stage = plan[position.stage]
         if position.done == 0:
             source.start_stage(stage, parts.student.path)
             if target is not None:
                 target.start_stage(stage, parts.student.path)
+        if position.update == began or stage.updates >= WATCHED:
+            watch_stage(components, parts.student, stage, first=position.update == 0)
         while position.done < stage.updates:
             scores = series(components, stage, position.scores) if position.scores else []
             if scores and components.schedule.is_over(stage, position.done, scores):

@@ -19,7 +19,7 @@ from distillkit.files import replacing, write_text
 from distillkit.interfaces import RunInfo, Tracker
 from distillkit.terminal import Reporter, print_scores
 from distillkit.training.assemble import load
-from distillkit.training.checks import check_model
+from distillkit.training.checks import check_model, path_of
 from distillkit.training.folder import RunFolder
 from distillkit.training.phase import own_tracker, recorded, run_phase
 
@@ -93,7 +93,7 @@ def check_phases(phases: Sequence[Settings]) -> None:
     mistakes = []
     for i, phase in enumerate(phases):
         components = replace(phase.components(), model=model)
-        path = model.spec.with_grid(phase.grid.spacing, phase.grid.start).path
+        path = path_of(model, phase.grid)
         earlier = [phase.components() for phase in phases[:i]]
         mistakes += [
             Mistake(f"phase[{i}].{mistake.key}", mistake.message)

@@ -1,0 +1,237 @@
+"""Checks what components give, the first time that they give it: shape, type, device, finite values and range.
+
+Such a check waits for the device, which an update must not do. So a check replaces a method by one that checks the next
+result and then puts the method back. Later calls take no longer than without checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from distillkit import distributed
+from distillkit.component import Component
+from distillkit.config import Components
+from distillkit.interfaces import Data, Engine, JumpBatch, Loss, Model, Source, Stage, Stateful, TargetBatch, Update
+from distillkit.noise import Condition, Prediction, Predictor
+from distillkit.registry import check_tensor, told, wrong
+
+WATCHED = 20
+"""Stages of fewer updates are checked only where a run begins, as the checks would be a part of what they cost."""
+TOLERANCE = 0.01
+"""How far values may lie outside their range, for the rounding of whoever computed them."""
+
+
+def check_engine(engine: Engine) -> None:
+    """Check an engine that is set up."""
+    device = getattr(engine, "device", None)
+    if not isinstance(device, torch.device):
+        raise wrong(engine, "device", told(device), "a torch.device, set by setup()")
+    if distributed.world_size() > 1 and not distributed.active:
+        joined = f"{distributed.world_size()} processes that do not know of one another"
+        raise wrong(engine, "setup()", joined, "a process group: call distributed.init, or use one process")
+
+
+def watch_model(model: Model, student: Predictor) -> None:
+    """Check the next results of a model that is loaded and of its network."""
+
+    def output(value: Any, network: torch.nn.Module, z: torch.Tensor, *_: Any) -> None:
+        finite = bool(z.isfinite().all())
+        check_tensor(model, "forward()", value, z.shape, "as z", device=z.device, finite=finite)
+
+    def encoded(value: Any, images: torch.Tensor) -> None:
+        # That they have another size may be the pictures' fault: see `Data.check_shape`.
+        check_tensor(model, "encode()", value, (len(images), None, None, None), "samples", finite=True)
+
+    def decoded(value: Any, samples: torch.Tensor) -> None:
+        check_tensor(model, "decode()", value, (len(samples), None, None, None), "images [B, C, H, W]")
+
+    def condition(value: Any, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> None:
+        _check_condition(model, "condition()", value, count)
+        if guidance is not None and value.guidance is None and model.spec.guidance_input is None:
+            raise wrong(model, "condition()", "a Condition without guidance", "the scales that it was called with")
+        if value.guidance is not None and (value.null is None or value.null.keys() != value.inputs.keys()):
+            raise wrong(model, "condition()", "guidance without null inputs", "a null input for each of the inputs")
+
+    _watch(student, "forward_network", output)
+    _watch(model, "encode", encoded)
+    _watch(model, "decode", decoded)
+    _watch(model, "condition", condition)
+
+
+def watch_data(data: Data) -> None:
+    """Check what is known of data that are set up, and their next batch."""
+    if not (len(data) >= 1):
+        raise wrong(data, "len()", len(data), "the number of images, at least 1")
+    if data.classes is not None and not (isinstance(data.classes, int) and data.classes >= 1):
+        raise wrong(data, "classes", told(data.classes), "the number of classes, or None")
+
+    def batch(value: Any, indices: torch.Tensor) -> None:
+        if not (isinstance(value, tuple) and len(value) == 2):
+            raise wrong(data, "batch()", told(value), "a pair: images and labels")
+        (images, labels), count = value, len(indices)
+        check_tensor(
+            data, "batch()", images, (count, None, None, None), "images [B, C, H, W]", torch.float32, finite=True
+        )
+        low, high = images.min().item(), images.max().item()
+        if low < -1 - TOLERANCE or high > 1 + TOLERANCE:
+            raise wrong(data, "batch()", f"images from {low:g} to {high:g}", "values in [-1, 1]")
+        if (labels is None) != (data.classes is None):
+            there = "no labels" if labels is None else "labels"
+            raise wrong(data, "batch()", there, f"what `classes` says, which is {data.classes}")
+        if labels is not None and data.classes is not None:
+            check_tensor(data, "batch()", labels, (count,), "a label for each image", torch.int64)
+            if labels.min() < 0 or labels.max() >= data.classes:
+                came = f"labels from {labels.min().item()} to {labels.max().item()}"
+                raise wrong(data, "batch()", came, f"0 to {data.classes - 1}, as `classes` is {data.classes}")
+
+    _watch(data, "batch", batch)
+
+
+def watch_stage(components: Components, student: Predictor, stage: Stage, first: bool) -> None:
+    """Check the next results of all that takes part in an update.
+
+    Args:
+        components: the components, ready for the stage.
+        student: the network that is trained.
+        stage: the stage.
+        first: whether the run begins here, so that nothing may be NaN or infinite. Later it may have diverged.
+    """
+    watch_model(components.model, student)
+    if components.data is not None and "data" in components.source.gives:
+        watch_data(components.data)
+    _watch_source(components.source, components.model, stage, first)
+    for loss in components.losses:
+        _watch_loss(loss, first)
+    if components.teacher is not None:
+        teacher = components.teacher
+
+        def predicted(value: Any, z: torch.Tensor, *_: Any) -> None:
+            if not isinstance(value, Prediction):
+                raise wrong(teacher, "predict()", told(value), "a Prediction")
+            check_tensor(teacher, "predict()", value.x0, z.shape, "x0, as z", device=z.device, finite=first)
+
+        _watch(teacher, "predict", predicted)
+    if components.target is not None:
+        target = components.target
+
+        def computed(value: Any, jumps: JumpBatch, student: Prediction, *_: Any) -> None:
+            if not isinstance(value, TargetBatch):
+                raise wrong(target, "compute()", told(value), "a TargetBatch")
+            viewed = None if value.view is None else value.view(student).x0
+            for name, tensor in {"x0": value.x0, "z_next": value.z_next, "view(student).x0": viewed}.items():
+                if tensor is not None or name != "view(student).x0":
+                    shape, device = jumps.z.shape, jumps.z.device
+                    check_tensor(target, "compute()", tensor, shape, f"{name}, as z", device=device, finite=first)
+
+        _watch(target, "compute", computed)
+    _watch_engine(components.engine, components.optimizer.accumulate, student)
+    for part in (components.engine, components.source, components.teacher, components.target):
+        if part is not None:
+            _watch_state(part)
+
+
+def _watch_source(source: Source, model: Model, stage: Stage, first: bool) -> None:
+    count, shape = source.options.batch, model.spec.sample_shape
+
+    def drawn(jumps: Any, _: torch.Generator) -> None:
+        if not isinstance(jumps, JumpBatch):
+            raise wrong(source, "draw()", told(jumps), "a JumpBatch")
+        check_tensor(source, "draw()", jumps.z, (count, *shape), "z", torch.float32, finite=first)
+        for name, given in {"data": "data", "noise": "data", "landing": "landing"}.items():
+            if given in source.gives:
+                tensor = getattr(jumps, name)
+                check_tensor(source, "draw()", tensor, (count, *shape), name, torch.float32, finite=first)
+        times = jumps.times
+        if not (isinstance(times, torch.Tensor) and times.shape == (stage.stride + 1, count)):
+            expected = f"times of the shape [{stage.stride + 1}, {count}], for jumps of {stage.stride} steps"
+            raise wrong(source, "draw()", f"times {told(times)}", expected)
+        if not (times[1:] <= times[:-1]).all():  # nor is anything so that is NaN
+            raise wrong(source, "draw()", f"times {times[:, 0].tolist()}", "times that fall, towards clean data")
+        _check_condition(source, "draw()", jumps.condition, count)
+        if distributed.active:
+            others = distributed.all_gather(jumps.z[None].cpu())
+            if any(torch.equal(others[0], other) for other in others[1:]):
+                expected = "samples of each process's own: draw for `global_batch` and keep `shard(…)`"
+                raise wrong(source, "draw()", "the same samples in several processes", expected)
+
+    _watch(source, "draw", drawn)
+
+
+def _watch_loss(loss: Loss, first: bool) -> None:
+    def terms(value: Any, jumps: JumpBatch, student: Prediction, goal: torch.Tensor) -> None:
+        finite = first and bool(student.x0.isfinite().all() and goal.isfinite().all())
+        z = jumps.z
+        check_tensor(loss, "per_sample()", value, (len(z),), "a number for each sample", device=z.device, finite=finite)
+        if torch.is_grad_enabled() and not value.requires_grad:
+            raise wrong(loss, "per_sample()", "numbers without a gradient", "numbers that depend on the student's")
+
+    _watch(loss, "per_sample", terms)
+
+
+def _watch_engine(engine: Engine, accumulate: int, student: Predictor) -> None:
+    batches = 0
+
+    def output(value: Any, *_: Any) -> None:
+        if not (isinstance(value, tuple) and len(value) == 3):
+            raise wrong(engine, "forward()", told(value), "what the module gave: the loss, the target and a size")
+        check_tensor(engine, "forward()", value[0], (), "the loss")
+
+    def updated(value: Any, *_: Any) -> bool:
+        nonlocal batches
+        batches += 1
+        if value is None and batches < accumulate:
+            return False
+        if not isinstance(value, Update):
+            raise wrong(engine, "update()", told(value), f"an Update after {accumulate} batches (optimizer.accumulate)")
+        check_tensor(engine, "update()", value.grad_norm, (), "grad_norm")
+        check_tensor(engine, "update()", value.made, (), "made: 1 or 0")
+        if distributed.active and engine.layout == "replicated":
+            sums = torch.stack([weight.detach().double().sum() for weight in student.network.parameters()])
+            others = distributed.all_gather(sums[None].cpu())
+            if not (others == others[0]).all():
+                raise wrong(engine, "update()", "other weights in each process", "the same ones: average the gradients")
+        return True
+
+    _watch(engine, "forward", output)
+    _watch(engine, "update", updated)
+
+
+def _watch_state(part: Stateful | Engine) -> None:
+    def state(value: Any) -> None:
+        if not isinstance(value, Mapping):
+            raise wrong(part, "state_dict()", told(value), "tensors by name")
+        for name, tensor in value.items():
+            if not (isinstance(name, str) and isinstance(tensor, torch.Tensor)):
+                raise wrong(part, "state_dict()", f"{told(name)}: {told(tensor)}", "tensors by name")
+
+    _watch(part, "state_dict", state)
+
+
+def _check_condition(part: Model | Source, what: str, condition: Any, count: int) -> None:
+    if not isinstance(condition, Condition):
+        raise wrong(part, what, told(condition), "a Condition")
+    for name, tensor in condition.tensors().items():
+        if not (isinstance(tensor, torch.Tensor) and tensor.shape[:1] == (count,)):
+            raise wrong(part, what, f"{name} {told(tensor)}", f"a tensor of {count} samples, [{count}, …]")
+
+
+def _watch(owner: Component | Predictor, name: str, check: Callable[..., bool | None]) -> None:
+    """Check the next result of a method, which gets the result and the arguments. False: the one after it, too."""
+    method, own = getattr(owner, name), name in vars(owner)
+    # A check that is still waiting is replaced.
+    method, own = getattr(method, "watched", (method, own))
+
+    def watching(*arguments: Any, **named: Any) -> Any:
+        value = method(*arguments, **named)
+        if check(value, *arguments, **named) is not False:
+            if own:
+                setattr(owner, name, method)
+            else:
+                vars(owner).pop(name, None)
+        return value
+
+    watching.watched = method, own  # type: ignore[attr-defined]
+    setattr(owner, name, watching)
