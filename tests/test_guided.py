@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from click.testing import CliRunner
@@ -16,7 +18,9 @@ from distillkit_diffusers.pipelines.guided_unet import GuidedUNet2DModel
 from distillkit_dsd.dsd import MergedSteps
 from distillkit_guided.guided_teacher import GuidedTeacher
 from helpers.digits import MODEL, PLAIN, SCORED, TEACHER, Run, distil, settings
+from helpers.networks import ddim_scheduler, dit, kl_autoencoder
 from helpers.pipelines import alone
+from helpers.text_pipelines import sd3, stable_diffusion
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -333,6 +337,22 @@ def test_a_network_without_the_input(tmp_path: Path) -> None:
         "model.guidance_input: is required: the teacher 'guided' teaches the network to take the guidance scale as an "
         "input; give the lowest and the highest scale, as in [1.0, 3.0]"
     ]
+
+
+def dit_pipeline(folder: Path) -> None:
+    diffusers.DiTPipeline(dit(), kl_autoencoder(), ddim_scheduler()).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("save", [stable_diffusion, sd3, dit_pipeline])
+def test_a_network_that_cannot_be_given_the_input(tmp_path: Path, save: Callable[[Path], None]) -> None:
+    """One sentence, and not that it is required and then means nothing."""
+    save(tmp_path / "teacher")
+    prompts = "" if save is dit_pipeline else 'prompts = ["a", "b"]\n'
+    tables = MODEL.replace(str(TEACHER), str(tmp_path / "teacher")) + prompts + PLAIN
+    assert (
+        f"teacher.type: 'guided' teaches a network to take the guidance scale as an input, and {tmp_path / 'teacher'} "
+        "cannot be given one; use another method, as the presets pd, tsd and dsdi do"
+    ) in mistakes(tmp_path, "guided", tables=tables)
 
 
 def test_an_input_without_a_teacher(tmp_path: Path) -> None:

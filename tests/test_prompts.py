@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,21 @@ def test_prompts_that_are_wrong(teacher: Path, tmp_path: Path) -> None:
 def test_options_of_other_families(teacher: Path) -> None:
     assert mistakes(teacher, f"{TOLD}\nnull_class = 3") == (
         "model.null_class: means nothing to StableDiffusionPipeline; leave it out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("save", "part"),
+    [
+        (partial(flux, guidance_embeds=True), "transformer"),
+        (partial(stable_diffusion, network={"time_cond_proj_dim": 16}), "unet"),
+    ],
+)
+def test_a_negative_prompt_that_nothing_is_compared_with(tmp_path: Path, save: Any, part: str) -> None:
+    save(tmp_path / "teacher")
+    assert mistakes(tmp_path / "teacher", f'{TOLD}\nnegative_prompt = "dog"\nsize = 16') == (
+        f"model.negative_prompt: has no effect: the network in {tmp_path / 'teacher' / part} takes the guidance scale "
+        "as an input, and is not compared with a negative prompt; leave it out"
     )
 
 

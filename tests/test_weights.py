@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import peft
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from diffusers import DDPMScheduler, DiffusionPipeline, LDMPipeline
+from distillkit_diffusers import lora
 from distillkit_diffusers.model import DiffusersModel
 from distillkit_diffusers.weights import variants
 from helpers.networks import ddpm_pipeline, latent_pipeline, pixel_unet, tables, unet, vq_autoencoder
@@ -351,6 +353,39 @@ def test_a_checkpoint_of_accelerate(tmp_path: Path, name: str) -> None:
         assert all_refuse(folder / name).endswith(advice)
     (folder / "config.json").write_text(json.dumps(dict(pixel_unet().config) | {"_class_name": "UNet2DModel"}))
     assert f"{folder} has " in all_refuse(folder)
+
+
+def test_a_lora_that_is_not_fused(teacher: Path) -> None:
+    """As a training script leaves it: the network with peft's layers, saved by its own save_pretrained."""
+    network = diffusers.UNet2DModel.from_pretrained(teacher / "unet")
+    peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["conv1"]), network)
+    network.save_pretrained(teacher / "unet")
+    key = next(name for name in load_file(teacher / FILE) if "conv1" in name)
+    told = f"{teacher}/unet has a LoRA that is not fused into the network's weights ({key}): fuse it in the script"
+    assert told in " ".join(refusal(teacher).split())
+    assert told in all_refuse(teacher)
+    lora.fuse(network)
+    network.save_pretrained(teacher / "unet")
+    same(load(teacher).network, network)
+
+
+@pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "adapter_model.safetensors"])
+def test_a_lora_alone(teacher: Path, tmp_path: Path, name: str) -> None:
+    """Alone in a folder, as the path itself, and in place of the network's weights."""
+    alone = tmp_path / "lora" / name
+    alone.parent.mkdir()
+    save_file({"unet.conv1.lora_A.weight": torch.ones(2, 4)}, alone)
+    shutil.move(alone.parent, tmp_path / "mine")
+    told = (
+        f"; {name} is a LoRA, which holds changes to a network's weights alone: load it into its pipeline with "
+        "load_lora_weights, call fuse_lora and unload_lora_weights, and give what save_pretrained writes"
+    )
+    shutil.move(tmp_path / "mine" / name, teacher / "unet" / name)
+    (teacher / FILE).unlink()
+    for path in (teacher / "unet" / name, teacher):
+        assert told in " ".join(refusal(path).split())
+    (tmp_path / "mine" / name).touch()
+    assert told in " ".join(refusal(tmp_path / "mine").split())
 
 
 def test_files_and_parts_instead_of_the_folder(tmp_path: Path, teacher: Path) -> None:

@@ -186,6 +186,12 @@ def _check_guidance(components: Components, taught: bool) -> Iterator[Mistake]:
             "adds an input that the network is not trained for: train it with the preset 'guided' first, and distil "
             "the result (see [[phase]])",
         )
+    elif teacher is not None and mixes and taken is None and not spec.new_guidance_input:
+        yield Mistake(
+            "teacher.type",
+            f"'{teacher.name}' teaches a network to take the guidance scale as an input, and {spec.label} cannot be "
+            "given one; use another method, as the presets pd, tsd and dsdi do",
+        )
     elif teacher is not None and mixes and taken is None:
         yield Mistake(
             "model.guidance_input",

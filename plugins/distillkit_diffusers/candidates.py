@@ -12,7 +12,7 @@ from pathlib import Path
 
 from distillkit.errors import DistillkitError
 from distillkit_diffusers import weights
-from distillkit_diffusers.weights import DISTILLED, PICKLES
+from distillkit_diffusers.weights import DISTILLED, LORAS, PICKLES, about_lora
 
 MOST = 5
 """Candidates to name."""
@@ -50,6 +50,8 @@ def of_file(file: Path) -> str:
     """The end of a sentence that refuses a file."""
     if file.suffix in PICKLES:
         return "; `distillkit convert` makes such a folder of an original checkpoint and its config.yaml"
+    if file.name in LORAS:
+        return about_lora(file.name)
     holder = next((folder for folder in file.parents[:2] if _is_candidate(folder)), None)
     return f"; give {holder}" if holder is not None else _advice(file.name) * (file.suffix == ".safetensors")
 
@@ -60,6 +62,8 @@ def in_folder(folder: Path) -> str:
     if found:
         more = f" (and {len(found) - MOST} more)" if len(found) > MOST else ""
         return f"; it holds {', '.join(found[:MOST])}{more}: give one of them"
+    if lora := next((name for name in LORAS if (folder / name).is_file()), None):
+        return about_lora(lora)
     left = next((name for name in CHECKPOINT if (folder / name).is_file()), None)
     return _advice(left) if left is not None else ""
 

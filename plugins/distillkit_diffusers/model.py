@@ -59,6 +59,7 @@ class FamilyModel(Model):
             classes=family.classes,
             supports_guidance=family.supports_guidance,
             guidance_input=family.guidance_input,
+            new_guidance_input="guidance_input" in family.takes and family.supports_guidance,
             sampler=family.sampler,
             samplers=family.samplers,
             untrained=family.folder is None,

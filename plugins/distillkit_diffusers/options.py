@@ -64,6 +64,7 @@ class DiffusersOptions(FamilyOptions):
             with #, are skipped.
         negative_prompt: the negative prompt of classifier-free guidance. Default: the pipeline's own, which is the
             empty prompt, or, for an SDXL whose index has `force_zeros_for_empty_prompt`, an embedding of zeros.
+            Guidance-distilled networks (Flux dev) have none.
         size: height and width of a text-conditional model's pictures in pixels, or one number for both. Default:
             the pipeline's own.
     """

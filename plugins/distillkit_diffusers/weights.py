@@ -28,6 +28,12 @@ _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wr
 """What torch's wrappers (compile, FSDP, activation checkpointing) write into the names of weights."""
 
 
+LORAS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+"""The files in which diffusers and peft save a LoRA alone."""
+_ADAPTED = re.compile(r"(^|[._])(lora_[AB]|lora_(down|up)|lora\.(down|up)|base_layer)[._]")
+"""What peft, diffusers and others write into the names of a network's weights that has an adapter."""
+
+
 class VariantError(DistillkitError):
     """`model.variant` is missing where a choice is needed, or names what is not there."""
 
@@ -120,6 +126,11 @@ class Weights:
         bare = {name: _WRAPPERS.sub("", name) for name in names}
         if bare and all(name.startswith("module.") for name in bare.values()):
             bare = {name: own.removeprefix("module.") for name, own in bare.items()}
+        if adapted := next(filter(_ADAPTED.search, bare.values()), None):
+            raise DistillkitError(
+                f"{self.folder} has a LoRA that is not fused into the network's weights ({adapted}): fuse it in the "
+                "script that saved it (diffusers: fuse_lora, then unload_lora; peft: merge_and_unload), and save again"
+            )
         return bare
 
     @property
@@ -191,10 +202,20 @@ def stem_of(folder: Path) -> str:
     return STEMS["diffusers" if "_class_name" in read_json(folder / "config.json") else "transformers"]
 
 
+def about_lora(name: str) -> str:
+    """What a LoRA's file is and what to do with it, as the end of a sentence."""
+    return (
+        f"; {name} is a LoRA, which holds changes to a network's weights alone: load it into its pipeline with "
+        "load_lora_weights, call fuse_lora and unload_lora_weights, and give what save_pretrained writes"
+    )
+
+
 def _none(folder: Path) -> str:
     """Why there are no weights."""
     expected = f"{stem_of(folder)}.safetensors"
     names = sorted(file.name for file in folder.iterdir())
+    if lora := next((name for name in names if name in LORAS), None):
+        return f"{folder} has no weights of a network ({expected}){about_lora(lora)}"
     if pickles := [name for name in names if name.endswith(PICKLES)]:
         return (
             f"{folder} has its weights as a pickle ({pickles[0]}), which may run code when it is opened; expected "

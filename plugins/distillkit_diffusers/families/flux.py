@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import inf
 from typing import Any, ClassVar
 
 import torch
 
-from distillkit.interfaces import GuidanceInput
 from distillkit_diffusers.families.flow import FlowFamily
 from distillkit_diffusers.families.text import Text
 from distillkit_diffusers.folder import PipelineFolder
-from distillkit_diffusers.reading import read_json
 
 
 class Flux(FlowFamily, Text):
@@ -33,11 +30,11 @@ class Flux(FlowFamily, Text):
     pipeline_spacing = "trailing"
     default_size = 128
     stock_guidance = 3.5
+    scale_key = "guidance_embeds"
 
     def default_guidance(self, folder: PipelineFolder) -> float:
         """FluxPipeline's default for a guidance-distilled network; none for any other."""
-        written = read_json(folder.part(self.distilled) / "config.json")
-        return super().default_guidance(folder) if written.get("guidance_embeds") else 1.0
+        return super().default_guidance(folder) if self.takes_scale(folder) else 1.0
 
     @property
     def channels(self) -> int:
@@ -53,12 +50,6 @@ class Flux(FlowFamily, Text):
         """See the base class; `length` is the number of tokens of an image."""
         _, height, width = self.sample_shape
         super().read_scheduler((height // 2) * (width // 2))
-
-    def load(self) -> None:
-        """A guidance-distilled network takes the scale; its config has no range."""
-        super().load()
-        if self.config["guidance_embeds"]:
-            self.guidance_input = GuidanceInput(0.0, inf, new=False)
 
     def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, torch.Tensor]:
         """T5's hidden states; CLIP's pooled embedding."""

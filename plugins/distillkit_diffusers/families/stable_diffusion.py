@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import inf
 from typing import Any, ClassVar
 
 import diffusers.models.embeddings as embeddings
 import torch
 
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import GuidanceInput
 from distillkit.noise import GUIDANCE
 from distillkit_diffusers.families.flow import FlowFamily
 from distillkit_diffusers.families.table import TableFamily
@@ -20,11 +18,7 @@ from distillkit_diffusers.families.text import Text
 class TextUnet(TableFamily, Text):
     """A `UNet2DConditionModel` conditioned on texts. A guidance-distilled one (LCM's) takes the scale as an input."""
 
-    def load(self) -> None:
-        """A `time_cond_proj_dim` in the config means that the network takes the scale; no range is given."""
-        super().load()
-        if self.config["time_cond_proj_dim"] is not None:
-            self.guidance_input = GuidanceInput(0.0, inf, new=False)
+    scale_key = "time_cond_proj_dim"
 
     def arguments(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """With the scale s as sinusoids of 1000 w, where w = s − 1, as in the pipelines."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import diffusers
 import torch
 
 from distillkit.errors import DistillkitError, Mistake
-from distillkit.interfaces import Export
+from distillkit.interfaces import Export, GuidanceInput
 from distillkit.noise import Condition
 from distillkit_diffusers import frozen, networks
 from distillkit_diffusers.export import Sampling, model_card, save_over, text_conditional
@@ -19,6 +20,7 @@ from distillkit_diffusers.families.family import Family
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.frozen import Autoencoder
 from distillkit_diffusers.options import PROMPT_OPTIONS, check_prompts, read_prompts
+from distillkit_diffusers.reading import read_json
 
 SLICE = 8
 """The number of prompts that are encoded at once."""
@@ -38,6 +40,8 @@ class Text(Family):
     for_encoding: ClassVar[Mapping[str, Any]] = {}
     """Further arguments of the pipeline that encodes the prompts."""
     takes = PROMPT_OPTIONS
+    scale_key: ClassVar[str] = ""
+    """The key in the network's config of an input for the guidance scale, which guidance-distilled networks have."""
 
     def check(self) -> Iterator[Mistake]:
         """Adds mistakes in the prompts, and missing parts that an export would copy."""
@@ -45,6 +49,17 @@ class Text(Family):
         yield from check_prompts(self.options, self.what)
         if self.folder is not None:
             yield from self.folder.check_components(self.parts)
+            if self.options.negative_prompt is not None and self.takes_scale(self.folder):
+                yield Mistake(
+                    "negative_prompt",
+                    f"has no effect: the network in {self.folder.part(self.distilled)} takes the guidance scale as an "
+                    "input, and is not compared with a negative prompt; leave it out",
+                )
+
+    def takes_scale(self, folder: PipelineFolder) -> bool:
+        """Whether the network takes the guidance scale as an input; its config does not say in which range."""
+        file = folder.part(self.distilled) / "config.json"
+        return file.is_file() and bool(read_json(file).get(self.scale_key))
 
     def default_guidance(self, folder: PipelineFolder) -> float:
         """That of diffusers' pipeline, as folders do not have one."""
@@ -66,6 +81,8 @@ class Text(Family):
         self.sample_shape = (channels, *self._latent_size())
         self.scheduler = self.scheduler_config()
         self.read_scheduler()
+        if self.takes_scale(self.saved):
+            self.guidance_input = GuidanceInput(0.0, inf, new=False)
         self._encode_prompts()
 
     @abstractmethod
