@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import shutil
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from distillkit_mlflow.store import experiment_id, open_store
 from distillkit_mlflow.sync import Sync
 from distillkit_mlflow.tracker import MlflowTracker
 from distillkit_mlflow.uri import sqlite_file
+from helpers.digits import MODEL, PLAIN, settings
 from helpers.run_folders import RunFolder
 
 from distillkit.errors import DistillkitError
@@ -115,6 +117,22 @@ def test_the_environment_at_the_start_counts(
     config.send(tmp_path / "config")
     experiment = find(client, store_uri, tmp_path / "config").info.experiment_id
     assert client.get_experiment(experiment).name == "of the config"
+
+
+def test_the_resolved_config_leaves_it_to_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    tables = (MODEL + PLAIN).replace('type = "none"', 'type = "mlflow"')
+    assert settings(tmp_path, "dsdi", "run.updates=1", tables=tables).tables["tracker"] == {"type": "mlflow"}
+
+
+def test_the_ui_of_a_run_is_that_of_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
+    tracker = record_run(tmp_path / "run")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host")
+    with pytest.raises(DistillkitError, match=r"no run was recorded in sqlite:///.*/none.db yet"):
+        tracker.open_ui(5000, tmp_path / "run")
+    with pytest.raises(DistillkitError, match="http://host is a server with its own UI"):
+        tracker.open_ui(5000)
 
 
 def test_an_experiment_by_its_id(
@@ -237,6 +255,40 @@ def test_the_warning_of_a_short_run_says_why(
         tracker.finish("finished")
     [warning] = [record.getMessage() for record in caplog.records]
     assert f"({file} was made by an older MLflow: make a copy of the file, then run: mlflow db upgrade" in warning
+
+
+def test_the_warning_of_a_run_says_why_and_all_else_arrives(
+    store_uri: str,
+    client: MlflowClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Two runs with their own processes: one in a deleted experiment, one whose artifact store is down."""
+    monkeypatch.setattr(tracking, "PATIENCE", 0.1)
+    client.delete_experiment(experiment_id(client, "gone", store_uri))
+    (tmp_path / "artifacts").touch()
+    client.create_experiment("no artifacts", artifact_location=(tmp_path / "artifacts").as_uri())
+    runs = {name: RunFolder(tmp_path / name, EVERY) for name in ("gone", "no artifacts")}
+    trackers = {name: MlflowTracker(MlflowTracker.Options(uri=store_uri, experiment=name)) for name in runs}
+    with caplog.at_level(logging.WARNING, logger="distillkit_mlflow"):
+        for name, run in runs.items():
+            run.update(1)
+            run.evaluation(1, 3.0)
+            trackers[name].start(run.info())
+        while len(caplog.records) < 2:
+            for tracker in trackers.values():
+                tracker.sync()
+            time.sleep(0.05)
+        runs["no artifacts"].update(2)
+        trackers["no artifacts"].sync()
+        while find(client, store_uri, runs["no artifacts"].path).data.metrics.get("loss") != 2.0:
+            time.sleep(0.05)
+        for tracker in trackers.values():
+            tracker.finish("killed")
+    warnings = sorted(record.getMessage().partition("continues (")[2] for record in caplog.records)
+    assert warnings[0].startswith("pictures and files: NotADirectoryError: ")
+    assert warnings[1].startswith("the experiment 'gone' was deleted in the store: restore it with mlflow experiments")
 
 
 def test_a_deleted_experiment_is_named(store_uri: str, client: MlflowClient, tmp_path: Path) -> None:
