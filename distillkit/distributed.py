@@ -1,16 +1,17 @@
 """Communication between the processes of a run. With a single process, every function returns its argument.
 
 Launchers (torchrun, deepspeed, accelerate, `distillkit launch`) set RANK, LOCAL_RANK and WORLD_SIZE in the environment.
-`barrier`, `any_rank`, `broadcast`, `all_mean`, `all_gather`, `on_all_ranks` and `on_main_process` are collectives: all
+`any_rank`, `broadcast`, `all_mean`, `all_gather`, `on_all_ranks` and `on_main_process` are collectives: all
 processes must call them, in the same order.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -112,13 +113,11 @@ def first_to_fail() -> bool:
     if _store is None:
         # Rank 0 most likely fails with the same error. If it does not, no launcher terminates this process.
         return is_main_process() or _survives()
-    try:
-        first = bool(_store.add("distillkit/failed", 1) == 1)
-    except RuntimeError:  # the process that hosts the store has exited: it failed first
-        first = False
-    if not first:
-        _survives()
-    return first
+    with suppress(RuntimeError):  # the process that hosts the store has exited: it failed first
+        if _store.add("distillkit/failed", 1) == 1:
+            return True
+    _survives()
+    return False
 
 
 def _survives() -> bool:
@@ -138,17 +137,10 @@ def exit_barrier() -> None:
     if _store is None:
         return
     until = time.monotonic() + EXIT_TIMEOUT
-    try:
+    with suppress(RuntimeError):  # the process that hosts the store has exited
         _store.add("distillkit/leaving", 1)
         while _store.add("distillkit/leaving", 0) < world_size() and time.monotonic() < until:
             time.sleep(0.05)
-    except RuntimeError:  # the process that hosts the store has exited
-        return
-
-
-def barrier() -> None:
-    """Block until all processes have called this."""
-    any_rank(False)
 
 
 def any_rank(flag: bool) -> bool:
@@ -161,12 +153,22 @@ def any_rank(flag: bool) -> bool:
 
 
 def broadcast(value: T) -> T:
-    """Rank 0's value, which may be any object that can be pickled."""
+    """Rank 0's value, of JSON's types: what comes from a socket is not unpickled, as a pickle can run code."""
     if not active:
         return value
-    values = [value]
-    torch.distributed.broadcast_object_list(values, src=0, group=_host)
-    return values[0]
+    data = _encode(value) if is_main_process() else torch.empty(0, dtype=torch.uint8)
+    size = torch.tensor(len(data))
+    torch.distributed.broadcast(size, src=0, group=_host)
+    torch.distributed.broadcast(data.resize_(int(size)), src=0, group=_host)
+    return cast(T, _decode(data)[0])
+
+
+def _encode(value: Any) -> torch.Tensor:
+    return torch.frombuffer(bytearray(f"{json.dumps(value)}\n".encode()), dtype=torch.uint8)
+
+
+def _decode(data: torch.Tensor) -> list[Any]:
+    return [json.loads(line) for line in bytes(data.numpy()).splitlines()]
 
 
 def all_mean(tensor: torch.Tensor) -> torch.Tensor:
@@ -204,10 +206,7 @@ def on_all_ranks(do: Callable[[], T], path: Path | None = None) -> T:
     """
     result, failed = _try(do, path)
     if any_rank(failed is not None):
-        errors: list[Any] = [failed] * world_size()
-        if active:
-            torch.distributed.all_gather_object(errors, failed, group=_host)
-        raise DistillkitError(next(filter(None, errors)))
+        raise DistillkitError(next(filter(None, _decode(all_gather(_encode(failed))))))
     return cast(T, result)
 
 
@@ -215,7 +214,7 @@ def on_main_process(do: Callable[[], T], path: Path | None = None) -> T:
     """Call `do` in the main process only. All processes return its result, or raise its error.
 
     Args:
-        do: must not call a collective.
+        do: must not call a collective. Its result must be of JSON's types.
         path: the file or folder that it writes, if any; named in the error message.
     """
     result, failed = broadcast(_try(do, path) if is_main_process() else (None, None))

@@ -96,11 +96,11 @@ def find(folder: Path, parts: Parts, say: Callable[[str], None]) -> Path | None:
         DistillkitError: all checkpoints are damaged, or one was written by another engine or with other sharding.
     """
 
-    def look() -> list[Path]:
+    def look() -> list[str]:
         files.recover(folder)
-        return complete(folder)
+        return [path.name for path in complete(folder)]
 
-    checkpoints = distributed.on_main_process(look, folder)
+    checkpoints = [folder / name for name in distributed.on_main_process(look, folder)]
     mine = manifest.rank_file(distributed.rank() if parts.components.engine.layout != "replicated" else 0)
     for path in reversed(checkpoints):
         check_layout(path, parts)

@@ -165,15 +165,16 @@ class BestWeights:
     @property
     def score(self) -> BestScore | None:
         """The best so far, by the score that the config names; a collective."""
-        return distributed.on_main_process(self._read)
+        found = distributed.on_main_process(self._read)
+        return None if found is None else BestScore(**found)
 
-    def _read(self) -> BestScore | None:
+    def _read(self) -> dict[str, Any] | None:
         if not self._path.is_file():
             return None
         with safe_open(self._path, "pt") as file:
             written = file.metadata()
-        best = BestScore(int(written["update"]), written["score"], float(written["value"]))
-        return best if best.score == self._score else None
+        best = {"update": int(written["update"]), "score": written["score"], "value": float(written["value"])}
+        return best if best["score"] == self._score else None
 
     def consider(self, update: int, scores: Mapping[str, float]) -> None:
         """Keep the weights if their score is better than the best so far. Collective."""

@@ -81,13 +81,14 @@ class Images(Data):
     def setup(self) -> None:
         """Find the pictures and check them. The main process does it for all."""
         folder = self.options.folder
-        self._paths, names = distributed.on_main_process(self._find)
+        paths, names = distributed.on_main_process(self._find)
+        self._paths = [Path(path) for path in paths]
         tops = [path.relative_to(folder).parts[0] if path.parent != folder else None for path in self._paths]
         labelled = names and None not in tops
         self._labels = [names.index(top) for top in tops if top is not None] if labelled else None
         self._names = names if labelled else None
 
-    def _find(self) -> tuple[list[Path], list[str]]:
+    def _find(self) -> tuple[list[str], list[str]]:
         """The pictures, and the names of the sub-folders that hold any: bad ones count here, so that a class keeps its
         number."""
         folder = self.options.folder
@@ -110,7 +111,7 @@ class Images(Data):
             raise DistillkitError(f"data.folder: no pictures ({what}) in {folder}")
         if bad:
             click.echo(f"data.folder: {len(bad)} of {len(paths)} pictures in {folder} are left out: {some}", err=True)
-        return good, names
+        return [str(path) for path in good], names
 
     @property
     def classes(self) -> int | None:
