@@ -100,6 +100,47 @@ def test_its_model_takes_weights_of_its_own(environment: Environment) -> None:
     assert {key: teacher[key] for key in both} == pytest.approx({key: student[key] for key in both})
 
 
+def test_its_result_is_a_model(environment: Environment) -> None:
+    """It is sampled, evaluated and distilled further."""
+    text = (environment.folder / "my.toml").read_text(encoding="utf-8")
+    phases = "[[phase]]\n[[phase]]\n[phase.run]\nupdates = 3\n"
+    (environment.folder / "two.toml").write_text(f"{text}\n{phases}", encoding="utf-8")
+    done = environment.distillkit("run", "two.toml")
+    assert done.returncode == 0, done.stderr
+    second = environment.folder / "runs/two/phases/2/config.toml"
+    assert "phases/1/pipeline/tiny.safetensors" in second.read_text(encoding="utf-8")
+    done = environment.distillkit("sample", "runs/two", "--steps", "2", "--output", "two.png")
+    assert (done.returncode, done.stdout) == (0, "two.png: 16 samples in 2 steps\n"), done.stderr
+    done = environment.distillkit("evaluate", "runs/two", "--steps", "2", "--json")
+    scores = json.loads((environment.folder / "runs/two/scores.json").read_text(encoding="utf-8"))
+    expected = {row["metric"]: row["value"] for row in scores if (row["model"], row["steps"]) == ("student", 2)}
+    assert {row["metric"]: row["value"] for row in json.loads(done.stdout)} == pytest.approx(expected), done.stderr
+
+
+def test_its_parts_work_in_two_processes(environment: Environment) -> None:
+    """With distillkit's engine, as the page's is for one. Two processes learn what one does with twice the batch."""
+    common = ["run", "my.toml", "--set", "engine.type=torch", "--set", "model.width=3"]
+    done = environment.distillkit(*common, "--set", "source.batch=8", "--output", "one")
+    assert done.returncode == 0, done.stderr
+    done = environment.distillkit("launch", "--processes", "2", *common, "--output", "both")
+    assert done.returncode == 0, done.stderr
+    one, both = (
+        [json.loads(line) for line in (environment.folder / run / "journal.jsonl").read_text().splitlines()]
+        for run in ("one", "both")
+    )
+    assert [line["loss"] for line in both] == pytest.approx([line["loss"] for line in one], rel=1e-4)
+
+
+def test_an_engine_for_one_process_is_refused_in_two(environment: Environment) -> None:
+    done = environment.distillkit("launch", "--processes", "2", "run", "my.toml", "--output", "apart")
+    assert done.returncode == 2
+    assert (
+        "my-parts 0.1.0, engine 'sgd': setup() gave 2 processes that do not know of one another; expected a process "
+        "group: call distributed.init, or use one process\n"
+    ) in done.stderr
+    assert not (environment.folder / "apart").exists()
+
+
 def test_rule_1_holds_for_it(environment: Environment) -> None:
     code = (
         "import sys; from distillkit.cli.group import cli; cli(['check', 'my.toml'], standalone_mode=False)\n"

@@ -19,11 +19,11 @@ from distillkit_losses.losses import XMse
 from distillkit_metrics.features import Pixels
 from distillkit_metrics.metrics import FrechetDistance
 from distillkit_pd.frozen_teacher import FrozenTeacher
-from helpers.digits import MODEL, PLAIN, SCORED, Run, settings
+from helpers.digits import MODEL, PLAIN, SCORED, TWO_PHASES, Run, settings, two_phases
 
 from distillkit import __version__
 from distillkit.component import Component
-from distillkit.config import Config
+from distillkit.config import Config, read_config
 from distillkit.config.checks import check_together
 from distillkit.config.settings import Settings
 from distillkit.config.tables import Choice
@@ -31,7 +31,7 @@ from distillkit.errors import DistillkitError
 from distillkit.interfaces import ModelSpec, NoTracker, Schedule
 from distillkit.interfaces.tracker import Status
 from distillkit.noise import TablePath
-from distillkit.registry import Registry
+from distillkit.registry import Plugin, Registered, Registry, load_registry
 from distillkit.training.run import run
 
 HERE = __name__
@@ -461,6 +461,19 @@ def test_two_scores_of_one_name(tmp_path: Path) -> None:
     assert str(caught.value).endswith(
         f"metric[1]: distillkit {__version__}, metric 'fid': label() gave 'fd-pixels', as that of metric[0] did; "
         "expected a name for each score: remove one of them"
+    )
+
+
+def test_phases_need_to_open_what_the_first_one_leaves(tmp_path: Path) -> None:
+    registry = load_registry()
+    closed = part(DiffusersModel, name="closed", opened=classmethod(lambda *_: None))
+    registry.components["model"]["closed"] = [Registered("model", "closed", closed, Plugin("p", "p", "1"))]
+    path = two_phases(tmp_path, TWO_PHASES.replace('type = "diffusers"', 'type = "closed"'))
+    with pytest.raises(DistillkitError) as caught:
+        read_config(path, registry=lambda: registry)
+    assert str(caught.value) == (
+        f"{path}: 1 error\n  phase[1]: cannot begin with the result of the phase before: {HERE}, model 'closed': "
+        "opened() gave None; expected the [model] table that loads what it exports to pipeline"
     )
 
 

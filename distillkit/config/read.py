@@ -16,9 +16,9 @@ from distillkit.config.explain import did_you_mean
 from distillkit.config.layers import assign, complete, lay_over, parse_assignments, read_toml
 from distillkit.config.settings import Config, Scoring, Settings
 from distillkit.config.tables import CORE, Choice, EvaluationTable, GridTable, Reader, RunTable
-from distillkit.errors import ConfigError, Mistake
+from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.interfaces import EmaTable, OptimizerTable, StudentTable
-from distillkit.registry import TABLES, Registry, load_registry
+from distillkit.registry import TABLES, Registry, UnknownNameError, load_registry, wrong
 
 SCORING = ("grid", "evaluation", "engine", "data", "features", "metric")
 """The tables that say how a model is scored."""
@@ -76,6 +76,12 @@ def _read_phases(tables: dict[str, Any], path: Path, overrides: list[str], regis
             phases.append(settle(lay_over(base, entry), name, common, registry, str(path)))
         except ConfigError as error:
             mistakes += [Mistake(f"phase[{i}].{mistake.key}", mistake.message) for mistake in error.mistakes]
+    if not mistakes and len(phases) > 1:
+        [model] = phases[0].choices["model"]
+        try:
+            _opened(cast(type[interfaces.Model], model.component), Path("pipeline"), phases[0].tables["model"])
+        except DistillkitError as error:
+            mistakes.append(Mistake("phase[1]", f"cannot begin with the result of the phase before: {error}"))
     if not mistakes:
         mistakes += [
             Mistake(
@@ -196,17 +202,28 @@ def read_scoring(tables: dict[str, Any], origin: str, overrides: Iterable[str] =
 
 
 def table_of_result(tables: Mapping[str, Any], pipeline: Path) -> dict[str, Any]:
-    """The `[model]` table that loads a pipeline which a run exported, with the default model.
+    """The `[model]` table that loads a pipeline, as the model of the run that exported it says.
 
     Args:
-        tables: the run's tables.
+        tables: the run's tables; without a model, the default model exported it.
         pipeline: the pipeline's folder.
+
+    Raises:
+        DistillkitError: the model is not installed, or does not say how its pipelines are loaded.
     """
-    registry = load_registry()
-    name = registry.default("model")
-    result = cast(type[interfaces.Model], registry.find("model", name))
-    kept = {key: value for key, value in tables.get("model", {}).items() if key in result.kept_options}
-    return {"type": name, "path": str(pipeline)} | kept
+    registry, table = load_registry(), tables.get("model", {})
+    try:
+        model = registry.find("model", table.get("type", registry.default("model")))
+    except UnknownNameError as error:
+        raise DistillkitError(f"{pipeline}: {error}") from None
+    return _opened(cast(type[interfaces.Model], model), pipeline, table)
+
+
+def _opened(model: type[interfaces.Model], pipeline: Path, table: Mapping[str, Any]) -> dict[str, Any]:
+    opened = model.opened(pipeline, table)
+    if opened is None:
+        raise wrong(model, "opened()", opened, f"the [model] table that loads what it exports to {pipeline}")
+    return dict(opened)
 
 
 def read_component(kind: str, table: Mapping[str, Any], origin: str) -> Any:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -147,9 +147,6 @@ class Model(Component):
     Images are [B, C, H, W] with values in [−1, 1]; samples are what the network takes, [B, *spec.sample_shape].
     """
 
-    kept_options: ClassVar[frozenset[str]] = frozenset()
-    """Optional. The options that a config must repeat to load an exported pipeline, whose folder does not hold them."""
-
     network: torch.nn.Module
     """The network, float32, on the CPU. Set by `load`."""
     spec: ModelSpec
@@ -195,6 +192,19 @@ class Model(Component):
         The folder does not exist yet. It is renamed to its final path once it is complete.
         An adapter is fused: its product is added to the weights, in place, as nothing else uses `network`.
         """
+
+    @classmethod
+    def opened(cls, folder: Path, table: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Optional. The `[model]` table that loads what `export` wrote, with this model or another one ("diffusers").
+
+        Without it, the result of a run cannot be sampled or evaluated, and no further phase can begin with it. Called
+        before the folder exists, too. Must not import torch.
+
+        Args:
+            folder: where `export` wrote it.
+            table: the `[model]` table of the run, with all options.
+        """
+        return None
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Optional. Images -> samples, without a gradient; by default the images themselves (pixel space)."""

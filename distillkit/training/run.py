@@ -22,6 +22,7 @@ from distillkit.training.assemble import load
 from distillkit.training.checks import check_model, path_of
 from distillkit.training.folder import RunFolder
 from distillkit.training.phase import own_tracker, recorded, run_phase
+from distillkit.training.seams import check_engine
 
 
 def run(
@@ -54,7 +55,9 @@ def run(
     """
     if distributed.world_size() > 1:
         # Joins the other processes: from here on they decide alike, and fail alike.
-        config.phases[0].components().engine.setup()
+        engine = config.phases[0].components().engine
+        engine.setup()
+        check_engine(engine)
     tracker = own_tracker(config.phases[0])
     if len(config.phases) == 1:
         return run_phase(config.phases[0], folder, tracker, resume, allow=allow, ready=ready)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,6 +38,12 @@ class FamilyModel(Model):
         Raises:
             DistillkitError: there is none for the pipeline that the options name.
         """
+
+    @classmethod
+    def opened(cls, folder: Path, table: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The model "diffusers". The folder of a text-conditional model has no prompts, so the run's are repeated."""
+        prompts = {key: value for key, value in table.items() if key in PROMPT_OPTIONS}
+        return {"type": DiffusersModel.name, "path": str(folder), **prompts}
 
     def inventory(self, student: StudentTable | None = None) -> Inventory | None:
         """See the base class."""
@@ -102,7 +109,6 @@ class DiffusersModel(FamilyModel):
 
     name = "diffusers"
     default = True
-    kept_options = PROMPT_OPTIONS
 
     Options = DiffusersOptions  # type: ignore[assignment]  # mypy wants nested classes, and takes no alias
 
