@@ -25,6 +25,7 @@ from helpers.digits import MODEL, PLAIN, settings
 from helpers.run_folders import RunFolder
 
 from distillkit.errors import DistillkitError
+from distillkit.files import file_lock
 from distillkit.interfaces.tracker import Status
 
 if TYPE_CHECKING:
@@ -203,6 +204,17 @@ def test_several_processes_make_one_store(tmp_path: Path) -> None:
     client = open_store(uri)
     assert len(client.search_runs([experiment_id(client, "distillkit", uri)])) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+
+
+def test_a_store_that_is_never_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not taken for a run that is still going on, which has a lock, too."""
+    monkeypatch.setattr(sqlite, "MAKING", 0.1)
+    tracker = record_run(tmp_path / "run", uri=f"sqlite:///{tmp_path}/mlflow.db")
+    with (
+        file_lock(tmp_path / ".mlflow.db.lock"),
+        pytest.raises(DistillkitError, match=r"mlflow.db: another process has been making this store for 0 s: wait"),
+    ):
+        tracker.send(tmp_path / "run")
 
 
 WRONG = {

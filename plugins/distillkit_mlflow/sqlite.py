@@ -10,6 +10,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from filelock import Timeout
+
 from distillkit.errors import DistillkitError
 from distillkit.files import file_lock, replacing
 
@@ -34,12 +36,22 @@ def make(file: Path, fill: Callable[[Path], object]) -> None:
     Args:
         file: the database file.
         fill: makes a store at a path where nothing is.
+
+    Raises:
+        DistillkitError: another process has been making the store for too long.
     """
     if is_missing(file):
-        with file_lock(file.with_name(f".{file.name}.lock")).acquire(timeout=MAKING):
-            if is_missing(file):
-                with replacing(file) as temporary:
-                    fill(temporary)
+        lock = file.with_name(f".{file.name}.lock")
+        try:
+            with file_lock(lock).acquire(timeout=MAKING):
+                if is_missing(file):
+                    with replacing(file) as temporary:
+                        fill(temporary)
+        except Timeout:
+            raise DistillkitError(
+                f"{file}: another process has been making this store for {MAKING:.0f} s: wait for it, or stop the "
+                f"process that holds {lock}"
+            ) from None
 
 
 def check(file: Path, timeout: float = 3.0) -> None:
