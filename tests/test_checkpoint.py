@@ -39,7 +39,10 @@ CASES = {
     "data, accumulating": ("pd", (*FALLING, "optimizer.accumulate=2", "source.drop_labels=0.2")),
     "training DSD, a ramp": ("dsd-training", ("schedule.steps=8", "loss[1].weight={from=0.0, to=0.5, updates=7}")),
     "training DSD, fresh noise": ("dsd-training", ("target.type='noisier-step'", "optimizer.accumulate=2")),
-    "data, rate anew in each stage": ("pd", (*FALLING, "optimizer.decay='stage'", "optimizer.shape='linear'")),
+    "data, rate and moments anew in each stage": (
+        "pd",
+        (*FALLING, "optimizer.decay='stage'", "optimizer.shape='linear'", "optimizer.moments='stage'"),
+    ),
     "LoRA, frozen, renewed": ("tsd", (*FALLING, *LORA)),
     "LoRA, ema": ("dsdi", (*FALLING, *LORA, 'teacher.type="ema"', "teacher.decay=0.9")),
     "LoRA, an average in the target": ("consistency", ("schedule.steps=8", "evaluation.sampler='ddim'", *LORA)),
@@ -94,6 +97,16 @@ def test_frozen_teacher_becomes_the_student_at_a_stages_end(
     renewed = {key.replace("teacher", "engine"): value for key, value in teachers[1].items()}
     assert all(torch.equal(value, last[key]) for key, value in renewed.items()) == (renew == "stage")
     assert all(torch.equal(value, teachers[0][key]) for key, value in teachers[1].items()) == (renew == "never")
+
+
+@pytest.mark.parametrize("moments", ["run", "stage"])
+def test_adams_steps_are_those_of_the_run_or_of_the_stage(tmp_path: Path, moments: str) -> None:
+    whole = distil(tmp_path, "tsd", *RUN, "schedule.start=4", "run.updates=5", f"optimizer.moments={moments}")
+    stages = [line["stage"] for line in whole.journal]
+    assert stages == [0, 0, 1, 1, 1]
+    for update, within in enumerate([1, 2, 1, 2, 3], 1):
+        steps = {value.item() for key, value in state(whole, update).items() if "/optimizer.step." in key}
+        assert steps == {update if moments == "run" else within}
 
 
 def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:

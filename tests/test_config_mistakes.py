@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ConfigFile
+from distillkit_engines.torch_engine import TorchEngine
 
 from distillkit.config import read_config
 from distillkit.errors import ConfigError, DistillkitError
@@ -244,6 +245,16 @@ def test_one_mistake(config: ConfigFile, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_config(path)
     assert str(caught.value) == f"{path}: 1 error\n  {message}"
+
+
+def test_an_engine_that_keeps_its_moments(config: ConfigFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = DSDI + '[optimizer]\nmoments = "stage"\n'
+    assert read_config(config.write(text)).phases[0].optimizer.moments == "stage"
+    monkeypatch.delattr(TorchEngine, "restart_moments")
+    with pytest.raises(ConfigError) as caught:
+        read_config(config.write(text))
+    [mistake] = caught.value.mistakes
+    assert str(mistake) == 'optimizer.moments: is "stage", and the engine \'torch\' keeps them: set it to "run"'
 
 
 class Odd(Schedule):

@@ -180,6 +180,23 @@ def test_state_goes_on_in_another_engine() -> None:
     assert all(torch.equal(value, ended[key]) for key, value in first.state_dict().items())
 
 
+def test_moments_that_begin_anew_are_those_of_a_new_engine() -> None:
+    """To the last bit, and the average goes on."""
+    one, two = Toy(), Toy()
+    first = prepared(one, EmaTable(decay=0.9), weight_decay=0.1)
+    for update in range(5):
+        make_update(first, update)
+    first.restart_moments()
+    kept = {key: value.clone() for key, value in first.state_dict().items()}
+    second = prepared(two, EmaTable(decay=0.9), weight_decay=0.1)
+    second.load_state_dict({key: value for key, value in kept.items() if not key.startswith("optimizer.")})
+    for update in range(5, UPDATES):
+        make_update(first, update)
+        make_update(second, update)
+    ended = second.state_dict()
+    assert all(torch.equal(value, ended[key]) for key, value in first.state_dict().items())
+
+
 def test_bf16_computes_in_bfloat16_and_keeps_float32_weights() -> None:
     module = Toy()
     engine = TorchEngine(TorchEngine.Options(device="cpu", precision="bf16"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from distillkit.config.settings import Components, Scoring, find_score, scores_taken, stride, watched
 from distillkit.errors import Mistake
-from distillkit.interfaces import Source, Stage
+from distillkit.interfaces import Engine, Source, Stage
 from distillkit.registry import Registry, heading
 
 
@@ -143,6 +143,12 @@ def _data(components: Components) -> Iterator[Mistake]:
         yield Mistake("data", f"is required: the source '{source.name}' draws from a data set; add a [data] table")
 
 
+def _moments(components: Components) -> Iterator[Mistake]:
+    engine = components.engine
+    if components.optimizer.moments == "stage" and type(engine).restart_moments is Engine.restart_moments:
+        yield Mistake("optimizer.moments", f'is "stage", and the engine \'{engine.name}\' keeps them: set it to "run"')
+
+
 def _sampler(components: Components) -> Iterator[Mistake]:
     if components.evaluation.sampler == "consistency" and components.grid.spacing != "trailing":
         yield Mistake(
@@ -231,5 +237,6 @@ CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     _best: {"evaluation", "features", "metric"},
     _data: {"source", "data"},
     _sampler: {"grid", "evaluation"},
+    _moments: {"optimizer", "engine"},
     check_scores: {"metric", "features", "evaluation", "data"},
 }

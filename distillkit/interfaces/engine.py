@@ -29,6 +29,7 @@ class OptimizerTable(StrictModel):
         warmup: updates over which the learning rate rises linearly from 0.
         betas: Adam's β₁ and β₂.
         eps: Adam's ε.
+        moments: Adam's moments are kept over the "run", or begin anew in each "stage" (Salimans & Ho 2022: in each).
         weight_decay: decoupled weight decay.
         clip: maximum gradient norm; 0 for no clipping.
         accumulate: batches per parameter update.
@@ -41,6 +42,7 @@ class OptimizerTable(StrictModel):
     warmup: int = Field(0, ge=0)
     betas: tuple[Unit, Unit] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
+    moments: Literal["run", "stage"] = "run"
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, ge=0)
     accumulate: int = Field(1, ge=1)
@@ -163,6 +165,13 @@ class Engine(Component, ShardedState):
         Returns:
             the update; None while batches accumulate.
         """
+
+    def restart_moments(self) -> None:
+        """Set the optimiser's moments, and its count of steps, to what they are before the first update.
+
+        Optional: a config with `optimizer.moments = "stage"` is refused for an engine that does not override this.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def autocast(self) -> AbstractContextManager[Any]:

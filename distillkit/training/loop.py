@@ -91,6 +91,8 @@ def updates(parts: Parts, position: Position, say: Callable[[str], None]) -> Ite
         if teacher is not None:
             with engine.unsharded():
                 teacher.end_stage(parts.student)
+        if components.optimizer.moments == "stage":
+            engine.restart_moments()
         position.stage += 1
         position.done = 0
         position.scores = []

@@ -135,6 +135,12 @@ class TrainedWeights:
             shard.copy_(mean)
             mean.copy_(kept)
 
+    def restart_moments(self) -> None:
+        """Set AdamW's moments and its steps to zero, in place, as DeepSpeed has references to them."""
+        for state in self._adamw.state.values():
+            for value in state.values():
+                local_shard(value).zero_()
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Number of updates, weights, average and AdamW's moments, by name."""
         state = {"updates": self._updates}

@@ -210,6 +210,10 @@ class DeepSpeedEngine(Engine):
     def _gradients(self) -> list[torch.Tensor]:
         return [weight.grad for weight in self._network.parameters() if weight.grad is not None]
 
+    def restart_moments(self) -> None:
+        """AdamW's are zero again."""
+        self._trained.restart_moments()
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, an unsharded float32 network with the EMA weights replaces the trained one."""

@@ -137,6 +137,10 @@ class TorchEngine(Engine):
         self._trained.count_update(made)
         return Update(norm, made)
 
+    def restart_moments(self) -> None:
+        """AdamW's are zero again."""
+        self._trained.restart_moments()
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the network has the EMA weights, unsharded."""

@@ -68,7 +68,16 @@ def go_on(options: dict[str, Any]) -> list[str]:
         update(first, options, number)
         update(second, options, number)
     trained = second.state_dict()
-    return differ + [key for key, value in first.state_dict().items() if not torch.equal(value, trained[key])]
+    differ += [key for key, value in first.state_dict().items() if not torch.equal(value, trained[key])]
+    # With moments that begin anew, and in an engine that has never had any.
+    first.restart_moments()
+    third = toy(options, Toy())
+    kept = {key: value.clone() for key, value in first.state_dict().items() if not key.startswith("optimizer.")}
+    third.load_state_dict(kept)
+    update(first, options, 6)
+    update(third, options, 6)
+    trained = third.state_dict()
+    return differ + [f"anew {key}" for key, value in first.state_dict().items() if not torch.equal(value, trained[key])]
 
 
 def storages() -> dict[int, int]:
