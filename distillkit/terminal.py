@@ -41,7 +41,9 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        # rich goes quiet and exits where the reader of a pipe has gone: that is no reason to lose a run.
+        with suppress(SystemExit):
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def task(self, what: str, total: int, done: int = 0) -> Iterator[None]:

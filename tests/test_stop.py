@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,16 @@ def test_a_second_signal_stops_at_once(whole: ForkedRun, tmp_path: Path, phase: 
     assert not [*stopped.run.glob("checkpoints/update-*")]
     assert stopped.go() == 0, stopped.errors
     assert content(stopped.run) == content(whole.run)
+
+
+def test_a_pipe_whose_reader_has_ended(tmp_path: Path) -> None:
+    """As in `distillkit run … | head`: the run goes on."""
+    made = forked_run(tmp_path)
+    options = [part for option in made.options for part in ("--set", option)]
+    command = [sys.executable, "-m", "distillkit", "run", "mine.toml", "--output", "run", *options]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        _, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (0, b"")
+    assert (made.run / "pipeline").is_dir()
