@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from distillkit.interfaces import ModelSpec, NoTracker, Schedule
 from distillkit.interfaces.tracker import Status
 from distillkit.noise import TablePath
 from distillkit.registry import Plugin, Registered, Registry, load_registry
+from distillkit.training import seams
 from distillkit.training.run import run
 
 HERE = __name__
@@ -160,6 +162,10 @@ MODELS = {
     "condition of one": (
         giving(DiffusersModel, "condition", lambda condition: condition.map(lambda tensor: tensor[:1])),
         "condition() gave inputs.class_labels int64 [1]; expected a tensor of 4 samples, [4, …]",
+    ),
+    "nothing exported": (
+        part(DiffusersModel, export=lambda self, network, folder, export: None),
+        "export() gave no folder; expected a folder with the network",
     ),
     "decoded to bytes": (
         giving(DiffusersModel, "decode", lambda images: images.byte()),
@@ -475,6 +481,36 @@ def test_phases_need_to_open_what_the_first_one_leaves(tmp_path: Path) -> None:
         f"{path}: 1 error\n  phase[1]: cannot begin with the result of the phase before: {HERE}, model 'closed': "
         "opened() gave None; expected the [model] table that loads what it exports to pipeline"
     )
+
+
+@pytest.mark.parametrize(
+    ("difference", "sentence"),
+    [
+        (
+            0.0,
+            "source 'trajectory': draw() gave the same samples in several processes; expected samples of each "
+            "process's own: draw for `global_batch` and keep `shard(…)`",
+        ),
+        (
+            1.0,
+            "engine 'torch': update() gave other weights in each process; expected the same ones: average the "
+            "gradients",
+        ),
+    ],
+)
+def test_what_two_processes_have_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: float, sentence: str
+) -> None:
+    """The other process has the same, or something else."""
+
+    def all_gather(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tensor, tensor + difference])
+
+    two = SimpleNamespace(active=True, all_gather=all_gather, world_size=lambda: 2)
+    monkeypatch.setattr(seams, "distributed", two)
+    with pytest.raises(DistillkitError) as caught:
+        carry_out(tmp_path, "loss", part(XMse))
+    assert str(caught.value) == f"distillkit {__version__}, {sentence}"
 
 
 def test_checks_cost_nothing_afterwards(tmp_path: Path) -> None:

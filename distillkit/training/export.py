@@ -11,6 +11,7 @@ import torch
 from distillkit import distributed
 from distillkit.files import replacing, writing
 from distillkit.interfaces import Export
+from distillkit.registry import wrong
 from distillkit.training.assemble import Parts
 
 
@@ -51,6 +52,8 @@ def _write(network: torch.nn.Module, parts: Parts, folder: Path, rows: list[dict
     # The pipeline comes last: a run whose folder has one is finished.
     with writing(folder), replacing(folder) as temporary:
         components.model.export(network, temporary, about)
+        if not temporary.is_dir():
+            raise wrong(components.model, "export()", "no folder", "a folder with the network")
 
 
 def _taught_steps(parts: Parts) -> int:
