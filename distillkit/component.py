@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -40,6 +40,13 @@ class Component(ABC):
     name: ClassVar[str]
     default: ClassVar[bool] = False
     """Whether this component is used if a config names none of its kind. distillkit's own come first."""
+    command_options: ClassVar[Mapping[str, str]] = {}
+    """Optional. Which of its options commands set: what they set -> the name of the option.
+
+    They set a model's "path", "prompts" (a text file) and "prompt_list" (which that file replaces); an engine's
+    "device", "precision" ("auto") and "recompute" (whether the backward pass recomputes activations); a data set's
+    "folder" (of pictures), "size" (in pixels) and "channels"; and a tracker's "store" (a URI).
+    """
 
     class Options(StrictModel):
         """The keys of the component's table. Unknown keys are errors."""

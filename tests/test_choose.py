@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import sqrt
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+import torch
+from distillkit_engines.torch_engine import TorchEngine
 from distillkit_schedules.schedules import Halving
 from helpers.digits import TEACHER
 
 from distillkit import distributed
+from distillkit.cli.summary import describe
 from distillkit.config import Components, make_plan
 from distillkit.config.choose import Wish, choose
 from distillkit.config.fit import Memory, estimate, fit
@@ -187,6 +192,32 @@ def test_more_memory_makes_larger_batches_and_no_recomputation() -> None:
     plain = [table["source"]["batch"] for table in found[2:]]
     assert plain == sorted(plain)
     assert plain[-1] == 16
+
+
+def test_an_engine_without_options_gets_none() -> None:
+    """`distill` sets precision and recomputation where an engine has them, and asks for neither otherwise."""
+
+    class Bare(TorchEngine):
+        name = "bare"
+        command_options: ClassVar[Mapping[str, str]] = {}
+
+        class Options(Engine.Options):  # type: ignore[override]
+            pass
+
+        state_bytes = Engine.state_bytes
+
+        def setup(self) -> None:
+            self.device = torch.device("cpu")
+
+    ours = REGISTRY.components["engine"]["torch"][0]
+    bare = replace(ours, name="bare", component=Bare)
+    registry = replace(REGISTRY, components=REGISTRY.components | {"engine": {"bare": [bare]}})
+    settings, inventory = choose(Wish(str(TEACHER), 4, "dsdi"), (), lambda _: GB // 1000 * 60, registry)
+    assert settings.tables["engine"] == {"type": "bare"}
+    components = settings.components()
+    components.engine.setup()
+    lines = describe(components, inventory, GB, Path("run"), Path("run/config.toml"))
+    assert "engine    bare on cpu" in lines
 
 
 def test_guidance_is_the_pipelines_and_counts_twice() -> None:

@@ -12,6 +12,7 @@ from conftest import ConfigFile
 
 from distillkit.cli.group import cli
 from distillkit.config import read_config
+from distillkit.errors import DistillkitError
 from distillkit.registry import BrokenPlugin, UnknownNameError, load_registry
 
 SCHEDULE = """
@@ -64,6 +65,28 @@ def test_distillkit_s_own_plugins_are_well() -> None:
     assert registry.broken == []
     assert sorted(registry.components["schedule"]) == ["constant", "convergence", "exponential", "halving", "linear"]
     assert all(registry.components.values())
+
+
+def test_what_commands_set_are_options_that_exist() -> None:
+    registry = load_registry()
+    for kind in registry.components:
+        for component in registry.classes(kind):
+            assert {*component.command_options.values()} <= component.Options.model_fields.keys()
+
+
+def test_tables_that_commands_change() -> None:
+    table = load_registry().table
+    assert table("tracker") == {"type": "mlflow"}
+    assert table("engine", device=None) == {"type": "torch"}
+    model = {"type": "diffusers", "path": "p", "prompts": ["a"], "size": 8}
+    assert table("model", model, prompts="p.txt", prompt_list=None) == {
+        "type": "diffusers",
+        "path": "p",
+        "prompts_file": "p.txt",
+        "size": 8,
+    }
+    with pytest.raises(DistillkitError, match=r"^the tracker 'none' has no option for the store that is given$"):
+        table("tracker", {"type": "none"}, store="sqlite:///x.db")
 
 
 def test_a_third_party_s_part_is_found_with_its_package(site: Site) -> None:

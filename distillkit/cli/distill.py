@@ -15,6 +15,7 @@ from distillkit.cli.summary import describe
 from distillkit.config import Config
 from distillkit.config.choose import Wish, choose
 from distillkit.errors import ConfigError, DistillkitError, Mistake
+from distillkit.registry import load_registry
 from distillkit.training.run import run
 
 METHOD = "best"
@@ -22,7 +23,6 @@ METHOD = "best"
 FLAGS = {
     "preset": "--method",
     "run.updates": "--updates",
-    "model.prompts_file": "--prompts",
     "source.guidance": "--guidance",
     "evaluation.guidance": "--guidance",
 }
@@ -94,7 +94,9 @@ def command(
 
 def _with_flag(mistake: Mistake) -> Mistake:
     """The mistake, with the command's option for its key."""
-    flag = FLAGS.get(mistake.key)
+    registry = load_registry()
+    prompts = registry.find("model", registry.default("model")).command_options.get("prompts")
+    flag = "--prompts" if mistake.key == f"model.{prompts}" else FLAGS.get(mistake.key)
     return Mistake(mistake.key, f"{mistake.message} ({flag})") if flag else mistake
 
 

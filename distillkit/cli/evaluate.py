@@ -29,8 +29,8 @@ from distillkit.training.seams import watch_data
 @click.argument("pipeline", type=click.Path(path_type=Path))
 @click.option("--steps", callback=parse_steps, default="2,4,8", show_default=True, help="Numbers of sampling steps.")
 @click.option("--samples", type=click.IntRange(2), help="Samples per score. [default: the run's, or 1000]")
-@click.option("--features", help="The feature network. [default: the run's, or inception]")
-@click.option("--metric", "metrics", multiple=True, help="May be given again. [default: the run's, or fid]")
+@click.option("--features", help="The feature network. [default: the run's, or the default one]")
+@click.option("--metric", "metrics", multiple=True, help="May be given again. [default: the run's, or the default one]")
 @click.option(
     "--reference",
     type=click.Path(path_type=Path),
@@ -53,7 +53,8 @@ def command(
 ) -> None:
     """Score PIPELINE, the folder of a diffusers pipeline or of a run, at several numbers of sampling steps.
 
-    A run's pipeline is scored with the run's config, any other with FID. Options and --set change the tables
+    A run's pipeline is scored with the run's config, any other with the
+    default features and metric (docs/reference.md). Options and --set change the tables
     evaluation, engine, data, features, metric and model. Grid and sampler are the pipeline's own, unless --set names
     others.
     """
@@ -62,8 +63,8 @@ def command(
     model = load_model(folder, prompts, of_model)
     registry = load_registry()
     tables: dict[str, Any] = {
-        "features": {"type": registry.default("features")},
-        "metric": [{"type": registry.default("metric")}],
+        "features": registry.table("features"),
+        "metric": [registry.table("metric")],
         "evaluation": {},
     }
     tables |= tables_of_run(folder)
@@ -78,12 +79,7 @@ def command(
         tables["evaluation"]["samples"] = samples
     if reference is not None:
         channels, size = picture_shape(model)
-        tables["data"] = {
-            "type": registry.default("data"),
-            "folder": str(reference),
-            "size": size,
-            "channels": channels,
-        }
+        tables["data"] = registry.table("data", folder=str(reference), size=size, channels=channels)
         tables["evaluation"]["reference"] = "data"
     scoring = read_scoring(tables, str(folder), others)
 

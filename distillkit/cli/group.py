@@ -26,7 +26,7 @@ COMMANDS = {
     "convert": "Convert an original checkpoint to a diffusers pipeline.",
     "compare": "Compare the scores of several runs.",
     "track": "Send what a run's tracker has not received.",
-    "ui": "Open the MLflow UI.",
+    "ui": "Open the tracker's UI.",
     "completion": "Print a shell's completion script.",
 }
 """Command -> its line in the help. It is written here so that `--help` imports no command."""

@@ -15,6 +15,7 @@ from distillkit.config.read import tables_in
 from distillkit.errors import ConfigError
 from distillkit.interfaces import Model
 from distillkit.noise import NoisePath, Predictor, TablePath
+from distillkit.registry import load_registry
 from distillkit.training.checks import check_spec
 from distillkit.training.seams import watch_model
 
@@ -52,7 +53,7 @@ def load_model(pipeline: Path, prompts: Path | None = None, assignments: Iterabl
     """
     table = table_of_result(tables_of_run(pipeline), pipeline)
     if prompts is not None:
-        table = {key: value for key, value in table.items() if key != "prompts"} | {"prompts_file": str(prompts)}
+        table = load_registry().table("model", table, prompts=str(prompts), prompt_list=None)
     tables = {"model": table}
     parsed, mistakes = parse_assignments(assignments)
     if mistakes := [*mistakes, *assign(tables, parsed)]:

@@ -25,7 +25,7 @@ from distillkit.registry import load_registry
 @click.option("--guidance", type=click.FloatRange(0), help="Guidance scale s; 1 is none. [default: the run's, or 1]")
 @click.option("--class-labels", metavar="0,1,…", help="Classes, repeated until there are enough. [default: all]")
 @prompts_option
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--device", help="As torch names it: cpu, cuda or cuda:N. [default: a GPU, if there is one]")
 @set_option
 def command(
     pipeline: Path,
@@ -36,7 +36,7 @@ def command(
     guidance: float | None,
     class_labels: str | None,
     prompts: Path | None,
-    device: str,
+    device: str | None,
     assignments: tuple[str, ...],
 ) -> None:
     """Draw samples from PIPELINE, the folder of a diffusers pipeline or of a run, into one PNG."""
@@ -44,7 +44,7 @@ def command(
     evaluation = {"guidance": tables_of_run(folder).get("evaluation", {}).get("guidance", 1.0), "seed": seed}
     if guidance is not None:
         evaluation["guidance"] = guidance
-    tables = {"evaluation": evaluation, "engine": {"type": load_registry().default("engine"), "device": device}}
+    tables = {"evaluation": evaluation, "engine": load_registry().table("engine", device=device)}
     of_model, others = split_assignments(assignments)
     scoring = read_scoring(tables, str(folder), others)
     labels = _labels(class_labels, count)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from distillkit.component import Component
 from distillkit.config import Components, make_plan
 from distillkit.config.fit import activations, estimate
 from distillkit.interfaces import Inventory
+from distillkit.registry import load_registry
 
 
 def describe(components: Components, inventory: Inventory, memory: float, run_folder: Path, config: Path) -> list[str]:
@@ -25,9 +28,9 @@ def describe(components: Components, inventory: Inventory, memory: float, run_fo
         components.evaluation,
         components.optimizer,
     )
-    options = engine.options.model_dump()
+    precision, recompute = _option(engine, "precision"), _option(engine, "recompute")
     needs = estimate(components, inventory)
-    one = activations(inventory, evaluation.guidance, bool(options.get("gradient_checkpointing")))
+    one = activations(inventory, evaluation.guidance, bool(recompute))
     beside = f" and {_count(inventory.frozen)} in frozen parts" if inventory.frozen else ""
     adapter = f", an adapter of {_count(inventory.adapter)}" if inventory.adapter else ""
     batch = f"batches of {source.options.batch}"
@@ -35,24 +38,31 @@ def describe(components: Components, inventory: Inventory, memory: float, run_fo
         batch += f", {optimizer.accumulate} to an update"
     final = optimizer.final_learning_rate
     rate = f"learning rate {optimizer.learning_rate:g}" + (f" to {final:g}" if final is not None else "")
-    recomputed = "on" if options.get("gradient_checkpointing") else "off"
+    how = "" if precision is None else f", precision {precision}"
+    how += "" if recompute is None else f", gradient checkpointing {'on' if recompute else 'off'}"
+    registry = load_registry()
+    scored = f"--features {registry.default('features')} --metric {registry.default('metric')}"
     steps = ",".join(map(str, evaluation.steps))
     lines = {
         "model": f"{inventory.what}, {_count(inventory.parameters)} parameters{beside}{adapter}",
         "method": f"{components.run.method}: {components.run.updates} updates, {batch}, {rate}",
         "stages": _stages(components),
         "guidance": f"{evaluation.guidance:g}" if evaluation.guidance != 1 else "none",
-        "engine": f"{engine.name} on {engine.device}, precision {options.get('precision')}, gradient checkpointing "
-        f"{recomputed}",
+        "engine": f"{engine.name} on {engine.device}{how}",
         "memory": f"{_bytes(needs.total)} of {_bytes(memory)}: {_bytes(needs.trained)} for training, "
         f"{_bytes(needs.copies)} for teachers, {_bytes(needs.frozen)} for frozen parts; activations come on top, about "
         f"{_bytes(source.options.batch * one)}",
         "": f"(measure them: distillkit plan {config} --measure)",
         "scores": "none, because they need real pictures. With a folder of pictures, afterwards:",
-        " ": f"distillkit evaluate {run_folder} --steps {steps} --features inception --metric fid --reference FOLDER",
+        " ": f"distillkit evaluate {run_folder} --steps {steps} {scored} --reference FOLDER",
         "config": f"{config} (distillkit run {config})",
     }
     return [f"{name:<10}{text}" for name, text in lines.items()]
+
+
+def _option(component: Component, what: str) -> Any:
+    """The value of an option in `command_options`; None if the component has none."""
+    return getattr(component.options, component.command_options.get(what, ""), None)
 
 
 def _stages(components: Components) -> str:

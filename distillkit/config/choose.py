@@ -132,15 +132,15 @@ def _asked(wish: Wish, registry: Registry) -> dict[str, Any]:
     else:
         raise DistillkitError(f"--updates is required: the method '{wish.method}' does not say how many suit it")
     # Absolute, so that the run's config names the same file from any working directory.
-    prompts = {} if wish.prompts is None else {"prompts_file": str(wish.prompts.absolute())}
+    prompts = None if wish.prompts is None else str(wish.prompts.absolute())
     return {
         "preset": wish.method,
         "run": {"name": wish.name, "updates": updates},
-        "model": {"type": registry.default("model"), "path": wish.path} | prompts,
+        "model": registry.table("model", path=wish.path, prompts=prompts),
         "schedule": schedule,
         # The student's steps in the last three stages: N is halved twice to the last one.
         "evaluation": {"steps": [wish.steps, 2 * wish.steps, 4 * wish.steps], "export_steps": wish.steps},
-        "engine": {"type": registry.default("engine"), "precision": "auto"},
+        "engine": registry.table("engine"),
     }
 
 

@@ -54,14 +54,16 @@ def fit(
     tables: dict[str, Any] = {"optimizer": _rates(components, inventory, scale)}
     batch, room = components.source.options.batch, ROOM * memory - state
     part = _part(batch, room / activations(inventory, guidance, False))
-    recompute = part < min(SMALL, batch)
+    options = components.engine.command_options
+    recompute = "recompute" in options and part < min(SMALL, batch)
     if recompute:
         part = _part(batch, room / activations(inventory, guidance, True))
     if "source.batch" not in fixed:
         tables["source"] = {"batch": part}
         tables["optimizer"]["accumulate"] = batch // part
     tables["evaluation"] = {"batch": part}
-    tables["engine"] = {"gradient_checkpointing": recompute}
+    wanted = {"precision": "auto", "recompute": recompute}
+    tables["engine"] = {options[what]: value for what, value in wanted.items() if what in options}
     if guidance != 1:
         tables["source"] = tables.get("source", {}) | {"guidance": guidance}
         tables["evaluation"]["guidance"] = guidance

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from distillkit.component import Component
+from distillkit.errors import DistillkitError
 from distillkit.registry.entry_points import OURS, BrokenPlugin, Plugin
 
 
@@ -108,6 +109,29 @@ class Registry:
             if component.default:
                 return self.name_of(kind, component)
         raise UnknownNameError(f"no installed plugin has a default {kind}: name one")
+
+    def table(self, kind: str, table: Mapping[str, Any] | None = None, **values: Any) -> dict[str, Any]:
+        """A component's table of a config, with what a command sets.
+
+        Args:
+            kind: the component's.
+            table: the table to change; None: that of the default component.
+            values: by the keys of `Component.command_options`. None leaves the option out.
+
+        Raises:
+            DistillkitError: the component has no option for a value.
+            UnknownNameError: there is no such component, or no default.
+        """
+        changed = {"type": self.default(kind)} if table is None else {**table}
+        options = self.find(kind, changed["type"]).command_options
+        for what, value in values.items():
+            if value is None:
+                changed.pop(options.get(what, ""), None)
+            elif what in options:
+                changed[options[what]] = value
+            else:
+                raise DistillkitError(f"the {kind} '{changed['type']}' has no option for the {what} that is given")
+        return changed
 
     def classes(self, kind: str) -> list[type[Component]]:
         """All classes of a kind, distillkit's own first."""

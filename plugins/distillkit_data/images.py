@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, ClassVar, Literal
 
 import click
 import numpy as np
@@ -54,6 +54,7 @@ class Images(Data):
 
     name = "images"
     default = True
+    command_options: ClassVar[Mapping[str, str]] = {"folder": "folder", "size": "size", "channels": "channels"}
 
     class Options(Data.Options):
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -109,6 +109,7 @@ class DiffusersModel(FamilyModel):
 
     name = "diffusers"
     default = True
+    command_options: ClassVar[Mapping[str, str]] = {"path": "path", "prompts": "prompts_file", "prompt_list": "prompts"}
 
     Options = DiffusersOptions  # type: ignore[assignment]  # mypy wants nested classes, and takes no alias
 

@@ -11,6 +11,9 @@ from distillkit.errors import DistillkitError
 from distillkit.interfaces import EmaTable, OptimizerTable
 from distillkit_engines.sharding import local_shard
 
+COMMAND_OPTIONS = {"device": "device", "precision": "precision", "recompute": "gradient_checkpointing"}
+"""The options of both that commands set."""
+
 
 def claim_device(wanted: str, minutes: float) -> torch.device:
     """The device that `engine.device` means to this process. Joins the process group (`distributed.init`).

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +18,7 @@ from distillkit.interfaces import EmaTable, Engine, OptimizerTable, Update
 from distillkit.noise import Predictor
 from distillkit_engines import deepspeed_json as settings
 from distillkit_engines.common import (
+    COMMAND_OPTIONS,
     TrainedWeights,
     claim_device,
     enable_gradient_checkpointing,
@@ -37,6 +38,7 @@ class DeepSpeedEngine(Engine):
     """
 
     name = "deepspeed"
+    command_options: ClassVar[Mapping[str, str]] = COMMAND_OPTIONS
 
     class Options(Engine.Options):
         """

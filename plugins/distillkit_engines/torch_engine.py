@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed.fsdp
@@ -14,6 +14,7 @@ from distillkit import distributed
 from distillkit.interfaces import EmaTable, Engine, OptimizerTable, Update
 from distillkit.noise import Predictor
 from distillkit_engines.common import (
+    COMMAND_OPTIONS,
     TrainedWeights,
     claim_device,
     enable_gradient_checkpointing,
@@ -29,6 +30,7 @@ class TorchEngine(Engine):
 
     name = "torch"
     default = True
+    command_options: ClassVar[Mapping[str, str]] = COMMAND_OPTIONS
 
     class Options(Engine.Options):
         """

@@ -7,10 +7,10 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import click
 from filelock import Timeout
@@ -42,6 +42,7 @@ class MlflowTracker(Tracker):
     name = "mlflow"
     default = True
     has_ui = True
+    command_options: ClassVar[Mapping[str, str]] = {"store": "uri"}
 
     class Options(Component.Options):
         """
