@@ -7,6 +7,7 @@ from typing import Any
 from distillkit import hookimpl
 from distillkit.interfaces import Data, Source
 from distillkit_data.datasets import Digits, FashionMnist
+from distillkit_data.huggingface import HuggingFace
 from distillkit_data.images import Images
 from distillkit_data.noised_data import NoisedData
 
@@ -25,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @hookimpl
 def distillkit_data() -> list[type[Data]]:
-    return [Digits, FashionMnist, Images]
+    return [Digits, FashionMnist, Images, HuggingFace]
 
 
 @hookimpl

@@ -144,14 +144,18 @@ class Images(Data):
             try:
                 return self._read(self._paths[i]), i
             except Exception as error:  # decoders raise anything, of a damaged file
-                fault = f"{self._paths[i]}: cannot be read as a picture ({_words(error)})"
+                fault = f"{self._paths[i]}: cannot be read as a picture ({words(error)})"
         raise DistillkitError(f'{fault}; take it away, or set data.on_bad_picture = "skip"')
 
     def _read(self, path: Path) -> torch.Tensor:
-        size, channels = self.options.size, self.options.channels
         with PIL.Image.open(path) as image:
-            square = PIL.ImageOps.fit(flat(image, channels), (size, size), PIL.Image.Resampling.LANCZOS)
-        return torch.from_numpy(np.array(square)).float().div(127.5).sub(1).view(size, size, channels).permute(2, 0, 1)
+            return square(image, self.options.size, self.options.channels)
+
+
+def square(image: PIL.Image.Image, size: int, channels: int) -> torch.Tensor:
+    """The centred square of a picture, resized: [channels, size, size] in [−1, 1]."""
+    fitted = PIL.ImageOps.fit(flat(image, channels), (size, size), PIL.Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(fitted)).float().div(127.5).sub(1).view(size, size, channels).permute(2, 0, 1)
 
 
 def flat(image: PIL.Image.Image, channels: int) -> PIL.Image.Image:
@@ -210,7 +214,7 @@ def fault(path: Path) -> str | None:
                 file.seek(0)
                 image.load()
     except Exception as error:  # decoders raise anything, of a damaged file
-        return _words(error)
+        return words(error)
     return None
 
 
@@ -224,7 +228,7 @@ def _ends_well(file: BinaryIO, kind: str) -> bool:
     return kind in ENDS and ENDS[kind] in file.read()
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
     if isinstance(error, PIL.Image.DecompressionBombError):
         return f"it has more than {2 * (PIL.Image.MAX_IMAGE_PIXELS or 0)} pixels, Pillow's limit"
     if isinstance(error, PIL.UnidentifiedImageError):
