@@ -29,6 +29,15 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _logger = logging.getLogger(__name__)
 
 
+def readable_bytes(number: float) -> str:
+    """A number of bytes in the unit that people read: 45.3 kB, 1.1 MB, 62 GB (powers of 1000)."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= 0.9995 * unit:
+            scaled = number / unit
+            return f"{scaled:.0f} {name}" if scaled >= 99.95 else f"{scaled:.1f}".removesuffix(".0") + f" {name}"
+    return f"{number:.0f} bytes"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file or a folder aside, and rename it to `path` at the end; after an error, remove it.

@@ -20,6 +20,8 @@ from distillkit import distributed
 from distillkit.errors import heeded_signals, leave_terminal, terminate
 
 SECONDS_BETWEEN_LINES = 10.0
+MEASURED = 20
+"""Items of a task from which the time of the others is estimated; the first is not counted, as it also allocates."""
 ECHO = 2.0
 """Seconds within which a second signal is the same request: clusters signal all processes of a job, and launchers
 forward the signal. Ctrl-C is not repeated like that."""
@@ -37,7 +39,7 @@ class Reporter:
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._total = 0
-        self._began = self._printed = 0.0
+        self._began = self._second = self._printed = 0.0
 
     def say(self, text: str) -> None:
         """Print one line."""
@@ -79,6 +81,7 @@ class Reporter:
         """Count `by` more items as done."""
         detail = self.detail
         self._done += by
+        self._estimate()
         if self._bar is not None:
             self._bar.update(self._task, advance=by, detail=detail)
             return
@@ -89,6 +92,15 @@ class Reporter:
             left = rate * (self._total - self._done)
             parts = [f"{self._what} {self._done}/{self._total}", detail, f"{clock(left)} left"]
             self.say("  ".join(part for part in parts if part))
+
+    def _estimate(self) -> None:
+        """Say once how long a long task will take."""
+        made, left = self._done - self._before, self._total - self._done
+        if made == 1:
+            self._second = time.monotonic()
+        if made == MEASURED and left > MEASURED:
+            seconds = (time.monotonic() - self._second) / (MEASURED - 1) * left
+            self.say(f"about {clock(seconds)} for the other {left} {self._what}, measured from the first {MEASURED}")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: int | None = None) -> None:

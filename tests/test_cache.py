@@ -347,7 +347,7 @@ def test_room() -> None:
     with pytest.raises(DistillkitError) as caught:
         begin("source.max_gigabytes=1.0559e-5")
     assert str(caught.value) == (
-        "source.trajectories: 20 take 1.06e-05 GB, and source.max_gigabytes is 1.0559e-05: 19 fit; reduce the number, "
+        "source.trajectories: 20 take 10.6 kB, and source.max_gigabytes is 1.0559e-05: 19 fit; reduce the number, "
         "or raise source.max_gigabytes"
     )
     assert not Path("trajectories").exists()

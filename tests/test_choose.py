@@ -11,17 +11,22 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from diffusers import DDPMPipeline, DDPMScheduler
+from distillkit_diffusers.model import DiffusersModel
 from distillkit_engines.torch_engine import TorchEngine
 from distillkit_schedules.schedules import Halving
 from helpers.digits import TEACHER
+from helpers.networks import pixel_unet
+from helpers.text_pipelines import flux, sd3
 
 from distillkit import distributed
 from distillkit.cli.summary import describe
 from distillkit.config import Components, make_plan
 from distillkit.config.choose import Wish, choose
-from distillkit.config.fit import Memory, estimate, fit
+from distillkit.config.fit import Memory, encoding, estimate, fit
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import Engine, Inventory
+from distillkit.files import readable_bytes
+from distillkit.interfaces import Engine, Inventory, StudentTable
 from distillkit.registry import Scale, load_registry
 
 GB = 10**9
@@ -232,7 +237,7 @@ def test_networks_that_do_not_fit() -> None:
     with pytest.raises(DistillkitError) as caught:
         fitted(CELEBA, 6 * GB)
     assert str(caught.value) == (
-        "the networks alone take 6.8 GB, and cpu has 6.0 GB; choose a method that holds fewer of them (--method; "
+        "the networks alone take 6.8 GB, and cpu has 6 GB; choose a method that holds fewer of them (--method; "
         "docs/methods.md), another device (--set engine.device=…), or a smaller model"
     )
     # DSD holds none beside the student.
@@ -273,7 +278,7 @@ def test_no_engine_that_takes_less() -> None:
     """One process on a CPU; or an engine that somebody has named."""
     wish = Wish(str(TEACHER), 4, "dsd-anchored")
     for options in (["engine.device=cpu"], ["engine.type=torch"]):
-        with pytest.raises(DistillkitError, match=r"^the networks alone take 0\.0 GB"):
+        with pytest.raises(DistillkitError, match=r"^the networks alone take 1\.1 MB, and cpu has 453 kB; "):
             choose(wish, options, of_machine(10 * 45_321), REGISTRY)
 
 
@@ -286,3 +291,68 @@ def test_engine_is_asked_for_its_memory_once() -> None:
 
     choose(Wish(str(TEACHER), 4, "dsdi"), ["engine.device=cpu"], memory)
     assert [engine.name for engine in asked] == ["torch"]
+
+
+# --- text-conditional models -----------------------------------------------------------------------------------------
+
+
+def of_text(folder: Path, *overrides: str) -> Inventory:
+    return choose(Wish(str(folder), 4, "dsdi", prompts=folder / "prompts.txt"), overrides, of_machine(24 * GB))[1]
+
+
+@pytest.fixture(scope="module", params=[sd3, flux])
+def text_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("text")
+    request.param(folder)
+    (folder / "prompts.txt").write_text("a cat", encoding="utf-8")
+    return folder
+
+
+def test_activations_are_of_the_pictures_size(text_model: Path) -> None:
+    """The autoencoder halves pictures; a network whose config says no size has its pipeline's own."""
+    assert of_text(text_model).size == (8 * 8 if (text_model / "text_encoder_3").is_dir() else 128 * 128)
+    sizes = {size: of_text(text_model, f"model.size={size}").size for size in (64, 256, "[64, 128]")}
+    assert sizes == {64: 32 * 32, 256: 128 * 128, "[64, 128]": 32 * 64}
+
+
+def test_pictures_of_other_sizes_have_other_batches() -> None:
+    batches = [
+        fitted(Inventory("x", 860_000_000, 84_000_000, (pixels // 8) ** 2, 7.5), 40 * GB)["source"]["batch"]
+        for pixels in (256, 512, 1024)
+    ]
+    assert len({*batches}) == 3
+
+
+def test_text_encoders_are_counted_while_they_are_there(text_model: Path) -> None:
+    """As large as their files; beside the network on a CPU."""
+    inventory = of_text(text_model)
+    files = sum(file.stat().st_size for file in text_model.glob("text_encoder*/*.safetensors"))
+    assert inventory.encoders == files > 0
+    components = chosen("dsdi", 4)
+    components.engine.setup()
+    beside = 4 * (inventory.parameters + inventory.frozen) if components.engine.device.type == "cpu" else 0
+    assert encoding(components, inventory) == files + beside
+    with pytest.raises(DistillkitError) as caught:
+        fitted(replace(CELEBA, encoders=19 * GB), 12 * GB)
+    assert re.match(r"to encode the prompts takes \d+(\.\d)? GB, before the first update, and ", str(caught.value))
+
+
+def test_a_network_that_fits_with_an_adapter(tmp_path: Path) -> None:
+    """24 bytes for each trained weight, and 4 for each of the network's under an adapter."""
+    scheduler = DDPMScheduler(clip_sample=False)
+    DDPMPipeline(pixel_unet(block_out_channels=(64, 64)), scheduler).save_pretrained(tmp_path)
+    student = StudentTable(adapter="lora")
+    found = DiffusersModel(DiffusersModel.Options(path=tmp_path)).inventory(student)
+    assert found is not None
+    needed = 24 * found.adapter + 4 * found.parameters
+    wish, device = Wish(str(tmp_path), 4, "dsd-anchored"), "engine.device=cpu"
+    with pytest.raises(DistillkitError) as caught:
+        choose(wish, [device], of_machine(needed), REGISTRY)
+    assert str(caught.value).startswith(
+        f"the networks alone take {readable_bytes(24 * found.parameters)}, and cpu has {readable_bytes(needed)}; train "
+        f"an adapter, with which they take {readable_bytes(needed)} (--set student.adapter=lora), choose a method that "
+    )
+    choose(wish, [device, "student.adapter=lora"], of_machine(needed), REGISTRY)
+    for words, room in (([device], needed - 1), ([device, "student.adapter=lora"], needed - 1)):
+        with pytest.raises(DistillkitError, match=r"; choose a method that"):
+            choose(wish, words, of_machine(room), REGISTRY)

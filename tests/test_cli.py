@@ -86,6 +86,20 @@ def test_plan_as_table(config: ConfigFile) -> None:
     assert rows[2:5] == [["1", "4", "2", "4", "8"], ["2", "2", "1", "3", "6"], ["all", "7", "14"]]
 
 
+def test_stages_without_updates_are_told(config: ConfigFile) -> None:
+    """By check and by plan; and no more where every stage gets some."""
+    file = config.write(DSDI)
+    few = ("--set", "run.updates=2", "--set", "schedule.start=16")
+    note = "run.updates: 2 updates for 4 stages leave 2 of them without any (N = "
+    for command in ("check", "plan"):
+        result = call(command, file, *few)
+        assert result.exit_code == 0
+        assert note in result.stdout
+        assert result.stdout.endswith("give about 4 or more\n")
+        enough = call(command, file, *few, "--set", "run.updates=4")
+        assert "without any" not in enough.stdout
+
+
 def test_plan_of_what_is_made_before_the_first_update(config: ConfigFile) -> None:
     """130 trajectories in shards of 64, of 4 steps each."""
     text = 'preset = "luhman-cached"\n[run]\nupdates = 7\n[schedule]\nsteps = 4\n[source]\ntrajectories = 130\n'

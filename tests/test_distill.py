@@ -65,10 +65,11 @@ def test_it_says_what_it_does(done: tuple[Run, Result]) -> None:
     rate = re.escape(f"{1e-4 * (1_220_000 / 45_321) ** 0.5:.2g}")
     assert re.fullmatch(rf"best: 6 updates, batches of 2, learning rate {rate} to 5\.2e-05", said["method"])
     assert said["stages"] == "N = 16, 8, 4, 8 times: for 2 steps; 12 network evaluations"
+    assert "run.updates: 6 updates for 24 stages leave 18 of them without any (N = " in result.stdout
     assert said["guidance"] == "2"
     assert re.fullmatch(r"torch on (cpu|cuda), precision auto, gradient checkpointing off", said["engine"])
     # 24 bytes for each of 45 321 parameters.
-    assert re.match(r"0\.00109 GB of [\d.]+ GB: 0\.000906 GB for training, 0\.000181 GB for teachers, ", said["memory"])
+    assert re.match(r"1\.1 MB of [\d.]+ GB: 906 kB for training, 181 kB for teachers, ", said["memory"])
     assert f"distillkit plan {run.folder}/config.toml --measure" in result.stdout
     assert f"distillkit evaluate {run.folder} --steps 2,4,8 " in result.stdout
     assert lines[-1] == f"pipeline: {run.folder}/pipeline   samples: {run.folder}/samples"
@@ -110,6 +111,18 @@ def test_a_config_is_written_and_nothing_run(tmp_path: Path, monkeypatch: pytest
     assert "distillkit plan mine.toml --measure" in result.stdout
     again = call(TEACHER, "--write", "mine.toml")
     assert (again.exit_code, again.stderr) == (2, "mine.toml: cannot be written (File exists)\n")
+
+
+def test_the_time_is_measured(tmp_path: Path) -> None:
+    """After the first updates of a run that has many more."""
+    sets = ("tracker.type=none", "source.batch=1", "evaluation.grid=1")
+    words = [word for assignment in sets for word in ("--set", assignment)]
+    result = call(TEACHER, "--steps", "1", "--method", "dsdn", "--updates", "42", *words, "--output", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "time      shown once the first 20 updates are measured\n" in result.stdout
+    assert re.search(
+        r"^about 0:\d\d for the other 22 updates, measured from the first 20$", result.stdout, re.MULTILINE
+    )
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

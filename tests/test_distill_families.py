@@ -187,6 +187,7 @@ def test_memory_of_an_adapter(tmp_path: Path) -> None:
         rates.append(tomllib.loads(file.read_text(encoding="utf-8"))["optimizer"]["learning_rate"])
         said.append(next(line for line in result.stdout.splitlines() if line.startswith("memory")))
     assert rates[1] > rates[0]
+    assert [line.split()[2] for line in said] == ["MB", "MB"]
     assert float(said[1].split()[1]) < 0.5 * float(said[0].split()[1])
 
 

@@ -168,3 +168,21 @@ def test_a_folder_between_two_renames(tmp_path: Path, new: bool) -> None:
     files.recover(tmp_path)
     assert read(tmp_path / "it") == ("new" if new else "old")
     assert os.listdir(tmp_path) == ["it"]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (45_300, "45.3 kB"),
+        (1_087_704, "1.1 MB"),
+        (2_000_000, "2 MB"),
+        (99_960, "100 kB"),
+        (999_960, "1 MB"),
+        (62.0e9, "62 GB"),
+        (1.25e12, "1.2 TB"),
+    ],
+)
+def test_numbers_of_bytes(number: float, text: str) -> None:
+    assert files.readable_bytes(number) == text

@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from diffusers import StableDiffusionPipeline
+from distillkit_diffusers.families.stable_diffusion import StableDiffusion
 from helpers.pipelines import distil, load, own, stock
 from helpers.text_pipelines import PROMPTS, flux, sd3, stable_diffusion
 
@@ -61,12 +62,21 @@ def test_embeddings_are_those_of_the_stock_pipeline(teacher: Path) -> None:
         model.condition(torch.tensor([19]), 1)
 
 
-def test_half_precision_alone(teacher: Path, tmp_path: Path) -> None:
-    """It is computed in full, and an export has no variants, so that it loads without naming one."""
+def test_half_precision_alone(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoders compute as they were saved; an export has no variants, so that it loads without naming one."""
     StableDiffusionPipeline.from_pretrained(teacher).to(torch.float16).save_pretrained(
         tmp_path / "half", variant="fp16"
     )
+    types: list[torch.dtype] = []
+    embed = StableDiffusion.embed
+
+    def recorded(family: Any, pipeline: Any, texts: list[str]) -> Any:
+        types.append(pipeline.text_encoder.dtype)
+        return embed(family, pipeline, texts)
+
+    monkeypatch.setattr(StableDiffusion, "embed", recorded)
     model = load(tmp_path / "half", prompts=PROMPTS)
+    assert types == [torch.float16]
     assert model.condition(None, 3).inputs["encoder_hidden_states"].dtype == torch.float32
     export = Export(model.spec.path, 2, [2], 1.0, "dsdi", "a teacher", [], {"run": {"name": "tiny", "updates": 1}})
     model.export(model.network, tmp_path / "out", export)
@@ -75,7 +85,31 @@ def test_half_precision_alone(teacher: Path, tmp_path: Path) -> None:
         assert before.read_bytes() == after.read_bytes()
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out").to(torch.float32)
     theirs = stock(pipe, NOISE, prompt=list(PROMPTS), num_inference_steps=2, guidance_scale=1.0)
-    torch.testing.assert_close(own(model, NOISE, 2, [0, 1, 2]), theirs, rtol=0, atol=1e-4)
+    torch.testing.assert_close(own(model, NOISE, 2, [0, 1, 2]), theirs, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("save", "sentences"),
+    [
+        (stable_diffusion, ["2 of 19 prompts have more than 12 tokens, and tokenizer cuts off the rest"]),
+        (
+            sd3,
+            [
+                "2 of 19 prompts have more than 12 tokens, and tokenizer cuts off the rest",
+                "1 of 19 prompts have more than 256 tokens, and tokenizer_3 cuts off the rest",
+            ],
+        ),
+    ],
+)
+def test_long_prompts_are_counted_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], save: Any, sentences: list[str]
+) -> None:
+    """CLIP's tokenizer lets 12 through here. The libraries would say so at each of three batches."""
+    save(tmp_path / "teacher")
+    capfd.readouterr()
+    load(tmp_path / "teacher", prompts=("a b c d e f g h i j k l", *"abcdefghijklmnopq", "a " * 300))
+    assert [record.getMessage() for record in caplog.records] == [f"model.prompts: {line}" for line in sentences]
+    assert "truncated" not in capfd.readouterr().err
 
 
 # --- results are told what their run was -----------------------------------------------------------------------------

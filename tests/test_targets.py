@@ -8,7 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from distillkit_consistency.target import ConsistencyTarget
 from distillkit_dsd.dsd import MergedSteps
+from distillkit_matching.trajectory_matching import TrajectoryMatching
+from distillkit_pd.frozen_teacher import FrozenTeacher
 from helpers.targets import (
     ALPHA,
     BATCH,
@@ -20,17 +23,26 @@ from helpers.targets import (
     jump,
     predictor,
     self_teacher,
+    set_up,
     weights,
     x0_at,
 )
 from torch import Tensor
 
-from distillkit.interfaces import JumpBatch, Stage, TargetBatch, Teacher
-from distillkit.noise import Condition, Predictor
+from distillkit.interfaces import JumpBatch, Stage, Target, TargetBatch, Teacher
+from distillkit.noise import Condition, Prediction, Predictor
 
 
 def merged(form: str = "landing", stride: int | str = 2) -> MergedSteps:
     return MergedSteps(MergedSteps.Options.model_validate({"form": form, "stride": stride}))
+
+
+def consistency() -> ConsistencyTarget:
+    return ConsistencyTarget(ConsistencyTarget.Options(decay=0.5))
+
+
+def matching() -> TrajectoryMatching:
+    return TrajectoryMatching(TrajectoryMatching.Options())
 
 
 def compute(target: MergedSteps, jumps: JumpBatch, student: Predictor, teacher: Teacher) -> TargetBatch:
@@ -150,6 +162,34 @@ def test_who_takes_which_step() -> None:
         assert student.evaluations.count - before == 1 + evaluations
         assert target.teacher_evaluations(Stage(4, 1), teacher) == evaluations
         close(made.z_next, walk(networks, jumps.z, [999, 749, 499])[1])
+
+
+def twice(student: Predictor) -> Teacher:
+    """A third party's, whose predictions take two evaluations, as the mean of a network and its mirror image."""
+
+    class Mirrored(FrozenTeacher):
+        evaluations = 2
+
+        def predict(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
+            found, mirrored = (super(Mirrored, self).predict(view, t, condition) for view in (z, z.flip(-1)))
+            return replace(found, x0=(found.x0 + mirrored.x0.flip(-1)) / 2)
+
+    return set_up(Mirrored(Mirrored.Options()), student)
+
+
+@pytest.mark.parametrize("target", [merged(), merged(stride=1), consistency(), matching()])
+def test_evaluations_of_a_teacher_that_evaluates_twice(target: Target) -> None:
+    student, stage = predictor(), Stage(4, 1)
+    target.setup(student)
+    target.start_stage(stage, PATH)
+    times = [999, 749, 499][: target.stride(stage) + 1]
+    jumps = jump(*times)
+    prediction = student(jumps.z, jumps.times[0], jumps.condition)
+    before = student.evaluations.count
+    teacher = twice(student)
+    with torch.no_grad():
+        target.compute(jumps, replace(prediction, x0=prediction.x0.detach()), teacher, PATH)
+    assert student.evaluations.count - before == target.teacher_evaluations(stage, teacher)
 
 
 def test_evaluations_of_every_stride() -> None:

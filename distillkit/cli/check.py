@@ -8,6 +8,7 @@ import click
 
 from distillkit.cli.options import config_argument, set_option
 from distillkit.config import read_config
+from distillkit.config.settings import unreached
 
 
 @click.command()
@@ -18,5 +19,7 @@ def command(config: Path, assignments: tuple[str, ...]) -> None:
 
     The exit code is 0 if there are none, and 2 otherwise.
     """
-    read_config(config, assignments)
+    phases = read_config(config, assignments).phases
     click.echo(f"{config}: ok")
+    for note in filter(None, (unreached(phase.components()) for phase in phases)):
+        click.echo(f"  but {note}")

@@ -14,6 +14,7 @@ from distillkit.cli.pipeline import pipeline_folder
 from distillkit.cli.summary import describe
 from distillkit.config import Config
 from distillkit.config.choose import Wish, choose
+from distillkit.config.settings import unreached
 from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.registry import load_registry
 from distillkit.training.run import run
@@ -83,7 +84,7 @@ def command(
         components = settings.components()
         plan = describe(components, inventory, device_memory(components.engine), run_folder, config)
         if write is not None:
-            click.echo("\n".join(plan))
+            click.echo("\n".join(filter(None, [*plan, unreached(components)])))
             _write(settings.tables, write)
             return
 

@@ -10,6 +10,8 @@ import click
 from distillkit.cli import measure as measuring
 from distillkit.cli.options import config_argument, echo_json, json_option, set_option
 from distillkit.config import evaluations_before, make_plan, read_config
+from distillkit.config.settings import unreached
+from distillkit.files import readable_bytes
 from distillkit.terminal import clock, print_table
 
 
@@ -72,9 +74,11 @@ def command(config: Path, assignments: tuple[str, ...], measure: bool, as_json: 
         measured = report["measured"]
         rows[-1].append(clock(measured.get("before_seconds", 0.0) + measured["update_seconds"]))
     print_table(columns, rows, numbers=1)
+    for note in filter(None, map(unreached, phases)):
+        click.echo(f"\n{note}")
     if measure:
         made = f"{clock(measured['before_seconds'])} before the updates, " if before else ""
         click.echo(
             f"\nexpected on {measured['device']}: {made}{clock(measured['update_seconds'])} in updates, "
-            f"{clock(measured['scoring_seconds'])} in scoring, {measured['memory_bytes'] / 1e9:.1f} GB of memory"
+            f"{clock(measured['scoring_seconds'])} in scoring, {readable_bytes(measured['memory_bytes'])} of memory"
         )

@@ -7,9 +7,11 @@ from typing import Any
 
 from distillkit.component import Component
 from distillkit.config import Components, make_plan
-from distillkit.config.fit import activations, estimate
+from distillkit.config.fit import activations, encoding, estimate
+from distillkit.files import readable_bytes
 from distillkit.interfaces import Inventory
 from distillkit.registry import load_registry
+from distillkit.terminal import MEASURED
 
 
 def describe(components: Components, inventory: Inventory, memory: float, run_folder: Path, config: Path) -> list[str]:
@@ -30,6 +32,7 @@ def describe(components: Components, inventory: Inventory, memory: float, run_fo
     )
     precision, recompute = _option(engine, "precision"), _option(engine, "recompute")
     needs = estimate(components, inventory)
+    prompts = encoding(components, inventory)
     one = activations(inventory, evaluation.guidance, bool(recompute))
     beside = f" and {_count(inventory.frozen)} in frozen parts" if inventory.frozen else ""
     adapter = f", an adapter of {_count(inventory.adapter)}" if inventory.adapter else ""
@@ -47,16 +50,22 @@ def describe(components: Components, inventory: Inventory, memory: float, run_fo
         "model": f"{inventory.what}, {_count(inventory.parameters)} parameters{beside}{adapter}",
         "method": f"{components.run.method}: {components.run.updates} updates, {batch}, {rate}",
         "stages": _stages(components),
+        "time": f"shown once the first {MEASURED} updates are measured",
         "guidance": f"{evaluation.guidance:g}" if evaluation.guidance != 1 else "none",
         "engine": f"{engine.name} on {engine.device}{how}",
-        "memory": f"{_bytes(needs.total)} of {_bytes(memory)}: {_bytes(needs.trained)} for training, "
-        f"{_bytes(needs.copies)} for teachers, {_bytes(needs.frozen)} for frozen parts; activations come on top, about "
-        f"{_bytes(source.options.batch * one)}",
+        "memory": f"{readable_bytes(needs.total)} of {readable_bytes(memory)}: {readable_bytes(needs.trained)} for "
+        f"training, {readable_bytes(needs.copies)} for teachers, {readable_bytes(needs.frozen)} for frozen parts; "
+        f"activations come on top, about {readable_bytes(source.options.batch * one)}",
+        "  ": f"before that, {readable_bytes(prompts)} to encode the prompts; text encoders are then freed",
         "": f"(measure them: distillkit plan {config} --measure)",
         "scores": "none, because they need real pictures. With a folder of pictures, afterwards:",
         " ": f"distillkit evaluate {run_folder} --steps {steps} {scored} --reference FOLDER",
         "config": f"{config} (distillkit run {config})",
     }
+    if not prompts:
+        del lines["  "]
+    if components.run.updates <= 2 * MEASURED:
+        del lines["time"]
     return [f"{name:<10}{text}" for name, text in lines.items()]
 
 
@@ -83,7 +92,3 @@ def _stages(components: Components) -> str:
 def _count(number: int) -> str:
     units = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
     return next(f"{number / unit:.3g} {name}".strip() for unit, name in units if number >= unit)
-
-
-def _bytes(number: float) -> str:
-    return f"{number / 1e9:.3g} GB"

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from distillkit.component import Component
-from distillkit.config.fit import TooLargeError, fit
+from distillkit.config.fit import TooLargeError, estimate, fit
 from distillkit.config.layers import lay_over, parse_assignments
 from distillkit.config.read import settle
-from distillkit.config.settings import Settings
+from distillkit.config.settings import Components, Settings
 from distillkit.config.tables import Reader
 from distillkit.errors import DistillkitError
+from distillkit.files import readable_bytes
 from distillkit.interfaces import Engine, Inventory, Schedule, Stage, Target
 from distillkit.registry import Registry, UnknownNameError, load_registry
 
@@ -88,7 +89,8 @@ def choose(
     scale, room = registry.preset(wish.method).scale, memory(components.engine)
     try:
         fitted = fit(components, inventory, scale, room, fixed, wish.guidance)
-    except TooLargeError:
+    except TooLargeError as error:
+        asked = tables["engine"]
         for engine in () if "engine.type" in fixed else _smaller(registry, components.engine.device.type):
             tables["engine"] = engine
             components = chosen({}).components()
@@ -97,8 +99,27 @@ def choose(
                 fitted = fit(components, inventory, scale, room, fixed, wish.guidance)
                 break
         else:
-            raise
+            tables["engine"] = asked
+            raise _with_adapter(error, components, chosen, room) from None
     return chosen(fitted), inventory
+
+
+def _with_adapter(
+    error: TooLargeError, components: Components, chosen: Callable[[Mapping[str, Any]], Settings], memory: float
+) -> TooLargeError:
+    """The error, with the advice to train an adapter, if that fits."""
+    if components.student is not None:
+        return error
+    smaller = chosen({"student": {"adapter": "lora"}}).components()
+    smaller.engine.setup()
+    inventory = smaller.model.inventory(smaller.student)
+    if inventory is None or not inventory.adapter or error.before_training:
+        return error
+    needed = estimate(smaller, inventory).total
+    if needed > memory:
+        return error
+    advice = f"train an adapter, with which they take {readable_bytes(needed)} (--set student.adapter=lora), "
+    return TooLargeError(error.fact, advice + error.advice)
 
 
 def _smaller(registry: Registry, device_type: str) -> list[dict[str, Any]]:

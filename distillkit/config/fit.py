@@ -9,6 +9,7 @@ from typing import Any
 
 from distillkit.config.settings import Components
 from distillkit.errors import DistillkitError
+from distillkit.files import readable_bytes
 from distillkit.interfaces import Inventory
 from distillkit.registry import Scale
 
@@ -19,7 +20,17 @@ SMALL = 4
 
 
 class TooLargeError(DistillkitError):
-    """The networks alone do not fit in the device's memory."""
+    """The networks alone do not fit in the device's memory.
+
+    Args:
+        fact: what takes how much.
+        advice: what to do.
+        before_training: whether it is what is needed before the first update only.
+    """
+
+    def __init__(self, fact: str, advice: str, before_training: bool = False) -> None:
+        self.fact, self.advice, self.before_training = fact, advice, before_training
+        super().__init__(f"{fact}; {advice}")
 
 
 def fit(
@@ -47,9 +58,16 @@ def fit(
     state = estimate(components, inventory).total
     if state > memory:
         raise TooLargeError(
-            f"the networks alone take {state / 1e9:.1f} GB, and {components.engine.device} has {memory / 1e9:.1f} GB; "
+            f"the networks alone take {readable_bytes(state)}, and {_has(components, memory)}",
             "choose a method that holds fewer of them (--method; docs/methods.md), another device "
-            "(--set engine.device=…), or a smaller model"
+            "(--set engine.device=…), or a smaller model",
+        )
+    if (needed := encoding(components, inventory)) > memory:
+        raise TooLargeError(
+            f"to encode the prompts takes {readable_bytes(needed)}, before the first update, and "
+            f"{_has(components, memory)}",
+            "choose another device (--set engine.device=…), or text encoders of half precision",
+            before_training=True,
         )
     tables: dict[str, Any] = {"optimizer": _rates(components, inventory, scale)}
     batch, room = components.source.options.batch, ROOM * memory - state
@@ -68,6 +86,10 @@ def fit(
         tables["source"] = tables.get("source", {}) | {"guidance": guidance}
         tables["evaluation"]["guidance"] = guidance
     return tables
+
+
+def _has(components: Components, memory: float) -> str:
+    return f"{components.engine.device} has {readable_bytes(memory)}"
 
 
 def _rates(components: Components, inventory: Inventory, scale: Scale | None) -> dict[str, Any]:
@@ -130,6 +152,17 @@ def estimate(components: Components, inventory: Inventory) -> Memory:
         copies=copies * trained * WEIGHT,
         frozen=frozen * WEIGHT,
     )
+
+
+def encoding(components: Components, inventory: Inventory) -> int:
+    """Estimate the memory in bytes while prompts are encoded, before the first update; 0 if there are none.
+
+    The network is still on the CPU then, and text encoders are on a GPU, if there is one.
+    """
+    if not inventory.encoders:
+        return 0
+    beside = 0 if components.engine.device.type == "cuda" else (inventory.parameters + inventory.frozen) * WEIGHT
+    return inventory.encoders + beside
 
 
 def activations(inventory: Inventory, guidance: float, recompute: bool) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from math import gcd
+from math import ceil, gcd
 from typing import Any, cast
 
 from distillkit import interfaces
@@ -130,10 +130,26 @@ def make_plan(components: Components) -> list[Stage]:
     ]
 
 
+def unreached(components: Components) -> str | None:
+    """A sentence on stages that get no updates although they have a share of them; None if there are none."""
+    stages, shares = make_plan(components), [share for _, share in components.schedule.shares()]
+    idle = [stage.steps for stage, share in zip(stages, shares, strict=True) if share > 0 and not stage.updates]
+    if not idle:
+        return None
+    shown = ", ".join(map(str, idle[:4])) + ", …" * (len(idle) > 4)
+    enough = ceil(sum(shares) / min(share for share in shares if share > 0))
+    return (
+        f"run.updates: {components.run.updates} updates for {len(stages)} stages leave {len(idle)} of them without any "
+        f"(N = {shown}); give about {enough} or more"
+    )
+
+
 def evaluations_before(components: Components, plan: list[Stage]) -> int:
     """Network evaluations before the first update, if no earlier run has done any of the source's work."""
-    source = components.source
-    return source.evaluations_before(plan) if isinstance(source, PrecomputingSource) else 0
+    source, teacher = components.source, components.teacher
+    if not isinstance(source, PrecomputingSource):
+        return 0
+    return source.evaluations_before(plan) * (1 if teacher is None else teacher.evaluations)
 
 
 def stride(components: Components, stage: Stage) -> int:

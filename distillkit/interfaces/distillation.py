@@ -184,6 +184,9 @@ class Teacher(Stateful):
     """Optional. "guidance": it mixes the guidance that the student is to learn by its new input for the scale."""
     copies: ClassVar[int] = 0
     """Optional. How many copies of the network it holds, for estimates of memory."""
+    evaluations: ClassVar[int] = 1
+    """Optional. How many evaluations of a network one prediction takes, for the plan. A call of a `Predictor` is one,
+    with guidance as well."""
 
     @property
     @abstractmethod
@@ -225,7 +228,10 @@ class Target(Stateful):
 
     @abstractmethod
     def teacher_evaluations(self, stage: Stage, teacher: Teacher) -> int:
-        """Evaluations of any network that `compute` makes per call (the student's own is not among them)."""
+        """Evaluations of any network that `compute` makes per call (the student's own is not among them).
+
+        Each prediction of the teacher takes `teacher.evaluations`.
+        """
 
     def setup(self, student: Predictor) -> None:
         """Optional. Called once, before the first update, for a target that holds a network: see `Teacher.setup`."""

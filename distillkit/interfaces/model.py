@@ -104,6 +104,7 @@ class Inventory:
         size: height times width of the samples that the network takes; None if the files do not say.
         guidance: the guidance scale s that its own pipeline uses by default (1: none).
         adapter: the number of parameters of the student's adapter; 0 without one.
+        encoders: bytes of the parts that are freed before the first update (text encoders), as they are loaded.
     """
 
     what: str
@@ -112,6 +113,7 @@ class Inventory:
     size: int | None
     guidance: float
     adapter: int = 0
+    encoders: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ class PrecomputingSource(Source):
 
     @abstractmethod
     def evaluations_before(self, stages: Sequence[Stage]) -> int:
-        """Evaluations that the work of `prepare` takes, if no run has done any of it before."""
+        """The teacher's predictions that the work of `prepare` takes, if no run has done any of it before."""
 
     @abstractmethod
     def prepare(

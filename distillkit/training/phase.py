@@ -15,6 +15,7 @@ from rich.console import Console
 
 from distillkit import distributed
 from distillkit.config import Components, Settings, best_score, make_plan
+from distillkit.config.settings import unreached
 from distillkit.errors import RunInterrupted, Terminated
 from distillkit.interfaces import NoTracker, RunInfo, Tracker
 from distillkit.interfaces.tracker import Status
@@ -103,6 +104,8 @@ def _make(
             reporter.say(f"{run_folder.path}: there is no checkpoint yet: starting from the beginning")
     else:
         ready()
+        if (note := unreached(components)) is not None:
+            reporter.say(note)
         run_folder.create(components.tables)
     with recorded(components.tracker, info, run_folder.discard if not info.resumed else lambda: None):
         if components.evaluation.teacher and components.teacher is not None and not components.model.spec.untrained:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from distillkit import distributed
 from distillkit.errors import DistillkitError, Mistake
+from distillkit.files import readable_bytes
 from distillkit.interfaces import Data, JumpBatch, Model, PrecomputingSource, Stage, Teacher
 from distillkit.noise import NoisePath, Predictor
 from distillkit_cache import making
@@ -122,7 +123,7 @@ class CachedTrajectories(PrecomputingSource):
         one, room = sum(sizes.values()), options.max_gigabytes * 1e9
         if options.trajectories * one > room:
             raise DistillkitError(
-                f"source.trajectories: {options.trajectories} take {options.trajectories * one / 1e9:.3g} GB, and "
+                f"source.trajectories: {options.trajectories} take {readable_bytes(options.trajectories * one)}, and "
                 f"source.max_gigabytes is {options.max_gigabytes:g}: {int(room // one)} fit; reduce the number, or "
                 "raise source.max_gigabytes"
             )

@@ -48,7 +48,7 @@ class Consistency(Target):
 
     def teacher_evaluations(self, stage: Stage, teacher: Teacher) -> int:
         """The teacher's step, unless the teacher is the student, and the average's prediction after it."""
-        return 2 - teacher.reuses_student
+        return 1 + (not teacher.reuses_student) * teacher.evaluations
 
     def setup(self, student: Predictor) -> None:
         """Start the average at the student."""

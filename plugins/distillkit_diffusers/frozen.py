@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import diffusers
@@ -61,7 +63,7 @@ class Autoencoder:
     @property
     def factor(self) -> int:
         """The height of an image over that of its latents; the same for the width."""
-        return 1 << len(self.network.config["block_out_channels"]) - 1
+        return downscaling(self.network.config)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B, C, H, W] -> latents [B, c, h, w] on the images' device."""
@@ -89,10 +91,49 @@ class Autoencoder:
         return max(1, AT_ONCE // (batch.shape[-2] * batch.shape[-1] * factor**2))
 
 
+def downscaling(config: Mapping[str, Any]) -> int:
+    """The height of an image over that of its latents, from the autoencoder's config."""
+    # Without the key, it is diffusers' default: one block.
+    return 1 << len(config.get("block_out_channels", (64,))) - 1
+
+
+def cut_prompts(pipeline: Any, prompts: Sequence[str]) -> Iterator[str]:
+    """Sentences on prompts that are longer than the tokenizers of a pipeline of text encoders let through."""
+    said = set()
+    longest = signature(pipeline.encode_prompt).parameters.get("max_sequence_length")
+    of_t5 = (transformers.T5Tokenizer, transformers.T5TokenizerFast)
+    for name, tokenizer in pipeline.components.items():
+        if name.startswith("tokenizer"):
+            # Pipelines pad T5's texts to a length of their own.
+            most = tokenizer.model_max_length
+            if longest is not None and isinstance(tokenizer, of_t5):
+                most = longest.default
+            cut = sum(len(tokens) > most for tokens in tokenizer(list(prompts)).input_ids)
+            if cut and (most, cut) not in said:
+                said.add((most, cut))
+                yield f"{cut} of {len(prompts)} prompts have more than {most} tokens, and {name} cuts off the rest"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what the libraries warn of at each batch of prompts; `cut_prompts` says it once."""
+    loggers = [diffusers.utils.logging, transformers.utils.logging]
+    before = [logger.get_verbosity() for logger in loggers]
+    for logger in loggers:
+        logger.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for logger, verbosity in zip(loggers, before, strict=True):
+            logger.set_verbosity(verbosity)
+
+
 def load_text_encoders(
     folder: PipelineFolder, pipeline_class: Any, encoders: Mapping[str, str], others: Mapping[str, Any]
 ) -> Any:
     """Load only those parts of a pipeline that encode prompts. Its encoders are on a GPU, if there is one.
+
+    They are in the precision of their files: T5-XXL takes 19 GB in float32, and half of that as it is published.
 
     Args:
         folder: the pipeline's.
@@ -105,7 +146,7 @@ def load_text_encoders(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = {
-        part: networks.load_frozen(folder.weights(part), getattr(transformers, name)).to(device)
+        part: networks.load_frozen(folder.weights(part), getattr(transformers, name), as_saved=True).to(device)
         for part, name in encoders.items()
     }
     nothing = {part: None for part in folder.components if not part.startswith("tokenizer")}

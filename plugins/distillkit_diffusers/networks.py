@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import diffusers
@@ -15,19 +15,22 @@ from distillkit_diffusers.reading import read_json
 from distillkit_diffusers.weights import Weights
 
 
-def load(weights: Weights, network_class: Any) -> torch.nn.Module:
-    """Load a network, float32, on the CPU. Reads safetensors only.
+def load(weights: Weights, network_class: Any, as_saved: bool = False) -> torch.nn.Module:
+    """Load a network on the CPU. Reads safetensors only.
 
     Args:
         weights: the files to read.
         network_class: one of diffusers' or transformers' classes.
+        as_saved: whether it keeps the precision of its files (transformers' classes only); else it is float32.
 
     Raises:
         DistillkitError: it cannot be loaded, or weights are missing or not finite.
     """
     folder = weights.folder
     try:
-        network, missing = (_read_wrapped if weights.wrapped else _read)(weights, network_class)
+        # transformers takes the config's word for the type, if it is not told.
+        dtype = {"dtype": getattr(torch, weights.precision)} if as_saved else {}
+        network, missing = (_read_wrapped if weights.wrapped else _read)(weights, network_class, dtype)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise DistillkitError(
             f"model.path: diffusers cannot load the network in {folder}: {error}{beside(folder, weights.variant)}"
@@ -39,12 +42,12 @@ def load(weights: Weights, network_class: Any) -> torch.nn.Module:
             f"model.path: the weights in {folder} are not whole: {sorted(missing)[0]} is missing, of {len(missing)} "
             f"(the files have names like {example}); get the folder anew{beside(folder, weights.variant)}"
         )
-    loaded: torch.nn.Module = network.float()
+    loaded: torch.nn.Module = network if as_saved else network.float()
     _check_finite(loaded, weights)
     return loaded
 
 
-def _read(weights: Weights, network_class: Any) -> tuple[Any, Collection[str]]:
+def _read(weights: Weights, network_class: Any, dtype: Mapping[str, Any]) -> tuple[Any, Collection[str]]:
     """The network, and the names of the weights that the files lack."""
     network, found = network_class.from_pretrained(
         weights.folder,
@@ -53,18 +56,21 @@ def _read(weights: Weights, network_class: Any) -> tuple[Any, Collection[str]]:
         local_files_only=True,
         low_cpu_mem_usage=False,
         output_loading_info=True,
+        **dtype,
     )
     return network, found["missing_keys"]
 
 
-def _read_wrapped(weights: Weights, network_class: Any) -> tuple[Any, Collection[str]]:
+def _read_wrapped(weights: Weights, network_class: Any, dtype: Mapping[str, Any]) -> tuple[Any, Collection[str]]:
     """The same from files with a wrapper's names, which the libraries do not read."""
     state = weights.tensors()
     if issubclass(network_class, diffusers.ModelMixin):
         network = network_class.from_config(network_class.load_config(weights.folder))
         return network, network.load_state_dict(state, strict=False).missing_keys
     config = network_class.config_class.from_pretrained(weights.folder)
-    network, found = network_class.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
+    network, found = network_class.from_pretrained(
+        None, config=config, state_dict=state, output_loading_info=True, **dtype
+    )
     return network, found["missing_keys"]
 
 
@@ -83,9 +89,9 @@ def _check_finite(network: torch.nn.Module, weights: Weights) -> None:
             )
 
 
-def load_frozen(weights: Weights, network_class: Any) -> torch.nn.Module:
+def load_frozen(weights: Weights, network_class: Any, as_saved: bool = False) -> torch.nn.Module:
     """Load a part that is not trained: in evaluation mode, without gradients."""
-    return load(weights, network_class).requires_grad_(False).eval()
+    return load(weights, network_class, as_saved).requires_grad_(False).eval()
 
 
 def load_unet(weights: Weights) -> torch.nn.Module:

@@ -110,6 +110,18 @@ class Weights:
         return {bare: found[name] for name, bare in self.bare_names().items()}
 
     @property
+    def bytes(self) -> int:
+        """The size of the files."""
+        return sum(file.stat().st_size for file in self.files)
+
+    @property
+    def precision(self) -> str:
+        """torch's name for the type of most of the weights: "float16", "bfloat16" or "float32"."""
+        with opened(self.files[0], "np") as content:
+            types = [content.get_slice(name).get_dtype() for name in content.offset_keys()]
+        return {"F16": "float16", "BF16": "bfloat16"}.get(max(types, key=types.count), "float32")
+
+    @property
     def stem(self) -> str:
         """How the names of the files begin; one of `STEMS`."""
         return stem_of(self.folder)

@@ -100,8 +100,8 @@ class MergedSteps(Target):
         return stage.steps if self.options.stride == "all" else self.options.stride
 
     def teacher_evaluations(self, stage: Stage, teacher: Teacher) -> int:
-        """One per fine step, but for a first one that the student has made already."""
-        return self.stride(stage) - teacher.reuses_student
+        """A prediction per fine step, but for a first one that the student has made already."""
+        return (self.stride(stage) - teacher.reuses_student) * teacher.evaluations
 
     def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The x̂ to reach, and where the fine steps landed."""

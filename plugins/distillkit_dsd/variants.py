@@ -25,8 +25,8 @@ class NoisierStep(Target):
         return 1
 
     def teacher_evaluations(self, stage: Stage, teacher: Teacher) -> int:
-        """One, at the noisier time."""
-        return 1
+        """A prediction at the noisier time."""
+        return teacher.evaluations
 
     def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The teacher's x̂ there; the student's own step lands where it lands."""

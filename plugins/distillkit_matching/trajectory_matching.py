@@ -123,8 +123,8 @@ class TrajectoryMatching(Target):
         return self.options.stride
 
     def teacher_evaluations(self, stage: Stage, teacher: Teacher) -> int:
-        """One per fine step. The student's prediction is never reused, because its state differs from the teacher's."""
-        return self.options.stride
+        """A prediction per fine step. The student's is never reused, because its state differs from the teacher's."""
+        return self.options.stride * teacher.evaluations
 
     def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """All samples restart from noise."""

@@ -90,7 +90,7 @@ class Family(ABC):
         folder = self.folder
         if folder is None:
             return None
-        size = folder.sample_size(self.distilled)
+        size = self.latent_size(folder)
         return Inventory(
             what=str(folder.pipeline_class or folder.network_class),
             parameters=folder.parameters(self.distilled),
@@ -103,7 +103,12 @@ class Family(ABC):
             size=size and size[0] * size[1],
             guidance=self.default_guidance(folder),
             adapter=0 if student is None else folder.adapter_parameters(self.distilled, student),
+            encoders=sum(folder.weights(part).bytes for part in self.parts if part.startswith("text_encoder")),
         )
+
+    def latent_size(self, folder: PipelineFolder) -> tuple[int, int] | None:
+        """(H, W) of the samples that the network takes, before it is loaded; None if the files do not say."""
+        return folder.sample_size(self.distilled)
 
     def default_guidance(self, folder: PipelineFolder) -> float:
         """The guidance scale that the pipeline uses by default: the one it was saved with, or 1 (none)."""

@@ -36,6 +36,10 @@ class Flux(FlowFamily, Text):
         """FluxPipeline's default for a guidance-distilled network; none for any other."""
         return super().default_guidance(folder) if self.takes_scale(folder) else 1.0
 
+    def latent_size(self, folder: PipelineFolder) -> tuple[int, int] | None:
+        """The config of the network does not say what the pipeline makes by default."""
+        return super().latent_size(folder) or (self.default_size, self.default_size)
+
     @property
     def channels(self) -> int:
         """A quarter of a token's, which has those of 2×2 latents."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from math import inf
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 import diffusers
 import torch
 
+from distillkit import distributed
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, GuidanceInput
 from distillkit.noise import Condition
@@ -21,6 +23,8 @@ from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.frozen import Autoencoder
 from distillkit_diffusers.options import PROMPT_OPTIONS, check_prompts, read_prompts
 from distillkit_diffusers.reading import read_json
+
+_logger = logging.getLogger(__name__)
 
 SLICE = 8
 """The number of prompts that are encoded at once."""
@@ -105,6 +109,15 @@ class Text(Family):
         """The pictures' height and width must be multiples of this."""
         return max(8, self.autoencoder.factor)
 
+    def latent_size(self, folder: PipelineFolder) -> tuple[int, int] | None:
+        """That of the option `size`, if it is given."""
+        size = self.options.size
+        if size is None:
+            return super().latent_size(folder)
+        factor = frozen.downscaling(read_json(folder.part("vae") / "config.json"))
+        height, width = (size, size) if isinstance(size, int) else size
+        return height // factor, width // factor
+
     def _latent_size(self) -> tuple[int, int]:
         size, factor = self.options.size, self.autoencoder.factor
         if size is None:
@@ -125,11 +138,14 @@ class Text(Family):
         pipeline = frozen.load_text_encoders(self.saved, getattr(diffusers, self.pipeline), encoders, others)
         self.prompts = read_prompts(self.options)
         self.classes = len(self.prompts)
-        with torch.no_grad():
+        with torch.no_grad(), frozen.quiet():
+            cut = [*frozen.cut_prompts(pipeline, self.prompts)]
             # Row 0 is the class −1.
             parts = [_kept(self.embed_negative(pipeline, self.options.negative_prompt))]
             for start in range(0, self.classes, SLICE):
                 parts.append(_kept(self.embed(pipeline, self.prompts[start : start + SLICE])))
+        for sentence in cut if distributed.is_main_process() else ():
+            _logger.warning("model.prompts: %s", sentence)
         self._rows = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     @abstractmethod
