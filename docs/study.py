@@ -57,6 +57,8 @@ RATES = {
 }
 
 Variants = dict[str, Sequence[str]]
+OTHER_SEEDS = {"moments": (200, 201)}
+"""Ablations with seeds of their own, which are used for nothing else."""
 ABLATIONS: dict[str, tuple[str, Variants]] = {
     "anchored": (
         "dsd-anchored",
@@ -91,6 +93,10 @@ ABLATIONS: dict[str, tuple[str, Variants]] = {
             "form last": ["target.form=last"],
             "weighting none": ["loss[0].weighting=none"],
         },
+    ),
+    "moments": (
+        "tsd",
+        {"kept over the run": [], "anew in each stage": ["optimizer.moments=stage"]},
     ),
     "guidance": (
         "dsd-anchored",
@@ -161,7 +167,7 @@ class Study:
                     (f"run.seed={seed}", *SHORT, *settings),
                     self.top / table / f"{slug(title)}-{seed}",
                 )
-                for seed in SEEDS
+                for seed in OTHER_SEEDS.get(table, SEEDS)
             ]
             for title, settings in rows.items()
         }
