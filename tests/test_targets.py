@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from distillkit_consistency.target import ConsistencyTarget
+from distillkit_consistency.target import Consistency
 from distillkit_dsd.dsd import MergedSteps
 from distillkit_matching.trajectory_matching import TrajectoryMatching
 from distillkit_pd.frozen_teacher import FrozenTeacher
@@ -37,12 +37,12 @@ def merged(form: str = "landing", stride: int | str = 2) -> MergedSteps:
     return MergedSteps(MergedSteps.Options.model_validate({"form": form, "stride": stride}))
 
 
-def consistency() -> ConsistencyTarget:
-    return ConsistencyTarget(ConsistencyTarget.Options(decay=0.5))
+def consistency() -> Consistency:
+    return Consistency(Consistency.Options(decay=0.5))
 
 
 def matching() -> TrajectoryMatching:
-    return TrajectoryMatching(TrajectoryMatching.Options())
+    return TrajectoryMatching(TrajectoryMatching.Options(stride=2))
 
 
 def compute(target: MergedSteps, jumps: JumpBatch, student: Predictor, teacher: Teacher) -> TargetBatch:
