@@ -137,11 +137,6 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def partial(path: Path) -> Path:
-    """The path beside `path` to which several processes together write its content before it is renamed."""
-    return path.with_name(f".{path.name}.partial")
-
-
 def replace(temporary: Path, path: Path) -> None:
     """Flush a file or a folder to the disk and rename it to `path`.
 

@@ -24,9 +24,9 @@ MOMENTS: dict[str, tuple[str, int, str]] = {
     "the curves": ("open curves.jsonl", 2, "/curves.jsonl"),
     "the best weights": ("save .best.safetensors.partial", 1, "/best.safetensors"),
     "a checkpoint's folder": ("mkdir checkpoints/.update-000004.partial", 1, "/checkpoints/update-000004"),
-    "a checkpoint's weights": ("save checkpoints/.update-000004.partial/rank", 1, "/checkpoints/update-000004"),
-    "a checkpoint's manifest": ("open checkpoints/.update-000004.partial/mani", 1, "/checkpoints/update-000004"),
-    "a checkpoint's flushing": ("fsync checkpoints/.update-000002.partial/state", 1, "/checkpoints/update-000002"),
+    "a checkpoint's weights": ("save checkpoints/.update-000004.partial", 1, "/checkpoints/update-000004"),
+    "a checkpoint's manifest": ("/update-000004/manifest", 1, "/checkpoints/update-000004"),
+    "a checkpoint's flushing": ("fsync checkpoints/.update-000002.partial", 1, "/checkpoints/update-000002"),
     "a checkpoint's renaming": ("rename checkpoints/.update-000002.partial", 1, "/checkpoints/update-000002"),
     "the samples": ("open samples/.steps-002.png.partial/steps", 1, "/samples/steps-002.png"),
     "the export": ("save .pipeline.partial/pipeline/", 1, "/pipeline"),
@@ -130,7 +130,7 @@ def test_a_folder_that_is_read_only(whole: ForkedRun, disk: Disk, tmp_path: Path
     assert made.go() == 2
     assert refused(), made.errors
     disk.give_back()
-    assert made.go(Fault(1, "save checkpoints/.update-000004.partial/rank", full=True)) == 2
+    assert made.go(Fault(1, "save checkpoints/.update-000004.partial", full=True)) == 2
     disk.protect()
     assert made.go() == 2
     assert refused(), made.errors

@@ -24,8 +24,8 @@ PHASES: dict[str, tuple[str, int, int | None]] = {
     "the teacher's scores": ("open .scores.json.partial/scores.json", 1, None),
     "an update": ("open journal.jsonl", 3, 1),
     "an evaluation": ("open curves.jsonl", 1, 2),
-    "a checkpoint": ("save checkpoints/.update-000002.partial/rank", 1, 2),
-    "the last checkpoint": ("fsync checkpoints/.update-000006.partial/state", 1, 6),
+    "a checkpoint": ("save checkpoints/.update-000002.partial", 1, 2),
+    "the last checkpoint": ("fsync checkpoints/.update-000006.partial/update-000006/state", 1, 6),
     "the student's scores": ("open .scores.json.partial/scores.json", 2, None),
     "the export": ("save .pipeline.partial/pipeline/", 1, None),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -44,14 +45,14 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
         DistillkitError: the checkpoint cannot be written. The existing ones are unchanged.
     """
     final = folder / f"update-{position.update:06d}"
-    temporary = files.partial(final)
     engine, state = parts.components.engine.state_dict(), _state(parts, position)
     _check_finite({"engine": engine} | state, position.update)
 
-    def begin() -> None:
-        for leftover in folder.glob(".*.partial"):
-            files.remove(leftover)
-        temporary.mkdir(parents=True)
+    def begin() -> str:
+        folder.mkdir(parents=True, exist_ok=True)
+        made = ours.enter_context(files.aside(folder, final.name))
+        made.mkdir()
+        return str(made)
 
     def write() -> manifest.Entries:
         mine = []
@@ -71,13 +72,11 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
         files.replace(temporary, final)
         _remove_others(folder, final, keep)
 
-    try:
-        distributed.on_main_process(begin, final)
+    # All ranks write into the folder that the main process has made, and that it removes if anything fails.
+    with ExitStack() as ours:
+        temporary = Path(distributed.on_main_process(begin, final))
         hashes = manifest.gather(distributed.on_all_ranks(write, final))
         distributed.on_main_process(finish, final)
-    except DistillkitError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return final
 
 
