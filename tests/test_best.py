@@ -94,7 +94,10 @@ def test_higher_may_be_better_and_not_a_number_never_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["evaluation.best=steps-2"], "evaluation.every: must be at least 1: evaluation.best is of the scores taken"),
+        (
+            ["evaluation.best=steps-2"],
+            "evaluation.every: must be at least 1: evaluation.best needs scores during the run",
+        ),
         (
             ["evaluation.best=fid/steps-2", "evaluation.every=4"],
             "evaluation.best: 'fid/steps-2' is no score that the run takes; it takes: fd-pixels/steps-2 (see",

@@ -97,7 +97,8 @@ def test_processes_end_with_a_launcher_that_is_killed(launched: Launched) -> Non
     """So that nobody resumes a run beside them. The last of the tests with this run."""
     launched.process.kill()
     _, alive = psutil.wait_procs(launched.workers, timeout=2)
-    assert not alive
+    # In a container nobody may collect orphans that have ended.
+    assert [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def test_a_terminal_that_is_closed_stops_the_run(tmp_path: Path) -> None:
