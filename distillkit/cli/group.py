@@ -80,12 +80,13 @@ class LazyGroup(click.Group):
                 raise
             ctx.exit(error.exit_code)
         except Exception as error:
-            from distillkit.registry import note_part  # only a failure needs it
+            from distillkit.registry import raised_by  # only a failure needs it
 
-            note_part(error)
             # A collective raises this when another process has failed.
             if isinstance(error, RuntimeError) and not distributed.first_to_fail():
                 ctx.exit(1)
+            if (heading := raised_by(error)) is not None:
+                click.echo(heading, err=True)
             raise
 
 

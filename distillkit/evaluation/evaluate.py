@@ -15,7 +15,7 @@ from distillkit.config import Scoring
 from distillkit.evaluation.pictures import ROUNDING, Pictures, Which, to_uint8
 from distillkit.interfaces import Data, Features, FeatureStatistics, Metric, Model
 from distillkit.noise import Predictor, TablePath
-from distillkit.registry import check_tensor, told, wrong
+from distillkit.registry import check_tensor, described, wrong
 
 
 class Evaluator:
@@ -168,7 +168,7 @@ class Evaluator:
 def _checked(network: Features, given: Any, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The features of `count` images, and their logits if the network has any: float32, on the CPU."""
     if not (isinstance(given, tuple) and len(given) == 2):
-        raise wrong(network, "extract()", told(given), "a pair: features, and logits or None")
+        raise wrong(network, "extract()", described(given), "a pair: features, and logits or None")
     for value, meaning in zip(given, ("features", "class logits"), strict=True):
         if meaning == "features" or network.has_logits:
             check_tensor(network, "extract()", value, (count, None), f"{meaning} of each image", finite=True)
@@ -181,7 +181,7 @@ def _number(metric: Metric, value: Any) -> float:
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         value = value.item()
     if not isinstance(value, Real):  # as all of numpy's scalars are that are no complex numbers
-        raise wrong(metric, "compute()", told(value), "a number")
+        raise wrong(metric, "compute()", described(value), "a number")
     return float(value)
 
 

@@ -1,7 +1,7 @@
 """Finds plugins, and the components and presets that they contribute."""
 
-from distillkit.registry.blame import check_tensor, heading, note_part, told, wrong
 from distillkit.registry.entry_points import BrokenPlugin, Plugin, describe
+from distillkit.registry.faults import check_tensor, described, heading, raised_by, wrong
 from distillkit.registry.kinds import KINDS, TABLES, Kind
 from distillkit.registry.load import load_registry
 from distillkit.registry.lookup import Preset, Registered, Registry, Scale, UnknownNameError
@@ -19,9 +19,9 @@ __all__ = [
     "UnknownNameError",
     "check_tensor",
     "describe",
+    "described",
     "heading",
     "load_registry",
-    "note_part",
-    "told",
+    "raised_by",
     "wrong",
 ]

@@ -12,7 +12,7 @@ from distillkit.config import Components, GridTable
 from distillkit.errors import DistillkitError, GridError, Mistake
 from distillkit.interfaces import Data, Model, ModelSpec, Sampler, Stage
 from distillkit.noise import NoisePath, PredictionType, TablePath
-from distillkit.registry import check_tensor, told, wrong
+from distillkit.registry import check_tensor, described, wrong
 
 NAMED = 10
 """Classes that a message names, if there are more."""
@@ -64,21 +64,23 @@ def check_spec(model: Model) -> None:
     """
     network, spec = getattr(model, "network", None), getattr(model, "spec", None)
     if not isinstance(network, torch.nn.Module):
-        raise wrong(model, "network", told(network), "a torch.nn.Module, set by load()")
+        raise wrong(model, "network", described(network), "a torch.nn.Module, set by load()")
     if other := {weight.dtype for weight in network.parameters() if weight.requires_grad} - {torch.float32}:
         raise wrong(model, "network", f"in {other.pop()}", "float32 weights; the engine chooses the precision")
     if not isinstance(spec, ModelSpec):
-        raise wrong(model, "spec", told(spec), "a ModelSpec, set by load()")
+        raise wrong(model, "spec", described(spec), "a ModelSpec, set by load()")
     if not isinstance(spec.path, NoisePath):
-        raise wrong(model, "spec.path", told(spec.path), "a NoisePath")
+        raise wrong(model, "spec.path", described(spec.path), "a NoisePath")
     if spec.prediction not in (known := get_args(PredictionType)):
-        raise wrong(model, "spec.prediction", told(spec.prediction), " or ".join(map(repr, known)))
+        raise wrong(model, "spec.prediction", described(spec.prediction), " or ".join(map(repr, known)))
     if len(spec.sample_shape) != 3 or not all(isinstance(size, int) and size > 0 for size in spec.sample_shape):
-        raise wrong(model, "spec.sample_shape", told(spec.sample_shape), "(C, H, W), whole numbers from 1")
+        raise wrong(model, "spec.sample_shape", described(spec.sample_shape), "(C, H, W), whole numbers from 1")
     if spec.classes is not None and not (isinstance(spec.classes, int) and spec.classes > 0):
-        raise wrong(model, "spec.classes", told(spec.classes), "the number of classes, or None")
+        raise wrong(model, "spec.classes", described(spec.classes), "the number of classes, or None")
     if not spec.samplers or not {*spec.samplers, spec.sampler} <= {*get_args(Sampler)}:
-        raise wrong(model, "spec.samplers", told(spec.samplers), f"some of {', '.join(map(repr, get_args(Sampler)))}")
+        raise wrong(
+            model, "spec.samplers", described(spec.samplers), f"some of {', '.join(map(repr, get_args(Sampler)))}"
+        )
 
 
 def path_of(model: Model, grid: GridTable) -> NoisePath:
@@ -89,7 +91,7 @@ def path_of(model: Model, grid: GridTable) -> NoisePath:
     """
     path = model.spec.with_grid(grid.spacing, grid.start).path
     if not isinstance(path, NoisePath):
-        raise wrong(model, "spec.path.with_grid()", told(path), "a NoisePath")
+        raise wrong(model, "spec.path.with_grid()", described(path), "a NoisePath")
     if path.spacing != grid.spacing or grid.start not in ("auto", path.start):
         came = f'grids with the spacing "{path.spacing}" and the start {path.start}'
         expected = f'"{grid.spacing}" and {grid.start}, as [grid] says'
@@ -110,7 +112,7 @@ def _check_grid(model: Model, path: NoisePath, steps: int) -> None:
     """
     what, times = f"spec.path.grid({steps})", path.grid(steps)
     if not (isinstance(times, torch.Tensor) and times.shape == (steps + 1,)):
-        raise wrong(model, what, told(times), f"{steps + 1} times")
+        raise wrong(model, what, described(times), f"{steps + 1} times")
     ends = times[0] <= path.start and times[-1] == path.clean
     if not (ends and (times[1:] <= times[:-1]).all()):
         came = f"times from {times[0].item():g} to {times[-1].item():g}"

@@ -16,7 +16,7 @@ from distillkit.component import Component
 from distillkit.config import Components
 from distillkit.interfaces import Data, Engine, JumpBatch, Loss, Model, Source, Stage, Stateful, TargetBatch, Update
 from distillkit.noise import Condition, Prediction, Predictor
-from distillkit.registry import check_tensor, told, wrong
+from distillkit.registry import check_tensor, described, wrong
 
 WATCHED = 20
 """Stages of fewer updates are checked only where a run begins, as the checks would be a part of what they cost."""
@@ -28,7 +28,7 @@ def check_engine(engine: Engine) -> None:
     """Check an engine that is set up."""
     device = getattr(engine, "device", None)
     if not isinstance(device, torch.device):
-        raise wrong(engine, "device", told(device), "a torch.device, set by setup()")
+        raise wrong(engine, "device", described(device), "a torch.device, set by setup()")
     if distributed.world_size() > 1 and not distributed.active:
         joined = f"{distributed.world_size()} processes that do not know of one another"
         raise wrong(engine, "setup()", joined, "a process group: call distributed.init, or use one process")
@@ -66,11 +66,11 @@ def watch_data(data: Data) -> None:
     if not (len(data) >= 1):
         raise wrong(data, "len()", len(data), "the number of images, at least 1")
     if data.classes is not None and not (isinstance(data.classes, int) and data.classes >= 1):
-        raise wrong(data, "classes", told(data.classes), "the number of classes, or None")
+        raise wrong(data, "classes", described(data.classes), "the number of classes, or None")
 
     def batch(value: Any, indices: torch.Tensor) -> None:
         if not (isinstance(value, tuple) and len(value) == 2):
-            raise wrong(data, "batch()", told(value), "a pair: images and labels")
+            raise wrong(data, "batch()", described(value), "a pair: images and labels")
         (images, labels), count = value, len(indices)
         check_tensor(
             data, "batch()", images, (count, None, None, None), "images [B, C, H, W]", torch.float32, finite=True
@@ -110,7 +110,7 @@ def watch_stage(components: Components, student: Predictor, stage: Stage, first:
 
         def predicted(value: Any, z: torch.Tensor, *_: Any) -> None:
             if not isinstance(value, Prediction):
-                raise wrong(teacher, "predict()", told(value), "a Prediction")
+                raise wrong(teacher, "predict()", described(value), "a Prediction")
             check_tensor(teacher, "predict()", value.x0, z.shape, "x0, as z", device=z.device, finite=first)
 
         _watch(teacher, "predict", predicted)
@@ -119,7 +119,7 @@ def watch_stage(components: Components, student: Predictor, stage: Stage, first:
 
         def computed(value: Any, jumps: JumpBatch, student: Prediction, *_: Any) -> None:
             if not isinstance(value, TargetBatch):
-                raise wrong(target, "compute()", told(value), "a TargetBatch")
+                raise wrong(target, "compute()", described(value), "a TargetBatch")
             viewed = None if value.view is None else value.view(student).x0
             for name, tensor in {"x0": value.x0, "z_next": value.z_next, "view(student).x0": viewed}.items():
                 if tensor is not None or name != "view(student).x0":
@@ -138,7 +138,7 @@ def _watch_source(source: Source, model: Model, stage: Stage, first: bool) -> No
 
     def drawn(jumps: Any, _: torch.Generator) -> None:
         if not isinstance(jumps, JumpBatch):
-            raise wrong(source, "draw()", told(jumps), "a JumpBatch")
+            raise wrong(source, "draw()", described(jumps), "a JumpBatch")
         check_tensor(source, "draw()", jumps.z, (count, *shape), "z", torch.float32, finite=first)
         for name, given in {"data": "data", "noise": "data", "landing": "landing"}.items():
             if given in source.gives:
@@ -147,7 +147,7 @@ def _watch_source(source: Source, model: Model, stage: Stage, first: bool) -> No
         times = jumps.times
         if not (isinstance(times, torch.Tensor) and times.shape == (stage.stride + 1, count)):
             expected = f"times of the shape [{stage.stride + 1}, {count}], for jumps of {stage.stride} steps"
-            raise wrong(source, "draw()", f"times {told(times)}", expected)
+            raise wrong(source, "draw()", f"times {described(times)}", expected)
         if not (times[1:] <= times[:-1]).all():  # nor is anything so that is NaN
             raise wrong(source, "draw()", f"times {times[:, 0].tolist()}", "times that fall, towards clean data")
         _check_condition(source, "draw()", jumps.condition, count)
@@ -176,7 +176,7 @@ def _watch_engine(engine: Engine, accumulate: int, student: Predictor) -> None:
 
     def output(value: Any, *_: Any) -> None:
         if not (isinstance(value, tuple) and len(value) == 3):
-            raise wrong(engine, "forward()", told(value), "what the module gave: the loss, the target and a size")
+            raise wrong(engine, "forward()", described(value), "what the module gave: the loss, the target and a size")
         check_tensor(engine, "forward()", value[0], (), "the loss")
 
     def updated(value: Any, *_: Any) -> bool:
@@ -185,7 +185,9 @@ def _watch_engine(engine: Engine, accumulate: int, student: Predictor) -> None:
         if value is None and batches < accumulate:
             return False
         if not isinstance(value, Update):
-            raise wrong(engine, "update()", told(value), f"an Update after {accumulate} batches (optimizer.accumulate)")
+            raise wrong(
+                engine, "update()", described(value), f"an Update after {accumulate} batches (optimizer.accumulate)"
+            )
         check_tensor(engine, "update()", value.grad_norm, (), "grad_norm")
         check_tensor(engine, "update()", value.made, (), "made: 1 or 0")
         if distributed.active and engine.layout == "replicated":
@@ -202,20 +204,20 @@ def _watch_engine(engine: Engine, accumulate: int, student: Predictor) -> None:
 def _watch_state(part: Stateful | Engine) -> None:
     def state(value: Any) -> None:
         if not isinstance(value, Mapping):
-            raise wrong(part, "state_dict()", told(value), "tensors by name")
+            raise wrong(part, "state_dict()", described(value), "tensors by name")
         for name, tensor in value.items():
             if not (isinstance(name, str) and isinstance(tensor, torch.Tensor)):
-                raise wrong(part, "state_dict()", f"{told(name)}: {told(tensor)}", "tensors by name")
+                raise wrong(part, "state_dict()", f"{described(name)}: {described(tensor)}", "tensors by name")
 
     _watch(part, "state_dict", state)
 
 
 def _check_condition(part: Model | Source, what: str, condition: Any, count: int) -> None:
     if not isinstance(condition, Condition):
-        raise wrong(part, what, told(condition), "a Condition")
+        raise wrong(part, what, described(condition), "a Condition")
     for name, tensor in condition.tensors().items():
         if not (isinstance(tensor, torch.Tensor) and tensor.shape[:1] == (count,)):
-            raise wrong(part, what, f"{name} {told(tensor)}", f"a tensor of {count} samples, [{count}, …]")
+            raise wrong(part, what, f"{name} {described(tensor)}", f"a tensor of {count} samples, [{count}, …]")
 
 
 def _watch(owner: Component | Predictor, name: str, check: Callable[..., bool | None]) -> None:

@@ -1,4 +1,4 @@
-"""Whose part it was: sentences about what a part gave, and notes on what it raised."""
+"""Faults of parts: what a part returned that its interface does not allow, and which part raised an exception."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from distillkit.registry.entry_points import Plugin, installed
 from distillkit.registry.kinds import KINDS
 
 
-def wrong(part: Component | type[Component], what: str, came: object, expected: str) -> DistillkitError:
+def wrong(part: Component | type[Component], what: str, given: object, expected: str) -> DistillkitError:
     """The error that a part gave something else than its interface says.
 
     Args:
         part: the part, or its class.
         what: one of its methods, "per_sample()", or of its attributes, "spec.prediction".
-        came: what it was, in a few words.
+        given: what it was, in a few words.
         expected: what the interface says.
     """
     verb = "gave" if what.endswith(")") else "is"
-    return DistillkitError(f"{heading(part)}: {what} {verb} {came}; expected {expected}")
+    return DistillkitError(f"{heading(part)}: {what} {verb} {given}; expected {expected}")
 
 
 def check_tensor(
@@ -63,12 +63,12 @@ def check_tensor(
         and device in (None, value.device)
     )
     if not fits:
-        raise wrong(part, what, told(value, device is not None), f"{expected}, {meaning}")
+        raise wrong(part, what, described(value, device is not None), f"{expected}, {meaning}")
     if finite and isinstance(value, torch.Tensor) and not value.isfinite().all():
-        raise wrong(part, what, f"{told(value)} with values that are not finite", f"finite ones: {meaning}")
+        raise wrong(part, what, f"{described(value)} with values that are not finite", f"finite ones: {meaning}")
 
 
-def told(value: object, device: bool = False) -> str:
+def described(value: object, device: bool = False) -> str:
     """What a part gave, in a few words: type and shape of a tensor, and the type and the text of anything else."""
     if isinstance(value, torch.Tensor):
         return f"{_name(value.dtype)} {_sizes(value.shape)}" + (f" on {value.device}" if device else "")
@@ -91,19 +91,20 @@ def heading(part: Component | type[Component]) -> str:
     return f"{_package(component.__module__)}, {kind} '{component.name}'"
 
 
-def note_part(error: BaseException) -> None:
-    """Note on an exception out of which part, and which of its methods, it came: a traceback names no package."""
+def raised_by(error: BaseException) -> str | None:
+    """A sentence that names the part that raised an exception, and its method; None if no part did.
+
+    A traceback names no package.
+    """
     package = None
     for frame, _ in reversed([*traceback.walk_tb(error.__traceback__)]):
         part, module = _part(frame), frame.f_globals.get("__name__", "")
         # Functions without a part belong to the part of their package that called them.
         if part is not None and package in (None, _package(type(part).__module__)):
-            error.add_note(f"{heading(part)}: {frame.f_code.co_name}() raised this")
-            return
+            return f"{heading(part)}: {frame.f_code.co_name}() raised {type(error).__name__}"
         if package is None and _plugin(module) is not None:
             package = _package(module)
-    if package is not None:
-        error.add_note(f"{package}: one of its plugins raised this")
+    return None if package is None else f"{package}: one of its plugins raised {type(error).__name__}"
 
 
 def _part(frame: FrameType) -> Component | None:
