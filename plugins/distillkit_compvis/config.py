@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 
 from distillkit.component import StrictModel
 from distillkit.errors import ConfigError, DistillkitError, Mistake
-from distillkit_compvis.messages import short
+from distillkit_compvis.checkpoint import short
 
 UNCONDITIONAL = "__is_unconditional__"
 LARGEST = 2**18

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from distillkit.errors import DistillkitError
-from distillkit_compvis.messages import short
+from distillkit_compvis.checkpoint import short
 
 QUERIES_KEYS_VALUES = ("to_q.", "to_k.", "to_v.")
 
