@@ -81,7 +81,9 @@ class Reporter:
         """Count `by` more items as done."""
         detail = self.detail
         self._done += by
-        self._estimate()
+        # Pictures are counted by batches, and scores take little time.
+        if by == 1:
+            self._estimate()
         if self._bar is not None:
             self._bar.update(self._task, advance=by, detail=detail)
             return

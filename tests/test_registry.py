@@ -41,7 +41,9 @@ class Site:
     def install(self, package: str, code: str, module: str = "", version: str = "1.0") -> None:
         """Write a distribution `package` with one module, which it names as its plugin."""
         module = module or package.replace("-", "_")
-        (self.folder / f"{module}.py").write_text(code, encoding="utf-8")
+        file = self.folder / f"{module.replace('.', '/')}.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(code, encoding="utf-8")
         info = self.folder / f"{package.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
         metadata = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
@@ -261,6 +263,16 @@ def test_what_a_part_raises_names_it(site: Site, config: ConfigFile, raises: str
     assert result.exit_code == 1
     # Above the traceback.
     assert result.stderr == f"their-steps 1.0, schedule 'one': shares() raised {error}\n"
+
+
+def test_of_a_namespace_s_packages_the_right_one_is_named(site: Site, config: ConfigFile) -> None:
+    for name in ("a", "b"):
+        code = SCHEDULE.format(name=name).replace("return [(2, 1.0)]", "return 1 / 0")
+        site.install(f"acme-{name}", code, module=f"acme.{name}")
+    for name in ("a", "b"):
+        path = config.write(f'preset = "dsdi"\n[run]\nupdates = 3\n[schedule]\ntype = "{name}"\n')
+        result = CliRunner().invoke(cli, ["check", str(path)])
+        assert result.stderr == f"acme-{name} 1.0, schedule '{name}': shares() raised ZeroDivisionError\n"
 
 
 def test_two_distributions_with_one_entry_point_name(site: Site) -> None:

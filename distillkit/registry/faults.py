@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import EntryPoint
+from itertools import takewhile
 from types import FrameType
 
 import torch
@@ -120,6 +122,11 @@ def _package(module: str) -> str:
 
 
 def _plugin(module: str) -> Plugin | None:
-    """The plugin whose entry point names a module of the same import package."""
-    top = module.partition(".")[0]
-    return next((plugin for entry, plugin in installed() if entry.module.partition(".")[0] == top), None)
+    """The plugin whose entry point names the module, or else the nearest one of the same import package."""
+
+    def common(entry: EntryPoint) -> int:
+        pairs = zip(entry.module.split("."), module.split("."), strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    near = max(installed(), key=lambda found: common(found[0]), default=None)
+    return near[1] if near is not None and common(near[0]) else None

@@ -193,7 +193,8 @@ def _watch_engine(engine: Engine, accumulate: int, student: Predictor) -> None:
         if distributed.active and engine.layout == "replicated":
             sums = torch.stack([weight.detach().double().sum() for weight in student.network.parameters()])
             others = distributed.all_gather(sums[None].cpu())
-            if not (others == others[0]).all():
+            # Weights that are not finite are the divergence guard's to report.
+            if others.isfinite().all() and not (others == others[0]).all():
                 raise wrong(engine, "update()", "other weights in each process", "the same ones: average the gradients")
         return True
 

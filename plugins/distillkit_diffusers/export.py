@@ -19,6 +19,7 @@ from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export
 from distillkit_diffusers import pipelines
 from distillkit_diffusers.folder import PipelineFolder
+from distillkit_diffusers.reading import read_json
 from distillkit_diffusers.weights import PICKLES
 
 NO_COPY = (*(f"*{suffix}" for suffix in PICKLES), "*.safetensors", "*.safetensors.index*.json")
@@ -121,8 +122,9 @@ def _copy(source: PipelineFolder, part: str, target: Path) -> None:
     for file in weights.files:
         shutil.copyfile(file, target / file.name.replace(variant, ""))
     if (index := weights.index) is not None:
-        text = index.read_text(encoding="utf-8")
-        (target / index.name.replace(variant, "")).write_text(text.replace(variant, ""), encoding="utf-8")
+        content = read_json(index)
+        content["weight_map"] = {name: file.replace(variant, "") for name, file in content["weight_map"].items()}
+        (target / index.name.replace(variant, "")).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 CLASS_CONDITIONAL = """from diffusers import DiffusionPipeline

@@ -27,7 +27,6 @@ _FILE = re.compile(
 _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What torch's wrappers (compile, FSDP, activation checkpointing) write into the names of weights."""
 
-
 LORAS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 """The files in which diffusers and peft save a LoRA alone."""
 _ADAPTED = re.compile(r"(^|[._])(lora_[AB]|lora_(down|up)|lora\.(down|up)|base_layer)[._]")
