@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,11 @@ def test_mistakes(library: Any, folder: Path, tmp_path: Path) -> None:
     (folder / "b/5.png").write_bytes(b"no picture")
     with pytest.raises(DistillkitError, match=rf"^data\.path: picture 5 of '{path}' cannot be read \("):
         load(path).batch(torch.tensor([5]))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_32_bits(library: Any, folder: Path, dtype: type) -> None:
+    Image.fromarray(np.full((12, 10), 70000, dtype)).save(folder / "b/5.png", format="TIFF")
+    told = "cannot be read (it has 32 bits a pixel, and nothing says which range of them is used)"
+    with pytest.raises(DistillkitError, match=rf"^data\.path: picture 5 of '.*' {re.escape(told)}$"):
+        load(saved(library, folder)).batch(torch.tensor([5]))

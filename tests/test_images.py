@@ -375,6 +375,19 @@ def test_16_bits_of_each_colour(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "a.png"), RGB)
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_32_bits(tmp_path: Path, dtype: type) -> None:
+    """Refused before the run, and when it is read, as the file may have changed."""
+    picture(tmp_path / "a.png", (0, 0, 0))
+    data = images(tmp_path)
+    Image.fromarray(GREY.astype(dtype) * 100).save(tmp_path / "a.png", format="TIFF")
+    told = "(it has 32 bits a pixel, and nothing says which range of them is used); take"
+    with pytest.raises(DistillkitError, match=re.escape(f"cannot be used: a.png {told}")):
+        images(tmp_path)
+    with pytest.raises(DistillkitError, match=re.escape(f"a.png: cannot be read as a picture {told}")):
+        data.batch(torch.tensor([0]))
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("grey", [False, True])
 def test_what_is_transparent_is_laid_on_white(tmp_path: Path, channels: int, grey: bool) -> None:

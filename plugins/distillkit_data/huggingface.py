@@ -22,8 +22,12 @@ SAVED = ("dataset_dict.json", "state.json")
 class HuggingFace(Data):
     """A data set that the library `datasets` loads: a column of pictures and, optional, one of classes or captions.
 
-    Pictures are cut to a centred square and resized as those of `images` are. They are read in a random order that a
-    resumed run repeats, which a data set that is streamed cannot do: it is downloaded as a whole.
+    Pictures are turned, made opaque, cut to a centred square and resized as those of `images` are. Unlike those, they
+    are checked only when they are drawn, and a bad one cannot be skipped: it stops the run, which makes a checkpoint
+    first.
+
+    Data sets are downloaded as a whole. They cannot be streamed, because sources draw pictures in a random order, which
+    a resumed run repeats.
     """
 
     name = "huggingface"
@@ -142,7 +146,7 @@ class HuggingFace(Data):
         """Images [B, channels, size, size] in [−1, 1] and labels [B] (None without `label`).
 
         Raises:
-            DistillkitError: a picture cannot be decoded.
+            DistillkitError: a picture cannot be decoded, or has 32 bits a pixel.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about what `images` defines

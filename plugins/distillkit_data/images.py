@@ -46,7 +46,7 @@ class Images(Data):
 
     Pictures are turned as their EXIF data say. Transparent parts are laid on white. CMYK and palettes become RGB or
     grey by Pillow's formulas, without colour profiles. Of 16 bits the upper 8 are taken, of an animation the first
-    picture.
+    picture. Pictures of 32 bits a pixel count as bad.
 
     Each picture's beginning and end are checked before the run begins. A picture of more than 179 million pixels,
     Pillow's limit, counts as bad, like a file that is cut short or is no picture.
@@ -153,13 +153,22 @@ class Images(Data):
 
 
 def square(image: PIL.Image.Image, size: int, channels: int) -> torch.Tensor:
-    """The centred square of a picture, resized: [channels, size, size] in [−1, 1]."""
+    """The centred square of a picture, resized: [channels, size, size] in [−1, 1].
+
+    Raises:
+        ValueError: it has 32 bits a pixel.
+    """
     fitted = PIL.ImageOps.fit(flat(image, channels), (size, size), PIL.Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(fitted)).float().div(127.5).sub(1).view(size, size, channels).permute(2, 0, 1)
 
 
 def flat(image: PIL.Image.Image, channels: int) -> PIL.Image.Image:
-    """A picture upright and opaque, with 8 bits, as RGB or grey. See `Images` for what becomes of other pictures."""
+    """A picture upright and opaque, with 8 bits, as RGB or grey. See `Images` for what becomes of other pictures.
+
+    Raises:
+        ValueError: it has 32 bits a pixel.
+    """
+    _refuse_32_bits(image)
     image.load()
     with suppress(Exception):  # EXIF data may be damaged where the picture is not
         image = PIL.ImageOps.exif_transpose(image)
@@ -168,6 +177,12 @@ def flat(image: PIL.Image.Image, channels: int) -> PIL.Image.Image:
     if image.has_transparency_data:
         image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def _refuse_32_bits(image: PIL.Image.Image) -> None:
+    """Pillow would cut such values off at 255, and make most pictures white."""
+    if image.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a pixel, and nothing says which range of them is used")
 
 
 def _pictures(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
@@ -208,8 +223,7 @@ def fault(path: Path) -> str | None:
     """What is wrong with a picture, by its beginning and its end. Where the end is unusual, all of it is decoded."""
     try:
         with path.open("rb") as file, PIL.Image.open(file) as image:
-            if image.mode in ("I", "F"):
-                return "it has 32 bits a pixel, and nothing says which range of them is used"
+            _refuse_32_bits(image)
             if not _ends_well(file, image.format or ""):
                 file.seek(0)
                 image.load()
