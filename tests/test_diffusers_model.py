@@ -221,11 +221,6 @@ def test_no_scheduler(tmp_path: Path) -> None:
             "rescale_betas_zero_snr makes the last time pure noise, where an ε-prediction says nothing about x; use a "
             "v- or x-prediction network, or a schedule without it",
         ),
-        (
-            'beta_schedule = "quadratic"',
-            "diffusers does not take this DDPMScheduler: quadratic is not implemented for "
-            "<class 'diffusers.schedulers.scheduling_ddpm.DDPMScheduler'>",
-        ),
     ],
 )
 def test_noise_schedules_that_do_not_work(tmp_path: Path, schedule: str, message: str) -> None:

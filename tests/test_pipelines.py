@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from diffusers.utils import logging
 from distillkit_diffusers.pipelines.class_conditional import ClassConditionalPipeline, ClassLatentPipeline
 from distillkit_diffusers.pipelines.class_embedder import ClassEmbedder
 from distillkit_diffusers.pipelines.guided_unet import GuidedUNet2DModel
+from helpers.digits import TEACHER
 from helpers.networks import pixel_unet, vq_autoencoder
 
 # Some of diffusers' schedulers have not kept up with numpy 2.
@@ -168,6 +170,17 @@ def test_every_scheduler_is_run_in_half_precision(pipe: Any) -> None:
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_teacher_of_the_tests_brings_the_pipeline_of_today(tmp_path: Path) -> None:
+    source = Path(str(sys.modules[ClassConditionalPipeline.__module__].__file__))
+    assert (TEACHER / source.name).read_text(encoding="utf-8") == source.read_text(encoding="utf-8")
+    loaded = DiffusionPipeline.from_pretrained(TEACHER, trust_remote_code=True)
+    loaded.save_pretrained(tmp_path / "again")
+    again = DiffusionPipeline.from_pretrained(tmp_path / "again", trust_remote_code=True)
+    index = [json.loads((folder / "model_index.json").read_text()) for folder in (TEACHER, tmp_path / "again")]
+    assert index[0] == {key: value for key, value in index[1].items() if key != "_name_or_path"}
+    assert draw(again, num_inference_steps=2).equal(draw(loaded, num_inference_steps=2))
 
 
 def test_saved_and_loaded_again_and_again(pipe: Any, name: str, tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ def test_every_entry_is_a_field() -> None:
     for group in (TABLES, FLOWS, EDMS):
         known = {key for fields in group for name in fields.classes for key in defaults(name)}
         assert {key for fields in group for key in (*fields.used, *fields.refused, *fields.harmless)} == known
+    assert all(
+        schedulers.IN_EVERY_CLASS - {"_class_name"} <= {*defaults(name)} for one in TABLES for name in one.classes
+    )
     clip = [name for name in FIELDS if defaults(name).get("clip_sample") is True]
     assert sorted(clip) == sorted(schedulers.CLIPS_BY_DEFAULT)
 
@@ -125,10 +128,49 @@ def test_fields_and_classes_that_are_not_known(tmp_path: Path) -> None:
     ddim_pipeline(tmp_path)
     for given, message in (
         ({"beta_strat": 0.1}, "scheduler.beta_strat: is no field of a DDIMScheduler; leave it out"),
+        # Fields of other classes.
+        ({"timestep_type": "continuous"}, "scheduler.timestep_type: is no field of a DDIMScheduler; leave it out"),
+        ({"solver_order": 3}, "scheduler.solver_order: is no field of a DDIMScheduler; leave it out"),
+        ({"use_dynamic_shifting": True}, "scheduler.use_dynamic_shifting: is no field of a DDIMScheduler; leave"),
         ({"_class_name": "CogVideoXDDIMScheduler"}, "scheduler: is a CogVideoXDDIMScheduler; expected one of DDIM"),
     ):
         [mistake] = DiffusersModel(DiffusersModel.Options(path=tmp_path, scheduler=given)).check()
         assert str(mistake).startswith(message)
+
+
+def test_a_class_whose_package_is_missing_says_nothing_about_its_fields() -> None:
+    given = {"_class_name": "DPMSolverSDEScheduler", "use_karras_sigmas": True}
+    assert [*schedulers.check(given, given, TABLES)] == []
+    [mistake] = schedulers.check(given, given | {"beta_strat": 0.1}, TABLES)
+    assert mistake.key == "scheduler.beta_strat"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"beta_schedule": "sigmoid"},
+            'scheduler.beta_schedule: is "sigmoid", which a DDIMScheduler does not take; expected one of linear, '
+            "scaled_linear, squaredcos_cap_v2",
+        ),
+        (
+            {"timestep_spacing": "leading", "steps_offset": -3},
+            "scheduler.steps_offset: is -3; expected a whole number from 0 to 999, the noisiest time",
+        ),
+        (
+            {"timestep_spacing": "leading", "steps_offset": 1000},
+            "scheduler.steps_offset: is 1000; expected a whole number from 0 to 999, the noisiest time",
+        ),
+        ({"timestep_spacing": "leading", "steps_offset": 999}, None),
+        ({"timestep_spacing": "trailing", "steps_offset": -3}, None),
+        ({"_class_name": "DDPMScheduler", "beta_schedule": "sigmoid"}, None),
+    ],
+)
+def test_values_that_are_not_taken(tmp_path: Path, given: dict[str, Any], message: str | None) -> None:
+    ddim_pipeline(tmp_path)
+    given = given | {"clip_sample": False}
+    found = [str(mistake) for mistake in DiffusersModel(DiffusersModel.Options(path=tmp_path, scheduler=given)).check()]
+    assert found == ([] if message is None else [message])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 import diffusers
@@ -44,6 +44,7 @@ BETAS = frozenset(
 )
 """The fields of a noise schedule, and what the network predicts."""
 
+IN_EVERY_CLASS = BETAS - {"rescale_betas_zero_snr"} | {"_class_name"}
 CLIPS_BY_DEFAULT = ("DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler")
 
 _OFF = (False,)
@@ -209,13 +210,16 @@ def check(config: Mapping[str, Any], given: Mapping[str, Any], supported: tuple[
         known = ", ".join(one for group in supported for one in group.classes)
         yield Mistake("scheduler", f"is a {name}; expected one of {known} (scheduler._class_name)")
         return
+    # A class's own fields are looked up only if they matter, because that imports diffusers.
+    own = frozenset() if given.keys() <= IN_EVERY_CLASS else _parameters(name)
     for key in given:
-        if not key.startswith("_") and key not in fields.used | fields.refused.keys() | fields.harmless.keys():
+        grouped = key in fields.used | fields.refused.keys() | fields.harmless.keys()
+        # A class whose package is missing says nothing about its fields.
+        if not key.startswith("_") and not (grouped and (not own or key in own)):
             yield Mistake(f"scheduler.{key}", f"is no field of a {name}; leave it out")
     for key, (taken, means) in fields.refused.items():
         clips = key == "clip_sample" and config.get("_class_name") in CLIPS_BY_DEFAULT
         found = config.get(key, clips or taken[0])
-        # A class's own fields are looked up last, because that imports diffusers.
         if found not in taken and key in _parameters(name):
             yield Mistake(
                 f"scheduler.{key}",
@@ -241,4 +245,5 @@ def make(config: Mapping[str, Any], supported: tuple[Fields, ...]) -> Any:
 
 def _parameters(name: str) -> frozenset[str]:
     """The fields of a class. One whose package is missing has none."""
-    return frozenset(signature(getattr(diffusers, name).__init__).parameters)
+    parameters = signature(getattr(diffusers, name).__init__).parameters.values()
+    return frozenset(one.name for one in parameters if one.kind is Parameter.POSITIONAL_OR_KEYWORD) - {"self"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -71,8 +72,7 @@ def with_cosine(config: dict[str, Any], cosine: tuple[float, float]) -> dict[str
     times = config.get("num_train_timesteps", 1000)
     if not isinstance(times, int) or times < 1:
         raise DistillkitError(f"model.scheduler.num_train_timesteps: expected a whole number from 1 on (got {times!r})")
-    rest = {key: value for key, value in config.items() if "beta" not in key}
-    return rest | _betas(CosinePath(times, cosine))
+    return _without_betas(config) | _betas(CosinePath(times, cosine))
 
 
 SPACINGS = {
@@ -84,6 +84,23 @@ SPACINGS = {
 
 EVERYWHERE = ("linear", "scaled_linear", "squaredcos_cap_v2")
 """The values of `beta_schedule` that all schedulers take."""
+
+
+def check_values(config: dict[str, Any]) -> Iterator[Mistake]:
+    """Mistakes in the values of a config in whose fields `schedulers.check` finds none."""
+    name = schedulers.class_of(config)
+    if config.get("beta_schedule", EVERYWHERE[0]) not in EVERYWHERE:
+        # Few classes know others. Only such a config imports diffusers.
+        try:
+            schedulers.make(config, schedulers.TABLES)
+        except DistillkitError:
+            message = f"is {json.dumps(config['beta_schedule'])}, which a {name} does not take; expected one of "
+            yield Mistake("scheduler.beta_schedule", message + ", ".join(EVERYWHERE))
+    offset, times = config.get("steps_offset", 0), config.get("num_train_timesteps", 1000)
+    leading = "leading" in SPACINGS.get(name, ()) and config.get("timestep_spacing", "leading") == "leading"
+    if leading and isinstance(times, int) and not (isinstance(offset, int) and 0 <= offset < times):
+        message = f"is {json.dumps(offset)}; expected a whole number from 0 to {times - 1}, the noisiest time"
+        yield Mistake("scheduler.steps_offset", message)
 
 
 def sampler_of(config: dict[str, Any]) -> Sampler:
@@ -137,6 +154,10 @@ def _table(path: TablePath, config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in known.items() if value is not None}
 
 
+def _without_betas(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if "beta" not in key}
+
+
 def _betas(path: TablePath) -> dict[str, Any]:
     """The times from 0 to the start, as a list of betas."""
     bars = path.alphas_cumprod[: path.start + 1]
@@ -152,7 +173,9 @@ class TableFamily(Family):
     def check(self) -> Iterator[Mistake]:
         """Adds mistakes in the scheduler's config."""
         yield from super().check()
-        yield from schedulers.check(self.scheduler_config(), self.options.scheduler, schedulers.TABLES)
+        config = self.scheduler_config()
+        mistakes = [*schedulers.check(config, self.options.scheduler, schedulers.TABLES)]
+        yield from mistakes or check_values(config if self.options.cosine is None else _without_betas(config))
 
     def read_scheduler(self) -> None:
         """Set `path` (a table of ᾱ, or a cosine path) and `prediction` from `scheduler`."""
