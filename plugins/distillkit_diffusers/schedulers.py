@@ -238,7 +238,7 @@ def make(config: Mapping[str, Any], supported: tuple[Fields, ...]) -> Any:
     [used] = [one.used for one in supported if name in one.classes]
     try:
         return getattr(diffusers, name)(**{key: config[key] for key in used & _parameters(name) & config.keys()})
-    except (TypeError, ValueError, NotImplementedError, ImportError) as error:
+    except (TypeError, ValueError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise DistillkitError(f"scheduler: diffusers does not take this {name}: {reason}") from error
 
