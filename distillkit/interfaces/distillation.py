@@ -185,8 +185,7 @@ class Teacher(Stateful):
     copies: ClassVar[int] = 0
     """Optional. How many copies of the network it holds, for estimates of memory."""
     evaluations: ClassVar[int] = 1
-    """Optional. How many evaluations of a network one prediction takes, for the plan. A call of a `Predictor` is one,
-    with guidance as well."""
+    """Optional. Evaluations per prediction, for the plan. A call of a `Predictor` is one, with guidance as well."""
 
     @property
     @abstractmethod
@@ -228,10 +227,7 @@ class Target(Stateful):
 
     @abstractmethod
     def teacher_evaluations(self, stage: Stage, teacher: Teacher) -> int:
-        """Evaluations of any network that `compute` makes per call (the student's own is not among them).
-
-        Each prediction of the teacher takes `teacher.evaluations`.
-        """
+        """Evaluations of `compute`, without the student's own; a prediction takes `teacher.evaluations`."""
 
     def setup(self, student: Predictor) -> None:
         """Optional. Called once, before the first update, for a target that holds a network: see `Teacher.setup`."""
