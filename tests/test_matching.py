@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -15,15 +14,13 @@ from distillkit_dsd.dsd import SelfTeacher
 from distillkit_losses.losses import XL1, XMse
 from distillkit_matching.trajectory_matching import TrajectoryMatching, Walk
 from distillkit_pd.frozen_teacher import FrozenTeacher
+from helpers.targets import ALPHA, ALPHA_BAR, PATH, SIGMA, predictor
 from torch import Tensor, nn
 
 from distillkit.interfaces import JumpBatch, Stage, TargetBatch, Teacher
-from distillkit.noise import Condition, Prediction, PredictionType, Predictor, TablePath
+from distillkit.noise import Condition, Prediction, PredictionType, TablePath
 from distillkit.noise.predictor import read_x0
 
-ALPHA_BAR = np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2)
-ALPHA = np.append(np.sqrt(ALPHA_BAR), 1.0)
-SIGMA = np.append(np.sqrt(1 - ALPHA_BAR), 0.0)
 BATCH = 4
 
 # diffusers hands numpy a tensor.
@@ -39,28 +36,7 @@ class DoublePath(TablePath):
         self._table = torch.from_numpy(np.stack([np.roll(table, 1) for table in (ALPHA, SIGMA)]))
 
 
-PATH, DOUBLE = TablePath(torch.from_numpy(ALPHA_BAR)), DoublePath()
-
-
-class Network(nn.Module):
-    """A small network that is not linear in z and knows the time."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.mix = nn.Conv2d(1, 1, 3, padding=1)
-
-    def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        return torch.tanh(self.mix(z) + (t / 500 - 1).view(-1, 1, 1, 1))
-
-
-def call(network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-    output: Tensor = network(z, t)
-    return output
-
-
-def predictor(seed: int) -> Predictor:
-    return Predictor(Network(seed), PATH, "v_prediction", call)
+DOUBLE = DoublePath()
 
 
 def noise(seed: int = 0) -> Tensor:
@@ -128,12 +104,12 @@ TIMES = {
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("order", [1, 2])
 def test_solver_is_diffusers_own(order: int, kind: PredictionType, times: list[int]) -> None:
-    expected = diffusers_sample(kind, Network(0), noise(), times, order)
-    error = (walk(kind, Network(0), noise(), times, order) - expected).abs().max()
+    expected = diffusers_sample(kind, predictor(0).network, noise(), times, order)
+    error = (walk(kind, predictor(0).network, noise(), times, order) - expected).abs().max()
     # An ε-network's x̂ of untrained weights is of some 80 here.
     assert error < 1e-9 * expected.abs().max()
     if order == 2 and len(times) > 2:
-        assert (walk(kind, Network(0), noise(), times, 1) - expected).abs().max() > 1e-3
+        assert (walk(kind, predictor(0).network, noise(), times, 1) - expected).abs().max() > 1e-3
 
 
 # --- the target ------------------------------------------------------------------------------------------------------
@@ -141,7 +117,7 @@ def test_solver_is_diffusers_own(order: int, kind: PredictionType, times: list[i
 
 def teacher_sample(z: Tensor, steps: int, order: int = 2) -> np.ndarray:
     """What the teacher's solver makes of noise z in so many steps."""
-    return diffusers_sample("v_prediction", Network(0), z, PATH.grid(steps)[:-1].tolist(), order).numpy()
+    return diffusers_sample("v_prediction", predictor(0).network, z, PATH.grid(steps)[:-1].tolist(), order).numpy()
 
 
 def frozen() -> Teacher:
