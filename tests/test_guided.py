@@ -18,7 +18,7 @@ from distillkit_diffusers.pipelines.guided_unet import GuidedUNet2DModel
 from distillkit_dsd.dsd import MergedSteps
 from distillkit_guided.guided_teacher import GuidedTeacher
 from helpers.digits import MODEL, PLAIN, SCORED, TEACHER, Run, distil, settings
-from helpers.networks import ddim_scheduler, dit, kl_autoencoder
+from helpers.networks import ddim_scheduler, ddpm_pipeline, dit, kl_autoencoder
 from helpers.pipelines import alone
 from helpers.text_pipelines import sd3, stable_diffusion
 from safetensors.torch import load_file, save_file
@@ -339,20 +339,33 @@ def test_a_network_without_the_input(tmp_path: Path) -> None:
     ]
 
 
+NO_NEW_INPUT = (
+    "teacher.type: 'guided' teaches a network a new input, the guidance scale, which this model cannot be given; use "
+    "another method, as the presets pd, tsd and dsdi do"
+)
+
+
 def dit_pipeline(folder: Path) -> None:
     diffusers.DiTPipeline(dit(), kl_autoencoder(), ddim_scheduler()).save_pretrained(folder)
 
 
 @pytest.mark.parametrize("save", [stable_diffusion, sd3, dit_pipeline])
 def test_a_network_that_cannot_be_given_the_input(tmp_path: Path, save: Callable[[Path], None]) -> None:
-    """One sentence, and not that it is required and then means nothing."""
+    """One sentence, before anything is loaded, and not that it is required and then means nothing."""
     save(tmp_path / "teacher")
     prompts = "" if save is dit_pipeline else 'prompts = ["a", "b"]\n'
-    tables = MODEL.replace(str(TEACHER), str(tmp_path / "teacher")) + prompts + PLAIN
-    assert (
-        f"teacher.type: 'guided' teaches a network to take the guidance scale as an input, and {tmp_path / 'teacher'} "
-        "cannot be given one; use another method, as the presets pd, tsd and dsdi do"
-    ) in mistakes(tmp_path, "guided", tables=tables)
+    tables = MODEL.replace(str(TEACHER), str(tmp_path / "teacher")) + prompts + PLAIN + "[run]\nupdates = 64\n"
+    with pytest.raises(ConfigError) as caught:
+        settings(tmp_path, "guided", tables=tables)
+    assert [str(mistake) for mistake in caught.value.mistakes] == [NO_NEW_INPUT]
+    result = CliRunner().invoke(cli, ["check", str(tmp_path / "mine.toml")])
+    assert (result.exit_code, result.output.splitlines()[1:]) == (2, [f"  {NO_NEW_INPUT}"])
+
+
+def test_a_network_that_turns_out_not_to_have_a_null_class(tmp_path: Path) -> None:
+    ddpm_pipeline(tmp_path / "teacher")
+    tables = MODEL.replace(str(TEACHER), str(tmp_path / "teacher")) + PLAIN
+    assert NO_NEW_INPUT in mistakes(tmp_path, "guided", tables=tables)
 
 
 def test_an_input_without_a_teacher(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_without_a_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """Nobody knows before it is fetched whether the hub has it."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     assert list(model().check()) == []
+    assert model().can_take_guidance_input() is None
     with pytest.raises(
         DistillkitError, match=r"^there is no folder someone/tiny-model here, no copy of .* could not be fetched \("
     ):

@@ -275,6 +275,8 @@ def test_callbacks(pipe: Any) -> None:
     [
         ({"class_labels": [5]}, "class_labels must be from 0 to 4 (got [5])"),
         ({"class_labels": [-1]}, "class_labels must be from 0 to 4 (got [-1])"),
+        ({"class_labels": []}, "class_labels must name at least one class (got none)"),
+        ({"class_labels": torch.zeros(0, dtype=torch.int64)}, "class_labels must name at least one class (got none)"),
         ({"num_inference_steps": 0}, "num_inference_steps must be at least 1 (got 0)"),
         ({"generator": generators()[:1]}, "1 generators for 2 class_labels; give one, or one for each"),
         ({"output_type": "jpg"}, "output_type must be pil, np, pt or latent (got 'jpg')"),

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from math import isfinite
 from typing import Any
 
-from distillkit.config.settings import Components, Scoring, find_score, scores_taken, stride, watched
+from distillkit.config.score_checks import check_best, check_scores
+from distillkit.config.settings import Components, scores_taken, stride, watched
 from distillkit.errors import Mistake
-from distillkit.interfaces import Engine, Source, Stage
+from distillkit.interfaces import Engine, Source, Stage, Teacher
 from distillkit.registry import Registry, heading
 
 
@@ -179,64 +180,29 @@ def _watched(components: Components) -> Iterator[Mistake]:
             return
 
 
-def _best(components: Components) -> Iterator[Mistake]:
-    evaluation = components.evaluation
-    if evaluation.best is None:
-        return
-    if not evaluation.every:
-        yield Mistake(
-            "evaluation.every",
-            "must be at least 1: evaluation.best needs scores during the run",
-        )
-    if find_score(components, evaluation.best) is None:
-        yield Mistake(
-            "evaluation.best",
-            f"'{evaluation.best}' is no score that the run takes; it takes: "
-            f"{', '.join(scores_taken(components)) or 'none'} (see evaluation.steps and [[metric]])",
-        )
+def _guidance_input(components: Components) -> Iterator[Mistake]:
+    teacher = components.teacher
+    if teacher is not None and "guidance" in teacher.gives and components.model.can_take_guidance_input() is False:
+        yield no_new_input(teacher)
 
 
-def check_scores(components: Scoring) -> Iterator[Mistake]:
-    """Yield the mistakes that would keep the metrics from being computed."""
-    features = components.features
-    if features is None:
-        if components.metrics:
-            yield Mistake("features", "is required: metrics need a feature network; add a [features] table")
-        return
-    labels: dict[str, int] = {}
-    for i, metric in enumerate(components.metrics):
-        label = metric.label(features)
-        if label in labels:
-            yield Mistake(
-                f"metric[{i}]",
-                f"{heading(metric)}: label() gave '{label}', as that of metric[{labels[label]}] did; expected a name "
-                "for each score: remove one of them",
-            )
-        labels.setdefault(label, i)
-    has = {"bundled": features.has_bundled_reference, "data": components.data is not None}
-    wanted = components.evaluation.reference
-    for i, metric in enumerate(components.metrics):
-        if metric.needs_logits and not features.has_logits:
-            yield Mistake(
-                f"metric[{i}].type",
-                f"'{metric.name}' needs class logits; the features '{features.name}' have none",
-            )
-        if metric.needs_reference and not (any(has.values()) if wanted == "auto" else has[wanted]):
-            yield Mistake(
-                "evaluation.reference",
-                f"is \"{wanted}\", but '{metric.name}' has no real images there to compare with: the features "
-                f"'{features.name}' have {'some' if has['bundled'] else 'none'}, and there is "
-                f"{'a' if has['data'] else 'no'} [data] table",
-            )
+def no_new_input(teacher: Teacher) -> Mistake:
+    """A teacher that teaches a new input, for a model that cannot be given one."""
+    return Mistake(
+        "teacher.type",
+        f"'{teacher.name}' teaches a network a new input, the guidance scale, which this model cannot be given; use "
+        "another method, as the presets pd, tsd and dsdi do",
+    )
 
 
 CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     _targets: {"loss", "target", "teacher", "source"},
     _stages: {"schedule", "target", "teacher"},
     _watched: {"schedule", "target", "evaluation", "features", "metric"},
-    _best: {"evaluation", "features", "metric"},
+    check_best: {"evaluation", "features", "metric"},
     _data: {"source", "data"},
     _sampler: {"grid", "evaluation"},
     _moments: {"optimizer", "engine"},
+    _guidance_input: {"model", "teacher"},
     check_scores: {"metric", "features", "evaluation", "data"},
 }

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from distillkit import interfaces
-from distillkit.config.checks import check_scores, check_together
+from distillkit.config.checks import check_together
 from distillkit.config.explain import did_you_mean
 from distillkit.config.layers import assign, complete, lay_over, parse_assignments, read_toml
+from distillkit.config.score_checks import check_scores
 from distillkit.config.settings import Config, Scoring, Settings
 from distillkit.config.tables import CORE, Choice, EvaluationTable, GridTable, Reader, RunTable
 from distillkit.errors import ConfigError, DistillkitError, Mistake

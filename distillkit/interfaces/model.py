@@ -66,7 +66,6 @@ class ModelSpec:
         supports_guidance: whether there is a null condition, so that classifier-free guidance is possible.
         guidance_input: the network's input for the guidance scale; None if it has none. `Model.condition` then puts
             the scale among the network's inputs.
-        new_guidance_input: whether an option of the model could give the network such an input.
         sampler: how the model was made to be sampled, according to its scheduler.
         samplers: how a student made from it can be sampled: what the schedulers that `Model.export` writes can do.
         untrained: whether the weights are random: then there is no teacher to compare a student with.
@@ -79,7 +78,6 @@ class ModelSpec:
     classes: int | None = None
     supports_guidance: bool = False
     guidance_input: GuidanceInput | None = None
-    new_guidance_input: bool = False
     sampler: Sampler = "ddim"
     samplers: tuple[Sampler, ...] = ("ddim", "consistency")
     untrained: bool = False
@@ -221,6 +219,13 @@ class Model(Component):
 
         Args:
             student: the config's `[student]`.
+        """
+        return None
+
+    def can_take_guidance_input(self) -> bool | None:
+        """Optional. Whether an option of the model can give the network a new input for the guidance scale.
+
+        None if that is not known before `load`; after it, None means no. Must not import torch.
         """
         return None
 

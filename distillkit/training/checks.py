@@ -9,6 +9,7 @@ from typing import get_args
 import torch
 
 from distillkit.config import Components, GridTable
+from distillkit.config.checks import no_new_input
 from distillkit.errors import DistillkitError, GridError, Mistake
 from distillkit.interfaces import Data, Model, ModelSpec, Sampler, Stage
 from distillkit.noise import NoisePath, PredictionType, TablePath
@@ -159,7 +160,7 @@ def check_data(data: Data, model: Model) -> None:
 def _check_guidance(components: Components, taught: bool) -> Iterator[Mistake]:
     """Check that the model supports the guidance scales, and that a new guidance input has a teacher."""
     spec, teacher = components.model.spec, components.teacher
-    taken = spec.guidance_input
+    taken, can_take = spec.guidance_input, components.model.can_take_guidance_input()
     if taken is not None and taught:
         taken = replace(taken, new=False)
     asked = {
@@ -188,12 +189,8 @@ def _check_guidance(components: Components, taught: bool) -> Iterator[Mistake]:
             "adds an input that the network is not trained for: train it with the preset 'guided' first, and distil "
             "the result (see [[phase]])",
         )
-    elif teacher is not None and mixes and taken is None and not spec.new_guidance_input:
-        yield Mistake(
-            "teacher.type",
-            f"'{teacher.name}' teaches a network to take the guidance scale as an input, and {spec.label} cannot be "
-            "given one; use another method, as the presets pd, tsd and dsdi do",
-        )
+    elif teacher is not None and mixes and taken is None and not (spec.supports_guidance and can_take):
+        yield no_new_input(teacher)
     elif teacher is not None and mixes and taken is None:
         yield Mistake(
             "model.guidance_input",

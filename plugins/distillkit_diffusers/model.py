@@ -49,6 +49,10 @@ class FamilyModel(Model):
         """See the base class."""
         return self.find_family().inventory(student)
 
+    def can_take_guidance_input(self) -> bool | None:
+        """See the base class."""
+        return "guidance_input" in self.find_family().takes
+
     def load(self) -> None:
         """Load all parts of the pipeline."""
         self.family = self.find_family()
@@ -66,7 +70,6 @@ class FamilyModel(Model):
             classes=family.classes,
             supports_guidance=family.supports_guidance,
             guidance_input=family.guidance_input,
-            new_guidance_input="guidance_input" in family.takes and family.supports_guidance,
             sampler=family.sampler,
             samplers=family.samplers,
             untrained=family.folder is None,
@@ -122,13 +125,23 @@ class DiffusersModel(FamilyModel):
             yield Mistake("path", "name either a folder (path) or a new network's arguments (network)")
         elif options.path is None and not options.scheduler:
             yield Mistake("scheduler", "is required for a new network: its noise schedule, as in scheduler_config.json")
-        elif options.path is None or not hub.is_unknown(options.path, options.variant):
+        elif not self._is_unknown:
             try:
                 yield from self.find_family().check()
             except DistillkitError as error:
                 yield Mistake("path", str(error))
         if options.cosine is not None and (betas := [key for key in options.scheduler if "beta" in key]):
             yield Mistake("cosine", f"takes the place of a β schedule: leave out scheduler.{betas[0]}, or this")
+
+    @property
+    def _is_unknown(self) -> bool:
+        """Whether it may still be downloaded, so that nothing is known of it."""
+        path = self.options.path
+        return path is not None and hub.is_unknown(path, self.options.variant)
+
+    def can_take_guidance_input(self) -> bool | None:
+        """See the base class; None for a repository of the hub that is still to be downloaded."""
+        return None if self._is_unknown else super().can_take_guidance_input()
 
     def find_family(self) -> Family:
         """The family of the folder, or that of new networks."""

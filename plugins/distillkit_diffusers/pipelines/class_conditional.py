@@ -91,6 +91,8 @@ class ClassConditionalPipeline(DiffusionPipeline):
             raise ValueError(
                 f"guidance_scale must be from {taken[0]:g} to {taken[1]:g}, which the network takes (got {scale})"
             )
+        if not len(labels):
+            raise ValueError("class_labels must name at least one class (got none)")
         if labels.is_floating_point() or labels.min() < 0 or labels.max() >= self.classes:
             raise ValueError(f"class_labels must be from 0 to {self.classes - 1} (got {labels.tolist()})")
         if steps < 1:

@@ -1,0 +1,61 @@
+"""Checks that the tables of a config that say which scores are taken fit together. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from distillkit.config.settings import Components, Scoring, find_score, scores_taken
+from distillkit.errors import Mistake
+from distillkit.registry import heading
+
+
+def check_best(components: Components) -> Iterator[Mistake]:
+    """Yield the mistakes in evaluation.best: a score that the run does not take."""
+    evaluation = components.evaluation
+    if evaluation.best is None:
+        return
+    if not evaluation.every:
+        yield Mistake(
+            "evaluation.every",
+            "must be at least 1: evaluation.best needs scores during the run",
+        )
+    if find_score(components, evaluation.best) is None:
+        yield Mistake(
+            "evaluation.best",
+            f"'{evaluation.best}' is no score that the run takes; it takes: "
+            f"{', '.join(scores_taken(components)) or 'none'} (see evaluation.steps and [[metric]])",
+        )
+
+
+def check_scores(components: Scoring) -> Iterator[Mistake]:
+    """Yield the mistakes that would keep the metrics from being computed."""
+    features = components.features
+    if features is None:
+        if components.metrics:
+            yield Mistake("features", "is required: metrics need a feature network; add a [features] table")
+        return
+    labels: dict[str, int] = {}
+    for i, metric in enumerate(components.metrics):
+        label = metric.label(features)
+        if label in labels:
+            yield Mistake(
+                f"metric[{i}]",
+                f"{heading(metric)}: label() gave '{label}', as that of metric[{labels[label]}] did; expected a name "
+                "for each score: remove one of them",
+            )
+        labels.setdefault(label, i)
+    has = {"bundled": features.has_bundled_reference, "data": components.data is not None}
+    wanted = components.evaluation.reference
+    for i, metric in enumerate(components.metrics):
+        if metric.needs_logits and not features.has_logits:
+            yield Mistake(
+                f"metric[{i}].type",
+                f"'{metric.name}' needs class logits; the features '{features.name}' have none",
+            )
+        if metric.needs_reference and not (any(has.values()) if wanted == "auto" else has[wanted]):
+            yield Mistake(
+                "evaluation.reference",
+                f"is \"{wanted}\", but '{metric.name}' has no real images there to compare with: the features "
+                f"'{features.name}' have {'some' if has['bundled'] else 'none'}, and there is "
+                f"{'a' if has['data'] else 'no'} [data] table",
+            )
