@@ -12,7 +12,7 @@ from diffusers import DPMSolverMultistepScheduler
 from diffusers.schedulers import scheduling_dpmsolver_multistep
 from distillkit_dsd.dsd import SelfTeacher
 from distillkit_losses.losses import XL1, XMse
-from distillkit_matching.trajectory_matching import TrajectoryMatching, Walk
+from distillkit_matching.trajectory_matching import TrajectoryMatching
 from distillkit_pd.frozen_teacher import FrozenTeacher
 from helpers.targets import ALPHA, ALPHA_BAR, PATH, SIGMA, predictor
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from distillkit.interfaces import JumpBatch, Stage, TargetBatch, Teacher
 from distillkit.noise import Condition, Prediction, PredictionType, TablePath
 from distillkit.noise.predictor import read_x0
+from distillkit.solver import SolverState
 
 BATCH = 4
 
@@ -81,13 +82,13 @@ def diffusers_sample(kind: PredictionType, network: nn.Module, z: Tensor, times:
 
 @torch.no_grad()
 def walk(kind: PredictionType, network: nn.Module, z: Tensor, times: list[int], order: int) -> Tensor:
-    """The same with the target's own solver."""
+    """The same with distillkit's own solver."""
     network = network.double()
-    state = Walk.begin(z.double(), torch.full((len(z),), times[0]))
+    state = SolverState.begin(z.double(), torch.full((len(z),), times[0]))
     for pair in pairwise([*times, -1]):
         t, s = torch.tensor(pair).view(2, 1).expand(2, len(z))
         x0 = read_x0(kind, network(state.z, t), state.z, *DOUBLE.alpha_sigma(t))
-        state = state.step(x0, t, s, order, len(times), DOUBLE)
+        state = state.step(x0, t, s, order, DOUBLE)
     return state.z
 
 
@@ -187,7 +188,7 @@ def test_every_sample_begins_its_own_walk() -> None:
 
 
 def test_a_stage_has_a_grid_of_its_own() -> None:
-    """The steps after which the solver's order falls, and the time at which walks begin."""
+    """The time at which walks begin."""
     target, teacher = begun(8), frozen()
     compute(target, teacher, noise(1), jumps(8)[0])
     target.start_stage(Stage(4, 1, 2), PATH)
