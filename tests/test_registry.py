@@ -265,6 +265,62 @@ def test_what_a_part_raises_names_it(site: Site, config: ConfigFile, raises: str
     assert result.stderr == f"their-steps 1.0, schedule 'one': shares() raised {error}\n"
 
 
+CONVERTER = """
+from distillkit import hookimpl
+from distillkit.interfaces import Converter
+
+class Theirs(Converter):
+    name = "theirs"
+
+    def convert(self, checkpoint, config, ema, folder):
+        {body}
+
+@hookimpl
+def distillkit_converters():
+    return [Theirs]
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        ("return 'nothing'", 2, "gave an empty folder; expected the files of a pipeline in it"),
+        ("folder.rmdir()", 2, "gave an empty folder; expected the files of a pipeline in it"),
+        ("(folder / 'a').touch()", 2, "gave None; expected a description of the files"),
+        ("(folder / 'a').touch(); return [3]", 2, "gave [3]; expected a description of the files"),
+        ("(folder / 'a').touch(); return 1 / 0", 1, "raised ZeroDivisionError"),
+    ],
+)
+def test_wrong_converters(site: Site, body: str, code: int, message: str) -> None:
+    site.install("their-converter", CONVERTER.format(body=body))
+    output = site.folder / "made/out"
+    files = [str(site.folder / name) for name in ("model.ckpt", "config.yaml")]
+    for file in files:
+        Path(file).touch()
+    before = sorted(site.folder.iterdir())
+    words = ["convert", files[0], "--config", files[1], "--output", str(output), "--format", "theirs"]
+    result = CliRunner().invoke(cli, words)
+    assert (result.exit_code, result.stderr) == (
+        code,
+        f"their-converter 1.0, converter 'theirs': convert() {message}\n",
+    )
+    assert [path for path in sorted(site.folder.iterdir()) if path.name != "__pycache__"] == before
+
+
+def test_a_wrong_plan_in_check_and_plan(site: Site, config: ConfigFile) -> None:
+    code = SCHEDULE.format(name="one") + "\nOne.plan = lambda self, updates, trajectory: [(2, updates)]"
+    site.install("their-steps", code)
+    path = config.write('preset = "dsdi"\n[run]\nupdates = 3\n[schedule]\ntype = "one"\n')
+    for command in ("check", "plan"):
+        result = CliRunner().invoke(cli, [command, str(path)])
+        assert (result.exit_code, result.stdout, result.stderr) == (
+            2,
+            "",
+            f"{path}: 1 error\n  schedule: their-steps 1.0, schedule 'one': plan() gave [(2, 3)]; expected a list of "
+            "Stages\n",
+        )
+
+
 def test_of_a_namespace_s_packages_the_right_one_is_named(site: Site, config: ConfigFile) -> None:
     for name in ("a", "b"):
         code = SCHEDULE.format(name=name).replace("return [(2, 1.0)]", "return 1 / 0")

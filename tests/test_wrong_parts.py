@@ -20,6 +20,7 @@ from distillkit_losses.losses import XMse
 from distillkit_metrics.features import Pixels
 from distillkit_metrics.metrics import FrechetDistance
 from distillkit_pd.frozen_teacher import FrozenTeacher
+from distillkit_schedules.schedules import Halving
 from helpers.digits import MODEL, PLAIN, SCORED, TWO_PHASES, Run, settings, two_phases
 
 from distillkit import __version__
@@ -94,6 +95,12 @@ def with_part(folder: Path, kind: str, component: type[Component], *assignments:
 def carry_out(folder: Path, kind: str, component: type[Component], *assignments: str, preset: str = "dsdi") -> Run:
     run(Config.of(with_part(folder, kind, component, *assignments, preset=preset)), folder / "run")
     return Run(folder / "run")
+
+
+def mistakes(folder: Path, kind: str, component: type[Component]) -> list[str]:
+    """Those that `distillkit check` finds between the tables."""
+    components = with_part(folder, kind, component).components()
+    return [*map(str, check_together(components, set(), Registry({"source": {}})))]
 
 
 MODELS = {
@@ -439,26 +446,97 @@ def test_scores_are_plain_numbers(tmp_path: Path, number: Any) -> None:
         ([(8, 1.0), (4, float("inf"))], "schedule", "(4, inf)"),
         ([8, 4], "schedule", "8"),
         ([(8, "half")], "schedule", "(8, 'half')"),
+        (None, "schedule", "None"),
     ],
 )
 def test_shares_that_are_none(tmp_path: Path, shares: Any, key: str, fault: str) -> None:
     schedule = part(Schedule, name="odd", shares=lambda self: shares)
-    components = with_part(tmp_path, "schedule", schedule).components()
-    [mistake] = check_together(components, set(), Registry({"source": {}}))
-    assert (mistake.key, mistake.message) == (
-        key,
-        f"{HERE}, schedule 'odd': shares() gave {fault}; expected pairs of a whole and a finite number",
+    [mistake] = mistakes(tmp_path, "schedule", schedule)
+    form = "pairs" if shares else "a sequence of pairs"
+    assert mistake == (
+        f"schedule: {HERE}, schedule 'odd': shares() gave {fault}; expected {form} of a whole and a finite number"
     )
 
 
-@pytest.mark.parametrize("stride", [2.0, 0])
-def test_stride_that_is_none(tmp_path: Path, stride: Any) -> None:
-    components = with_part(tmp_path, "target", part(MergedSteps, stride=lambda self, stage: stride)).components()
-    [mistake] = check_together(components, set(), Registry({"source": {}}))
-    assert str(mistake) == (
-        f"target: {HERE}, target 'merged-steps': stride() gave {stride}; expected a whole number of fine steps, at "
-        "least 1"
-    )
+PLANS = {
+    "no list": (lambda stages: tuple(stages), "an object of the type tuple; expected a list of Stages"),
+    "nothing": (lambda stages: None, "None; expected a list of Stages"),
+    "pairs": (lambda stages: [(4, 1), (2, 1)], "[(4, 1), (2, 1)]; expected a list of Stages"),
+    "half a step": (
+        lambda stages: [replace(stages[0], steps=4.5), stages[1]],
+        "a stage with steps=4.5 and updates=1; expected whole numbers, and updates of at least 0",
+    ),
+    "updates as a float": (
+        lambda stages: [replace(stages[0], updates=1.0), stages[1]],
+        "a stage with steps=4 and updates=1.0; expected whole numbers, and updates of at least 0",
+    ),
+    "an update that is true": (
+        lambda stages: [replace(stages[0], updates=True), stages[1]],
+        "a stage with steps=4 and updates=True; expected whole numbers, and updates of at least 0",
+    ),
+    "updates below 0": (
+        lambda stages: [replace(stages[0], updates=-1), replace(stages[1], updates=3)],
+        "a stage with steps=4 and updates=-1; expected whole numbers, and updates of at least 0",
+    ),
+    "a stage left out": (
+        lambda stages: [replace(stages[0], updates=2)],
+        "1 stages, N = 4; expected one stage for each of its shares(), N = 4, 2",
+    ),
+    "other steps": (
+        lambda stages: [replace(stages[0], steps=3), stages[1]],
+        "2 stages, N = 3, 2; expected one stage for each of its shares(), N = 4, 2",
+    ),
+    "too many updates": (
+        lambda stages: [replace(stages[0], updates=2), stages[1]],
+        "3 updates in all; expected 1 to 2, as run.updates says",
+    ),
+    "no updates": (
+        lambda stages: [replace(stage, updates=0) for stage in stages],
+        "0 updates in all; expected 1 to 2, as run.updates says",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PLANS)
+def test_wrong_plans(tmp_path: Path, case: str) -> None:
+    change, sentence = PLANS[case]
+    found = mistakes(tmp_path, "schedule", giving(Halving, "plan", change))
+    assert found == [f"schedule: {HERE}, schedule 'halving': plan() gave {sentence}"]
+
+
+NUMBERS: dict[str, tuple[str, type[Any], str]] = {
+    "stride as a float": (
+        "target",
+        part(MergedSteps, stride=lambda self, stage: 2.0),
+        "stride() gave 2.0; expected a whole number of fine steps, at least 1",
+    ),
+    "stride of nothing": (
+        "target",
+        part(MergedSteps, stride=lambda self, stage: 0),
+        "stride() gave 0; expected a whole number of fine steps, at least 1",
+    ),
+    "no evaluations": (
+        "target",
+        part(MergedSteps, teacher_evaluations=lambda self, stage, teacher: None),
+        "teacher_evaluations() gave None; expected a whole number of evaluations, at least 0",
+    ),
+    "a score of no name": (
+        "metric",
+        part(FrechetDistance, label=lambda self, features: None),
+        "label() gave None; expected a name for the score",
+    ),
+    "a score of several names": (
+        "schedule",
+        giving(Halving, "watches", lambda name: ["steps-2"]),
+        "watches() gave ['steps-2']; expected the name of a score, or None",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_wrong_numbers_and_names(tmp_path: Path, case: str) -> None:
+    kind, component, sentence = NUMBERS[case]
+    assert mistakes(tmp_path, kind, component) == [f"{kind}: {HERE}, {kind} '{component.name}': {sentence}"]
 
 
 def test_two_scores_of_one_name(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from distillkit.cli.options import config_argument, set_option
-from distillkit.config import read_config
-from distillkit.config.settings import unreached
+from distillkit.config import read_config, unreached
 
 
 @click.command()

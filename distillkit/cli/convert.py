@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from distillkit.config import read_component
 from distillkit.errors import DistillkitError
 from distillkit.files import aside, reason, replace
-from distillkit.registry import load_registry
+from distillkit.registry import checked, load_registry, wrong
 
 
 @click.command()
@@ -38,6 +38,9 @@ def command(checkpoint: Path, config: Path, output: Path, no_ema: bool, kind: st
         with aside(existing, output.name) as folder:
             folder.mkdir()
             made = converter.convert(checkpoint, config, not no_ema, folder)
+            if not (folder.is_dir() and any(folder.iterdir())):
+                raise wrong(converter, "convert()", "an empty folder", "the files of a pipeline in it")
+            checked(converter, "convert()", made, isinstance(made, str) and made != "", "a description of the files")
             output.parent.mkdir(parents=True, exist_ok=True)
             replace(folder, output)
     except (OSError, SafetensorError) as error:

@@ -12,9 +12,8 @@ from distillkit.cli.measure import device_memory
 from distillkit.cli.options import set_option
 from distillkit.cli.pipeline import pipeline_folder
 from distillkit.cli.summary import describe
-from distillkit.config import Config
+from distillkit.config import Config, unreached
 from distillkit.config.choose import Wish, choose
-from distillkit.config.settings import unreached
 from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.registry import load_registry
 from distillkit.training.run import run

@@ -9,8 +9,7 @@ import click
 
 from distillkit.cli import measure as measuring
 from distillkit.cli.options import config_argument, echo_json, json_option, set_option
-from distillkit.config import evaluations_before, make_plan, read_config
-from distillkit.config.settings import unreached
+from distillkit.config import evaluations_before, make_plan, read_config, unreached
 from distillkit.files import readable_bytes
 from distillkit.terminal import clock, print_table
 

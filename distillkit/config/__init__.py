@@ -1,5 +1,6 @@
 """Turns a TOML file, a preset and `--set` into checked settings, and these into components."""
 
+from distillkit.config.plan import evaluations_before, make_plan, unreached
 from distillkit.config.read import read_choice, read_component, read_config, read_scoring, table_of_result
 from distillkit.config.settings import (
     Components,
@@ -7,8 +8,6 @@ from distillkit.config.settings import (
     Scoring,
     Settings,
     best_score,
-    evaluations_before,
-    make_plan,
     score_name,
     scores_taken,
     series,
@@ -38,4 +37,5 @@ __all__ = [
     "scores_taken",
     "series",
     "table_of_result",
+    "unreached",
 ]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from math import isfinite
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
 
+from distillkit.config.plan import make_plan, shares, stride, teacher_evaluations
 from distillkit.config.score_checks import check_best, check_scores
-from distillkit.config.settings import Components, scores_taken, stride, watched
+from distillkit.config.settings import Components, scores_taken, wanted_score, watched
 from distillkit.errors import Mistake
 from distillkit.interfaces import Engine, Source, Stage, Teacher
-from distillkit.registry import Registry, heading
+from distillkit.registry import PartError, Registry
 
 
 def check_together(components: Components, wrong: Collection[str], registry: Registry) -> Iterator[Mistake]:
@@ -21,9 +20,15 @@ def check_together(components: Components, wrong: Collection[str], registry: Reg
         wrong: the tables that have mistakes of their own. Checks that read one of them are left out.
         registry: the installed components, to suggest others.
     """
+    faults: list[Mistake] = []
     for check, needs in CHECKS.items():
         if not needs.intersection(wrong):
-            yield from check(components)
+            try:
+                yield from check(components)
+            except PartError as error:
+                faults.append(Mistake(error.kind, str(error)))
+    # Several checks may ask the same part.
+    yield from dict.fromkeys(faults)
     if not {"source", "target", "loss"}.intersection(wrong):
         yield from _needs(components, registry)
 
@@ -84,36 +89,24 @@ def _stages(components: Components) -> Iterator[Mistake]:
     schedule = components.schedule
     given = ", ".join(f"{key} = {value}" for key, value in components.tables["schedule"].items() if key != "type")
     what = f"'{schedule.name}' with {given}" if given else f"'{schedule.name}'"
-    shares = schedule.shares()
-    if not shares:
+    pairs = shares(schedule)
+    if not pairs:
         yield Mistake("schedule", f"{what} has no stages")
         return
-    if wrong := [share for share in shares if not _is_share(share)]:
-        yield Mistake(
-            "schedule",
-            f"{heading(schedule)}: shares() gave {wrong[0]!r}; expected pairs of a whole and a finite number",
-        )
-        return
-    if any(steps < 1 or share < 0 for steps, share in shares) or not sum(share for _, share in shares):
+    if any(steps < 1 or share < 0 for steps, share in pairs) or not sum(share for _, share in pairs):
         yield Mistake(
             "schedule", f"{what} needs stages of at least 1 step, with shares that are not negative and not all 0"
         )
         return
     target, teacher = components.target, components.teacher
-    for steps, _ in shares:
+    for steps, _ in pairs:
         stage = Stage(steps, 0)
         every = stride(components, stage)
-        if target is not None and not (isinstance(every, int) and every >= 1):
-            yield Mistake(
-                "target",
-                f"{heading(target)}: stride() gave {every!r}; expected a whole number of fine steps, at least 1",
-            )
-            return
         if (
             target is not None
             and teacher is not None
             and "landing" not in target.needs
-            and not target.teacher_evaluations(stage, teacher)
+            and not teacher_evaluations(components, stage)
         ):
             yield Mistake(
                 "target",
@@ -130,12 +123,10 @@ def _stages(components: Components) -> Iterator[Mistake]:
             return
 
 
-def _is_share(share: Any) -> bool:
-    """Whether it is a pair (N, share of the updates). A whole number of steps as a float would make no grid."""
-    if not (isinstance(share, Sequence) and len(share) == 2):
-        return False
-    steps, part = share
-    return type(steps) is int and isinstance(part, int | float) and isfinite(part)
+def _plan(components: Components) -> Iterator[Mistake]:
+    if not any(_stages(components)):
+        make_plan(components)  # raises if a part is wrong
+    return iter(())
 
 
 def _data(components: Components) -> Iterator[Mistake]:
@@ -165,7 +156,7 @@ def _watched(components: Components) -> Iterator[Mistake]:
         return
     for steps, _ in schedule.shares():
         jumps = steps // stride(components, Stage(steps, 0))
-        wanted = schedule.watches(jumps)
+        wanted = wanted_score(components, jumps)
         if wanted is None:
             continue
         if not components.evaluation.every:
@@ -198,6 +189,7 @@ def no_new_input(teacher: Teacher) -> Mistake:
 CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     _targets: {"loss", "target", "teacher", "source"},
     _stages: {"schedule", "target", "teacher"},
+    _plan: {"schedule", "target", "teacher", "source", "run", "optimizer"},
     _watched: {"schedule", "target", "evaluation", "features", "metric"},
     check_best: {"evaluation", "features", "metric"},
     _data: {"source", "data"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from distillkit.config.settings import Components, Scoring, find_score, scores_taken
+from distillkit.config.settings import Components, Scoring, find_score, label, scores_taken
 from distillkit.errors import Mistake
 from distillkit.registry import heading
 
@@ -36,14 +36,14 @@ def check_scores(components: Scoring) -> Iterator[Mistake]:
         return
     labels: dict[str, int] = {}
     for i, metric in enumerate(components.metrics):
-        label = metric.label(features)
-        if label in labels:
+        name = label(metric, features)
+        if name in labels:
             yield Mistake(
                 f"metric[{i}]",
-                f"{heading(metric)}: label() gave '{label}', as that of metric[{labels[label]}] did; expected a name "
+                f"{heading(metric)}: label() gave '{name}', as that of metric[{labels[name]}] did; expected a name "
                 "for each score: remove one of them",
             )
-        labels.setdefault(label, i)
+        labels.setdefault(name, i)
     has = {"bundled": features.has_bundled_reference, "data": components.data is not None}
     wanted = components.evaluation.reference
     for i, metric in enumerate(components.metrics):

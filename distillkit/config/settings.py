@@ -1,4 +1,4 @@
-"""A checked config as data, the components that are made from it for one run, its stages and its scores.
+"""A checked config as data, the components that are made from it for one run, and its scores.
 
 Imports no torch.
 """
@@ -6,13 +6,13 @@ Imports no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from math import ceil, gcd
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from distillkit import interfaces
 from distillkit.config.tables import Choice, EvaluationTable, GridTable, RunTable
-from distillkit.interfaces import EmaTable, Metric, OptimizerTable, PrecomputingSource, Stage, StudentTable
+from distillkit.interfaces import EmaTable, Features, Metric, OptimizerTable, Stage, StudentTable
+from distillkit.registry import checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,60 +113,19 @@ class Components(CoreTables, Scoring):
     tracker: interfaces.Tracker
 
 
-def make_plan(components: Components) -> list[Stage]:
-    """Divide the run's updates among the schedule's stages."""
-    accumulate = components.optimizer.accumulate
-
-    def trajectory(steps: int) -> int:
-        if not components.source.sequential:
-            return 1
-        jumps = steps // stride(components, Stage(steps, 0))
-        return jumps // gcd(jumps, accumulate)
-
-    stages = components.schedule.plan(components.run.updates, trajectory)
-    return [
-        replace(stage, stride=stride(components, stage), evaluations=accumulate * _evaluations(components, stage))
-        for stage in stages
-    ]
-
-
-def unreached(components: Components) -> str | None:
-    """A sentence on stages that get no updates although they have a share of them; None if there are none."""
-    stages, shares = make_plan(components), [share for _, share in components.schedule.shares()]
-    idle = [stage.steps for stage, share in zip(stages, shares, strict=True) if share > 0 and not stage.updates]
-    if not idle:
-        return None
-    shown = ", ".join(map(str, idle[:4])) + ", …" * (len(idle) > 4)
-    enough = ceil(sum(shares) / min(share for share in shares if share > 0))
-    return (
-        f"run.updates: {components.run.updates} updates for {len(stages)} stages leave {len(idle)} of them without any "
-        f"(N = {shown}); give about {enough} or more"
-    )
-
-
-def evaluations_before(components: Components, plan: list[Stage]) -> int:
-    """Network evaluations before the first update, if no earlier run has done any of the source's work."""
-    source, teacher = components.source, components.teacher
-    if not isinstance(source, PrecomputingSource):
-        return 0
-    return source.evaluations_before(plan) * (1 if teacher is None else teacher.evaluations)
-
-
-def stride(components: Components, stage: Stage) -> int:
-    """The stride of the target in fine steps; 1 without a target (plain training)."""
-    return 1 if components.target is None else components.target.stride(stage)
-
-
-def _evaluations(components: Components, stage: Stage) -> int:
-    """Network evaluations per batch: the student's, and the target's."""
-    if components.target is None or components.teacher is None:
-        return 1
-    return 1 + components.target.teacher_evaluations(stage, components.teacher)
-
-
 def score_name(label: str, steps: int) -> str:
     """The name of a metric's score at a number of sampling steps, such as "fd-fashion/steps-4"."""
     return f"{label}/steps-{steps}"
+
+
+def label(metric: Metric, features: Features) -> str:
+    """The name of a metric's score in these features.
+
+    Raises:
+        PartError: it is no name.
+    """
+    name = metric.label(features)
+    return checked(metric, "label()", name, isinstance(name, str) and name != "", "a name for the score")
 
 
 def scores_taken(components: Components) -> dict[str, Metric]:
@@ -175,7 +134,7 @@ def scores_taken(components: Components) -> dict[str, Metric]:
     if features is None:
         return {}
     return {
-        score_name(metric.label(features), steps): metric
+        score_name(label(metric, features), steps): metric
         for metric in components.metrics
         for steps in components.evaluation.steps
     }
@@ -188,8 +147,18 @@ def watched(components: Components, steps: int) -> str | None:
         components: of the run.
         steps: the student's sampling steps in the stage.
     """
-    wanted = components.schedule.watches(steps)
+    wanted = wanted_score(components, steps)
     return None if wanted is None else find_score(components, wanted)
+
+
+def wanted_score(components: Components, steps: int) -> str | None:
+    """The score that the schedule wants to watch, as it names it.
+
+    Raises:
+        PartError: it is no name.
+    """
+    name = components.schedule.watches(steps)
+    return checked(components.schedule, "watches()", name, isinstance(name, str | None), "the name of a score, or None")
 
 
 def find_score(components: Components, wanted: str) -> str | None:

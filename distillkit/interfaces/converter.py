@@ -19,7 +19,7 @@ class Converter(Component):
             checkpoint: a file. A pickle must be loaded with torch's `weights_only`.
             config: the code base's own file with the networks' arguments.
             ema: whether to take the running average of the weights, if the checkpoint has one.
-            folder: an empty folder to write to.
+            folder: an empty folder to write to; it must hold files afterwards.
 
         Returns:
             a short description of what was written.

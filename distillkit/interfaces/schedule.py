@@ -46,7 +46,7 @@ class Schedule(Component):
         """The stages in order: (N_i, the stage's share of the updates). Shares are relative; any sum will do."""
 
     def plan(self, updates: int, trajectory: Callable[[int], int]) -> list[Stage]:
-        """Optional. Divide `updates` parameter updates among the stages, exactly.
+        """Optional. Divide `updates` parameter updates among the stages, by default exactly.
 
         Args:
             updates: P, all parameter updates of the run.
@@ -56,7 +56,8 @@ class Schedule(Component):
                 one, parts of trajectories are given out.
 
         Returns:
-            one stage per share; their updates add up to `updates`.
+            one stage per share, with its N_i. Their updates add up to `updates`, or to fewer, at least 1, where the
+            schedule limits its stages.
         """
         stages = self._apportion(updates, trajectory)
         if any(stage.updates == 0 for stage in stages):

@@ -1,7 +1,7 @@
 """Finds plugins, and the components and presets that they contribute."""
 
 from distillkit.registry.entry_points import BrokenPlugin, Plugin, describe
-from distillkit.registry.faults import check_tensor, described, heading, raised_by, wrong
+from distillkit.registry.faults import PartError, check_tensor, checked, described, heading, raised_by, whole, wrong
 from distillkit.registry.kinds import KINDS, TABLES, Kind
 from distillkit.registry.load import load_registry
 from distillkit.registry.lookup import Preset, Registered, Registry, Scale, UnknownNameError
@@ -11,6 +11,7 @@ __all__ = [
     "TABLES",
     "BrokenPlugin",
     "Kind",
+    "PartError",
     "Plugin",
     "Preset",
     "Registered",
@@ -18,10 +19,12 @@ __all__ = [
     "Scale",
     "UnknownNameError",
     "check_tensor",
+    "checked",
     "describe",
     "described",
     "heading",
     "load_registry",
     "raised_by",
+    "whole",
     "wrong",
 ]

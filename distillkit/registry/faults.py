@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from itertools import takewhile
 from types import FrameType
+from typing import TypeVar
 
 import torch
 
@@ -15,8 +17,23 @@ from distillkit.errors import DistillkitError
 from distillkit.registry.entry_points import Plugin, installed
 from distillkit.registry.kinds import KINDS
 
+T = TypeVar("T")
 
-def wrong(part: Component | type[Component], what: str, given: object, expected: str) -> DistillkitError:
+
+class PartError(DistillkitError):
+    """A part gave something that its interface does not allow.
+
+    Args:
+        kind: the part's.
+        message: the sentence.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind = kind
+        super().__init__(message)
+
+
+def wrong(part: Component | type[Component], what: str, given: object, expected: str) -> PartError:
     """The error that a part gave something else than its interface says.
 
     Args:
@@ -26,7 +43,35 @@ def wrong(part: Component | type[Component], what: str, given: object, expected:
         expected: what the interface says.
     """
     verb = "gave" if what.endswith(")") else "is"
-    return DistillkitError(f"{heading(part)}: {what} {verb} {given}; expected {expected}")
+    return PartError(_kind(part), f"{heading(part)}: {what} {verb} {given}; expected {expected}")
+
+
+def checked(part: Component | type[Component], what: str, value: T, fits: bool, expected: str) -> T:
+    """What a part gave, if it fits its interface.
+
+    Args:
+        part: the part, or its class.
+        what: the method or attribute that gave it.
+        value: what it gave.
+        fits: whether that is what the interface says.
+        expected: what the interface says.
+
+    Raises:
+        PartError: it does not fit.
+    """
+    if not fits:
+        raise wrong(part, what, described(value), expected)
+    return value
+
+
+def whole(part: Component, what: str, value: int, of: str, least: int) -> int:
+    """The whole number that a part gave; `of` says of what, and `least` how many there are at least.
+
+    Raises:
+        PartError: it is none.
+    """
+    fits = type(value) is int and value >= least
+    return checked(part, what, value, fits, f"a whole number of {of}, at least {least}")
 
 
 def check_tensor(
@@ -52,7 +97,7 @@ def check_tensor(
         finite: whether its values must be finite, which waits for the device.
 
     Raises:
-        DistillkitError: it is something else.
+        PartError: it is something else.
     """
     expected = f"{'a floating-point tensor' if dtype is None else _name(dtype)} {_sizes(shape)}"
     if device is not None:
@@ -72,7 +117,8 @@ def check_tensor(
 
 def described(value: object, device: bool = False) -> str:
     """What a part gave, in a few words: type and shape of a tensor, and the type and the text of anything else."""
-    if isinstance(value, torch.Tensor):
+    # Nothing is a tensor where torch is not loaded, as in `distillkit check`, and its name would load it.
+    if "torch" in sys.modules and isinstance(value, torch.Tensor):
         return f"{_name(value.dtype)} {_sizes(value.shape)}" + (f" on {value.device}" if device else "")
     text = repr(value)
     return text if len(text) <= 40 else f"an object of the type {type(value).__name__}"
@@ -89,8 +135,12 @@ def _sizes(shape: Sequence[int | None]) -> str:
 def heading(part: Component | type[Component]) -> str:
     """Package, kind and name of a part: "my-parts 0.1.0, loss 'pseudo-huber'"."""
     component = part if isinstance(part, type) else type(part)
-    kind = next(kind.name for kind in KINDS.values() if issubclass(component, kind.base))
-    return f"{_package(component.__module__)}, {kind} '{component.name}'"
+    return f"{_package(component.__module__)}, {_kind(part)} '{component.name}'"
+
+
+def _kind(part: Component | type[Component]) -> str:
+    component = part if isinstance(part, type) else type(part)
+    return next(kind.name for kind in KINDS.values() if issubclass(component, kind.base))
 
 
 def raised_by(error: BaseException) -> str | None:

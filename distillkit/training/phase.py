@@ -14,8 +14,7 @@ import torch
 from rich.console import Console
 
 from distillkit import distributed
-from distillkit.config import Components, Settings, best_score, make_plan
-from distillkit.config.settings import unreached
+from distillkit.config import Components, Settings, best_score, make_plan, unreached
 from distillkit.errors import RunInterrupted, Terminated
 from distillkit.interfaces import NoTracker, RunInfo, Tracker
 from distillkit.interfaces.tracker import Status
