@@ -44,8 +44,10 @@ def check_scores(components: Scoring) -> Iterator[Mistake]:
                 "for each score: remove one of them",
             )
         labels.setdefault(name, i)
-    has = {"bundled": features.has_bundled_reference, "data": components.data is not None}
+    data = components.data
+    has = {"bundled": features.has_bundled_reference, "data": data is not None}
     wanted = components.evaluation.reference
+    reads_data = wanted == "data" or (wanted == "auto" and not has["bundled"])
     for i, metric in enumerate(components.metrics):
         if metric.needs_logits and not features.has_logits:
             yield Mistake(
@@ -58,4 +60,10 @@ def check_scores(components: Scoring) -> Iterator[Mistake]:
                 f"is \"{wanted}\", but '{metric.name}' has no real images there to compare with: the features "
                 f"'{features.name}' have {'some' if has['bundled'] else 'none'}, and there is "
                 f"{'a' if has['data'] else 'no'} [data] table",
+            )
+        elif metric.needs_reference and reads_data and data is not None and data.streamed:
+            yield Mistake(
+                "evaluation.reference",
+                f"is \"{wanted}\", and '{metric.name}' compares with all images of [data], which are streamed; use "
+                "features with a reference of their own, or data that are not streamed",
             )

@@ -33,9 +33,31 @@ class Data(Component):
         """Optional. The classes' names, in their order; None if they have none. Known once it is set up."""
         return None
 
+    @property
+    def streamed(self) -> bool:
+        """Optional. Whether the images are read one after another. Such data are no reference for scores, which needs
+        all images. Known before they are set up."""
+        return False
+
     @abstractmethod
     def __len__(self) -> int:
-        """How many images there are."""
+        """How many images there are; of streamed ones, how many can be asked for at the moment."""
+
+    def seek(self, seed: int, sample: int) -> None:
+        """Optional. Called before each draw, for images that are read one after another.
+
+        Args:
+            seed: the run's.
+            sample: how many samples all processes have drawn in the run before. Images that depend on (seed, sample)
+                alone are the same in a resumed run.
+        """
+
+    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Optional. The indices of images for `count` samples, [count] (int64): any images, if it is not overridden.
+
+        Called in all processes with the same arguments. Each asks `batch` for its own share of the indices.
+        """
+        return torch.randint(len(self), (count,), generator=generator)
 
     @abstractmethod
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

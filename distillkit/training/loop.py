@@ -10,9 +10,9 @@ from math import cos, pi
 import torch
 
 from distillkit import distributed
-from distillkit.config import series
+from distillkit.config import Components, series
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import JumpBatch, OptimizerTable, Source, Stage, TargetBatch, Update
+from distillkit.interfaces import JumpBatch, OptimizerTable, Stage, TargetBatch, Update
 from distillkit.sampling import generator
 from distillkit.training.assemble import Parts
 from distillkit.training.journal import Line
@@ -119,7 +119,7 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     sizes: list[torch.Tensor] = []
     while update is None:
         seed = (components.run.seed, position.update, len(losses))
-        jumps = replace(_draw(source, generator(*seed, "source")), seed=seed)
+        jumps = replace(_draw(components, seed), seed=seed)
         loss, target_batch, size = engine.forward(jumps.to(engine.device), position.update)
         update = engine.update(loss, learning_rate)
         losses.append(loss.detach())
@@ -150,12 +150,23 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     return Line(values, {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size, "made": update.made})
 
 
-def _draw(source: Source, generator: torch.Generator) -> JumpBatch:
-    """The source's next batch. A file that one process cannot read ends the draw in all of them."""
-    if "data" not in source.gives:
-        return source.draw(generator)
+def _draw(components: Components, seed: tuple[int, int, int]) -> JumpBatch:
+    """The source's batch for (the run's seed, update, batch of the update).
+
+    A file that one process cannot read ends the draw in all of them.
+    """
+    source, data, random = components.source, components.data, generator(*seed, "source")
+    if data is None or "data" not in source.gives:
+        return source.draw(random)
+    run_seed, update, batch = seed
+    before = (update * components.optimizer.accumulate + batch) * source.global_batch
+
+    def draw() -> JumpBatch:
+        data.seek(run_seed, before)
+        return source.draw(random)
+
     try:
-        return distributed.on_all_ranks(lambda: source.draw(generator))
+        return distributed.on_all_ranks(draw)
     except DistillkitError as error:
         raise NoBatch(str(error)) from None
 

@@ -87,7 +87,13 @@ def watch_data(data: Data) -> None:
                 came = f"labels from {labels.min().item()} to {labels.max().item()}"
                 raise wrong(data, "batch()", came, f"0 to {data.classes - 1}, as `classes` is {data.classes}")
 
+    def drawn(value: Any, count: int, _: torch.Generator) -> None:
+        check_tensor(data, "draw()", value, (count,), "an index for each sample", torch.int64)
+        if value.min() < 0 or value.max() >= len(data):
+            raise wrong(data, "draw()", f"{value.min()} to {value.max()}", f"indices below len(), which is {len(data)}")
+
     _watch(data, "batch", batch)
+    _watch(data, "draw", drawn)
 
 
 def watch_stage(components: Components, student: Predictor, stage: Stage, first: bool) -> None:

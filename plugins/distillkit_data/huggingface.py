@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +12,11 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
+from distillkit import distributed
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Data
 from distillkit_data.images import square, words
+from distillkit_data.windows import Row, Windows
 
 SAVED = ("dataset_dict.json", "state.json")
 """What `save_to_disk` writes, of a data set with splits and of one without."""
@@ -26,8 +29,13 @@ class HuggingFace(Data):
     are checked only when they are drawn, and a bad one cannot be skipped: it stops the run, which makes a checkpoint
     first.
 
-    Data sets are downloaded as a whole. They cannot be streamed, because sources draw pictures in a random order, which
-    a resumed run repeats.
+    Without `streaming`, a data set is downloaded as a whole, and pictures are drawn at random. With it, nothing is kept
+    on disk. The data set is read from its beginning to its end and then again, in windows of `buffer` pictures. The
+    pictures of a window are drawn in a random order, each once. Every process reads the stream and has the window in
+    its memory. A resumed run draws the pictures that it would have drawn; it first reads the stream up to there. A data
+    set that is sorted by class needs a large `buffer`, or to be stored in a mixed order.
+
+    Streamed pictures are no reference for scores: metrics then need features that come with one.
     """
 
     name = "huggingface"
@@ -45,6 +53,10 @@ class HuggingFace(Data):
                 out: no labels.
             size: height and width in pixels.
             channels: 3 (RGB) or 1 (grey).
+            streaming: read the data set during the run, and do not download it first. Where `label` is a column of
+                texts or of numbers without names, that column is read once before the run (of Parquet files only that
+                column, otherwise everything).
+            buffer: with `streaming`, the pictures of a window. They are kept as they are stored, as PNG or JPEG.
         """
 
         path: str
@@ -54,80 +66,114 @@ class HuggingFace(Data):
         label: str | None = None
         size: int = Field(ge=1)
         channels: Literal[1, 3] = 3
+        streaming: bool = False
+        buffer: int = Field(10_000, ge=1)
 
     options: Options
 
     def check(self) -> Iterator[Mistake]:
-        """The library is there."""
+        """The library is there, and what is streamed has to be downloaded or converted otherwise."""
         if find_spec("datasets") is None:
             yield Mistake(
                 "type", "'huggingface' needs datasets, which is not installed: pip install 'distillkit[datasets]'"
             )
+        if self.options.streaming and self._saved:
+            yield Mistake(
+                "streaming",
+                f"must be false: '{self.options.path}' was written by save_to_disk, and is read from there as it is",
+            )
+
+    @property
+    def _saved(self) -> bool:
+        return any(Path(self.options.path, file).is_file() for file in SAVED)
 
     def setup(self) -> None:
-        """Load the data set, and read the labels."""
+        """Load the data set, and read the classes."""
         options = self.options
         for mistake in self.check():
             raise DistillkitError(f"data.{mistake}")
-        try:
-            found = self._load()
-        except DistillkitError:
-            raise
-        except Exception as error:  # the library's own loaders raise anything
-            raise DistillkitError(f"data.path: '{options.path}' cannot be loaded ({words(error)})") from error
-        for key, column in (("image", options.image), ("label", options.label)):
-            if column is not None and column not in found.column_names:
-                raise DistillkitError(
-                    f"data.{key}: '{options.path}' has no column '{column}'; it has {', '.join(found.column_names)}"
-                )
-        if not len(found):
-            raise DistillkitError(f"data.path: '{options.path}' has no pictures")
-        self._names: Sequence[str] | None = None
-        self._labels: list[int] | None = None
-        self._classes: int | None = None
-        if options.label is not None:
-            self._read_labels(found, options.label)
-        self._pictures = found.select_columns([options.image])
-
-    def _load(self) -> Any:
         # Imported here, as it may not be installed.
         import datasets
 
+        self._format = datasets.Image()
+        with self._reading("cannot be loaded"):
+            found = self._load(datasets)
+            first = next(iter(found), None)
+        if first is None:
+            raise DistillkitError(f"data.path: '{options.path}' has no pictures")
+        for key, column in (("image", options.image), ("label", options.label)):
+            if column is not None and column not in first:
+                has = ", ".join(first)
+                raise DistillkitError(f"data.{key}: '{options.path}' has no column '{column}'; it has {has}")
+        self._names: Sequence[str] | None = None
+        self._numbers: Mapping[str, int] = {}
+        self._classes: int | None = None
+        if options.label is not None:
+            self._read_classes(datasets, found, options.label)
+        self._found = found.select_columns([options.image, *([options.label] if options.label else [])])
+        self._windows = Windows(self._found, options.buffer)
+        self._seed, self._sample = 0, 0
+        self._at: list[Row] = [(0, first)]
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except DistillkitError:
+            raise
+        except Exception as error:  # the library's own loaders raise anything
+            raise DistillkitError(f"data.path: '{self.options.path}' {what} ({words(error)})") from error
+
+    def _load(self, datasets: Any) -> Any:
+        """The data set, its pictures as bytes or paths."""
         options = self.options
-        if not any(Path(options.path, file).is_file() for file in SAVED):
-            return self._with_pictures(
-                datasets, datasets.load_dataset(options.path, options.subset, split=options.split or "train")
-            )
+        found = self._load_saved(datasets) if self._saved else self._load_any(datasets)
+        if options.image in (found.column_names or ()):
+            found = found.cast_column(options.image, datasets.Image(decode=False))
+        return found
+
+    def _load_any(self, datasets: Any, **parts: Any) -> Any:
+        options = self.options
+        return datasets.load_dataset(
+            options.path, options.subset, split=options.split or "train", streaming=options.streaming, **parts
+        )
+
+    def _load_saved(self, datasets: Any) -> Any:
+        options = self.options
         found = datasets.load_from_disk(options.path)
         if isinstance(found, datasets.DatasetDict):
             split = options.split or "train"
             if split not in found:
                 raise DistillkitError(f"data.split: '{options.path}' has no '{split}'; it has {', '.join(found)}")
-            return self._with_pictures(datasets, found[split])
+            return found[split]
         if options.split is not None or options.subset is not None:
             raise DistillkitError(
                 f"data.split: '{options.path}' was saved without splits and subsets; leave out split and subset"
             )
-        return self._with_pictures(datasets, found)
+        return found
 
-    def _with_pictures(self, datasets: Any, found: Any) -> Any:
-        """Paths and bytes as pictures."""
-        column = self.options.image
-        return found.cast_column(column, datasets.Image()) if column in found.column_names else found
-
-    def _read_labels(self, found: Any, column: str) -> None:
-        values = list(found[column])
-        names = getattr(found.features[column], "names", None)
+    def _read_classes(self, datasets: Any, found: Any, column: str) -> None:
+        names = getattr((found.features or {}).get(column), "names", None)
+        values: list[Any] = []
+        if names is None or not self.options.streaming:
+            values = distributed.on_main_process(lambda: self._read_values(datasets, found, column))
         if names is None and all(isinstance(value, str) for value in values):
-            names = sorted(set(values))
-            number = {name: i for i, name in enumerate(names)}
-            values = [number[value] for value in values]
-        if not all(isinstance(value, int) and value >= 0 for value in values):
-            raise DistillkitError(
-                f"data.label: the column '{column}' must hold whole numbers of 0 or more, or texts, for every picture"
-            )
-        self._labels, self._names = values, names
-        self._classes = len(names) if names else max(values) + 1
+            names = sorted(values)
+            self._numbers = {name: i for i, name in enumerate(names)}
+        elif not all(isinstance(value, int) and value >= 0 for value in values):
+            raise self._no_class()
+        self._names, self._classes = names, len(names) if names else max(values) + 1
+
+    def _read_values(self, datasets: Any, found: Any, column: str) -> list[Any]:
+        """The different values of a column."""
+        with self._reading("cannot be read"):
+            if self.options.streaming and found.info.builder_name == "parquet":
+                found = self._load_any(datasets, columns=[column])
+            return list({value if isinstance(value, int | str) else None for value in found[column]})
+
+    def _no_class(self) -> DistillkitError:
+        what = "must hold whole numbers of 0 or more, or texts, for every picture"
+        return DistillkitError(f"data.label: the column '{self.options.label}' {what}")
 
     @property
     def classes(self) -> int | None:
@@ -139,25 +185,65 @@ class HuggingFace(Data):
         """Of a column that has them; the captions."""
         return self._names
 
+    @property
+    def streamed(self) -> bool:
+        """As `streaming` says."""
+        return self.options.streaming
+
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._at) if self.options.streaming else len(self._found)
+
+    def seek(self, seed: int, sample: int) -> None:
+        """Read the window of a stream that the sample's picture is in.
+
+        Raises:
+            DistillkitError: it cannot be read.
+        """
+        if self.options.streaming:
+            self._seed, self._sample = seed, sample
+            with self._reading("cannot be read"):
+                self._at = self._windows.window(sample)
+
+    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """The indices of any pictures, [count]; of a stream, of the next ones in the order of the windows.
+
+        Raises:
+            DistillkitError: the stream cannot be read.
+        """
+        if not self.options.streaming:
+            return super().draw(count, generator)
+        with self._reading("cannot be read"):
+            self._at = self._windows.pick(self._seed, self._sample, count)
+        self._sample += count
+        return torch.arange(count)
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images [B, channels, size, size] in [−1, 1] and labels [B] (None without `label`).
 
         Raises:
-            DistillkitError: a picture cannot be decoded, or has 32 bits a pixel.
+            DistillkitError: a picture cannot be decoded, or has 32 bits a pixel; or a picture of a stream has no class.
         """
+        rows = [self._at[i] if self.options.streaming else (i, self._found[i]) for i in indices.tolist()]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about what `images` defines
-            images = torch.stack([self._picture(i) for i in indices.tolist()])
-        return images, None if self._labels is None else torch.tensor([self._labels[i] for i in indices.tolist()])
+            images = torch.stack([self._picture(*row) for row in rows])
+        label = self.options.label
+        return images, None if label is None else torch.tensor([self._class(row[label]) for _, row in rows])
 
-    def _picture(self, index: int) -> torch.Tensor:
+    def _picture(self, number: int, row: Mapping[str, Any]) -> torch.Tensor:
         options = self.options
         try:
-            return square(self._pictures[index][options.image], options.size, options.channels)
+            stored = row[options.image]
+            if not isinstance(stored, dict):  # of a column without a type that says that it holds pictures
+                stored = self._format.encode_example(stored)
+            return square(self._format.decode_example(stored), options.size, options.channels)
         except Exception as error:  # decoders raise anything, of a damaged file
             raise DistillkitError(
-                f"data.path: picture {index} of '{options.path}' cannot be read ({words(error)})"
+                f"data.path: picture {number} of '{options.path}' cannot be read ({words(error)})"
             ) from None
+
+    def _class(self, value: Any) -> int:
+        number = self._numbers.get(value, value)
+        if not isinstance(number, int) or not 0 <= number < (self._classes or 0):
+            raise self._no_class()
+        return number

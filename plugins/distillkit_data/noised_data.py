@@ -46,8 +46,7 @@ class NoisedData(Source):
     def draw(self, generator: torch.Generator) -> JumpBatch:
         """A batch of images, each at a random jump's start."""
         batch = self.global_batch
-        indices = torch.randint(len(self._data), (batch,), generator=generator)
-        images, labels = self._data.batch(self.shard(indices))
+        images, labels = self._data.batch(self.shard(self._data.draw(batch, generator)))
         data = self._model.encode(images)
         noise = self.shard(torch.randn(batch, *data.shape[1:], generator=generator))
         times = self.shard(self._draw_times(generator).T).T.contiguous()
