@@ -14,7 +14,7 @@ from distillkit_diffusers.model import DiffusersModel
 from helpers.digits import MODEL, PLAIN, distil, settings
 
 from distillkit.config import read_config
-from distillkit.errors import ConfigError, DistillkitError, GridError
+from distillkit.errors import ConfigError, GridError
 from distillkit.interfaces import Export, JumpBatch, Stage
 from distillkit.noise import CosinePath, Predictor
 from distillkit.noise.path import Spacing
@@ -299,7 +299,7 @@ def test_mistakes(config: ConfigFile) -> None:
             read_config(path)
         assert [str(mistake) for mistake in caught.value.mistakes] == [message]
     with pytest.raises(
-        DistillkitError, match=r"^model\.scheduler\.num_train_timesteps: expected a whole number from 1"
+        ConfigError, match=r"model\.scheduler\.num_train_timesteps: is 0; expected a whole number from 1"
     ):
         model(0)
 

@@ -215,18 +215,23 @@ def test_no_scheduler(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        ('prediction_type = "flow"', "prediction_type is 'flow'; expected one of epsilon, v_prediction, sample"),
+        ('prediction_type = "flow"', '.prediction_type: is "flow"; expected "epsilon", "v_prediction" or "sample"'),
         (
             "rescale_betas_zero_snr = true",
-            "rescale_betas_zero_snr makes the last time pure noise, where an ε-prediction says nothing about x; use a "
-            "v- or x-prediction network, or a schedule without it",
+            ".rescale_betas_zero_snr: is true; expected false, as the last time would be pure noise, where an "
+            "ε-prediction says nothing about x; use a v- or x-prediction network, or a schedule without it",
+        ),
+        (
+            "beta_end = 1",
+            ": its betas make the last time pure noise, where an ε-prediction says nothing about x; use a v- or "
+            "x-prediction network, or smaller betas",
         ),
     ],
 )
 def test_noise_schedules_that_do_not_work(tmp_path: Path, schedule: str, message: str) -> None:
     ddpm_pipeline(tmp_path / "teacher")
     found = mistakes(tmp_path, tables(tmp_path / "teacher", f"scheduler = {{ {schedule} }}"))
-    assert found == f"scheduler: {message}"
+    assert found == f"model.scheduler{message}"
 
 
 def test_scheduler_without_betas(tmp_path: Path) -> None:

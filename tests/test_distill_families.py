@@ -126,8 +126,12 @@ def test_a_guidance_that_no_pipeline_does(tmp_path: Path) -> None:
 def test_a_stretched_grid_that_the_pipeline_hands_over(tmp_path: Path) -> None:
     flux(tmp_path, shift_terminal=0.1)
     model = DiffusersModel(DiffusersModel.Options(path=tmp_path, prompts=("a",)))
-    with pytest.raises(DistillkitError, match=r"^scheduler: shift_terminal is set, which stretches the grid"):
-        model.load()
+    [mistake] = model.check()
+    assert str(mistake).startswith("scheduler.shift_terminal: is set, which stretches the grid")
+    model = DiffusersModel(DiffusersModel.Options(path=tmp_path, prompts=("a",), scheduler={"shift_terminal": 0}))
+    assert [*model.check()] == []
+    model.load()
+    assert model.spec.path.grid(4).tolist()[-1] == 0
 
 
 @pytest.mark.parametrize("change", ["without", "another shape"])

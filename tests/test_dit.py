@@ -228,5 +228,6 @@ def test_no_autoencoder(teacher: Path, tmp_path: Path) -> None:
 
 
 def test_zero_terminal_snr_with_epsilon(teacher: Path) -> None:
-    with pytest.raises(DistillkitError, match=r"^scheduler: rescale_betas_zero_snr makes the last time pure noise"):
-        load(teacher, scheduler={"rescale_betas_zero_snr": True})
+    options = DiffusersModel.Options(path=teacher, scheduler={"rescale_betas_zero_snr": True})
+    [mistake] = DiffusersModel(options).check()
+    assert str(mistake).startswith("scheduler.rescale_betas_zero_snr: is true; expected false, as the last time would")

@@ -132,11 +132,11 @@ def test_mistakes(tmp_path: Path) -> None:
         "model.cosine: means nothing to ConsistencyModelPipeline; leave it out"
     )
     for key, value, known in (
-        ("sigma_schedule", "cosine", "karras or exponential"),
-        ("prediction_type", "sample", "epsilon or v_prediction"),
+        ("sigma_schedule", "cosine", '"karras" or "exponential"'),
+        ("prediction_type", "sample", '"epsilon" or "v_prediction"'),
     ):
         assert mistakes(folder, model=f'scheduler = {{ {key} = "{value}" }}') == (
-            f"scheduler: {key} is '{value}'; expected {known}"
+            f'model.scheduler.{key}: is "{value}"; expected {known}'
         )
 
 

@@ -122,7 +122,7 @@ def test_an_exported_scheduler_has_the_trained_flow_grid(shift: float, steps: in
 
 def test_what_a_flow_scheduler_cannot_say() -> None:
     path = FlowPath(shift=40.0)
-    with pytest.raises(DistillkitError, match=r"^scheduler: diffusers' config cannot say a trailing grid of 50 steps"):
+    with pytest.raises(DistillkitError, match=r"^model\.scheduler: diffusers' config cannot say a trailing grid of 50"):
         flow.make_scheduler(path, flow_config(shift=40.0), 50, "linspace")
     with pytest.raises(
         DistillkitError,
@@ -132,22 +132,24 @@ def test_what_a_flow_scheduler_cannot_say() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("config", "length", "message"),
     [
         (
-            flow_config() | {"time_shift_type": "cubic"},
-            "scheduler: diffusers does not take this FlowMatchEulerDiscreteScheduler: `time_shift_type` must either be "
-            "'exponential' or 'linear'.",
+            flow_config(use_dynamic_shifting=True),
+            None,
+            "model.scheduler.use_dynamic_shifting: is set, and the family has no images of tokens",
         ),
         (
-            flow_config(use_dynamic_shifting=True),
-            "scheduler: use_dynamic_shifting is set, and the family has no images of tokens",
+            flow_config(use_dynamic_shifting=True, time_shift_type="linear", base_shift=0.0),
+            256,
+            "model.scheduler.base_shift: a linear shift from 0 at 256 tokens to 1.15 at 4096 is 0 for images of 256; "
+            "expected more than 0",
         ),
     ],
 )
-def test_flow_schedulers_that_are_not_read(config: dict[str, Any], message: str) -> None:
+def test_flow_schedulers_that_are_not_read(config: dict[str, Any], length: int | None, message: str) -> None:
     with pytest.raises(DistillkitError) as caught:
-        flow.read_path(config, "linspace")
+        flow.read_path(config, "linspace", length)
     assert str(caught.value) == message
 
 

@@ -230,7 +230,10 @@ def test_a_grid_that_flux_does_not_have(tmp_path: Path) -> None:
 
 def test_epsilon_prediction_from_zero_signal(tmp_path: Path) -> None:
     stable_diffusion(tmp_path / "teacher", rescale_betas_zero_snr=True)
-    assert mistakes(tmp_path / "teacher").startswith("scheduler: rescale_betas_zero_snr makes the last time pure noise")
+    file = tmp_path / "teacher/scheduler/scheduler_config.json"
+    assert mistakes(tmp_path / "teacher").startswith(
+        f"model.scheduler.rescale_betas_zero_snr: is true in {file}; expected false, as the last time would be pure"
+    )
 
 
 @pytest.mark.parametrize("other", ["StableDiffusionInpaintPipeline", "StableDiffusionControlNetPipeline"])

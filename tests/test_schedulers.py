@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from inspect import signature
 from pathlib import Path
@@ -16,7 +17,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, LCMScheduler
 from distillkit_diffusers import schedulers
 from distillkit_diffusers.families import edm, flow, table
 from distillkit_diffusers.model import DiffusersModel
-from distillkit_diffusers.schedulers import EDMS, FLOWS, TABLES
+from distillkit_diffusers.scheduler_fields import BETA_SCHEDULES, CLIPS_BY_DEFAULT, EDMS, FLOWS, IN_EVERY_CLASS, TABLES
+from distillkit_diffusers.scheduler_values import DEFAULTS
 from helpers.networks import ddim_pipeline, pixel_unet
 from helpers.pipelines import own, stock
 from helpers.text_pipelines import stable_diffusion
@@ -58,11 +60,9 @@ def test_every_entry_is_a_field() -> None:
     for group in (TABLES, FLOWS, EDMS):
         known = {key for fields in group for name in fields.classes for key in defaults(name)}
         assert {key for fields in group for key in (*fields.used, *fields.refused, *fields.harmless)} == known
-    assert all(
-        schedulers.IN_EVERY_CLASS - {"_class_name"} <= {*defaults(name)} for one in TABLES for name in one.classes
-    )
+    assert all(IN_EVERY_CLASS - {"_class_name"} <= {*defaults(name)} for one in TABLES for name in one.classes)
     clip = [name for name in FIELDS if defaults(name).get("clip_sample") is True]
-    assert sorted(clip) == sorted(schedulers.CLIPS_BY_DEFAULT)
+    assert sorted(clip) == sorted(CLIPS_BY_DEFAULT)
 
 
 def test_all_schedulers_that_diffusers_calls_compatible_are_read() -> None:
@@ -145,56 +145,131 @@ def test_a_class_whose_package_is_missing_says_nothing_about_its_fields() -> Non
     assert mistake.key == "scheduler.beta_strat"
 
 
+# --- values -----------------------------------------------------------------------------------------------------------
+
+ZEROES = {"num_train_timesteps", "shift", "rho", "sigma_data", "sigma_min", "sigma_max", "original_inference_steps"}
+"""Fields that are not 0."""
+WHOLE = {"num_train_timesteps", "original_inference_steps", "steps_offset"}
+NEEDED = {"base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"}
+"""Fields whose values count only if the shift is dynamic."""
+
+
+@pytest.mark.parametrize(("name", "key"), cases("used"))
+def test_wrong_values_are_named(name: str, key: str) -> None:
+    fields, group = FIELDS[name]
+    config = {"_class_name": name} | {field: value[0][0] for field, value in fields.refused.items()}
+    config |= {"use_dynamic_shifting": True} if key in NEEDED else {}
+    config |= {"timestep_spacing": "leading"} if key == "steps_offset" else {}
+    assert [*schedulers.check(config | {key: defaults(name)[key]}, {}, group)] == []
+    wrong: list[Any] = ["no such", -1, float("nan"), 10**400, [2, "a"], {"a": 1}]
+    wrong += [0] * (key in ZEROES) + [2.5] * (key in WHOLE) + [True] * (not isinstance(defaults(name)[key], bool))
+    for value in wrong:
+        [mistake] = schedulers.check(config | {key: value}, {key: value}, group)
+        assert (mistake.key, "; expected " in mistake.message) == (f"scheduler.{key}", True), value
+
+
+@pytest.mark.parametrize("name", [name for fields in TABLES for name in fields.classes if "SDE" not in name])
+@pytest.mark.parametrize("schedule", [*BETA_SCHEDULES, "laplace", "sigmoid", "exp"])
+def test_beta_schedules_are_those_that_diffusers_takes(name: str, schedule: str) -> None:
+    fields, _ = FIELDS[name]
+    try:
+        getattr(diffusers, name)(beta_schedule=schedule)
+        taken = True
+    except NotImplementedError:
+        taken = False
+    assert (fields.used["beta_schedule"](schedule, {}) is None) == taken
+
+
+@pytest.mark.usefixtures("torchsde")
+@pytest.mark.parametrize("name", FIELDS)
+def test_defaults_that_rules_compare_with(name: str) -> None:
+    fields, _ = FIELDS[name]
+    known = {key: value for key, value in defaults(name).items() if key in DEFAULTS and key in fields.used}
+    if name == "DPMSolverMultistepScheduler":
+        assert known.pop("timestep_spacing") == "linspace"  # which has no offset
+    assert known == {key: DEFAULTS[key] for key in known}
+
+
+SPACED = "a whole number from 0 to 999, the noisiest time"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (
             {"beta_schedule": "sigmoid"},
-            'scheduler.beta_schedule: is "sigmoid", which a DDIMScheduler does not take; expected one of linear, '
-            "scaled_linear, squaredcos_cap_v2",
+            'beta_schedule: is "sigmoid"; expected "linear", "scaled_linear" or "squaredcos_cap_v2"',
         ),
-        (
-            {"timestep_spacing": "leading", "steps_offset": -3},
-            "scheduler.steps_offset: is -3; expected a whole number from 0 to 999, the noisiest time",
-        ),
-        (
-            {"timestep_spacing": "leading", "steps_offset": 1000},
-            "scheduler.steps_offset: is 1000; expected a whole number from 0 to 999, the noisiest time",
-        ),
+        ({"timestep_spacing": "leading", "steps_offset": -3}, f"steps_offset: is -3; expected {SPACED}"),
+        ({"timestep_spacing": "leading", "steps_offset": 1000}, f"steps_offset: is 1000; expected {SPACED}"),
         ({"timestep_spacing": "leading", "steps_offset": 999}, None),
         ({"timestep_spacing": "trailing", "steps_offset": -3}, None),
         ({"_class_name": "DDPMScheduler", "beta_schedule": "sigmoid"}, None),
+        (
+            {"_class_name": "DDPMScheduler", "beta_schedule": "sigmoid", "beta_end": 2},
+            "beta_end: is 2; expected a number from 0 to 1",
+        ),
+        (
+            {"trained_betas": [0.1, 0.2]},
+            "trained_betas: is [0.1, 0.2]; expected 1000 numbers, one for each time (got 2)",
+        ),
+        ({"trained_betas": [0.1, 0.2], "num_train_timesteps": 2}, None),
+        (
+            {"trained_betas": [0.1] * 30, "num_train_timesteps": 31},
+            f"trained_betas: is [{'0.1, ' * 11}0…; expected 31 numbers, one for each time (got 30)",
+        ),
+        (
+            {"_class_name": "LCMScheduler", "original_inference_steps": 1001},
+            "original_inference_steps: is 1001; expected a whole number from 1 to 1000, the times",
+        ),
+        (
+            {"_class_name": "LCMScheduler", "num_train_timesteps": 10},
+            "original_inference_steps: is 50 by default; expected a whole number from 1 to 10, the times",
+        ),
+        ({"_class_name": "EDMEulerScheduler", "sigma_min": 81}, "sigma_max: is 80.0 by default; expected a number abo"),
+        ({"_class_name": "EDMEulerScheduler", "sigma_min": 80}, None),
+        # diffusers ignores it, as PNDMScheduler has no such field; given by the config, that is a mistake.
+        (
+            {"_class_name": "PNDMScheduler", "rescale_betas_zero_snr": True},
+            "rescale_betas_zero_snr: is no field of a P",
+        ),
     ],
 )
 def test_values_that_are_not_taken(tmp_path: Path, given: dict[str, Any], message: str | None) -> None:
     ddim_pipeline(tmp_path)
-    given = given | {"clip_sample": False}
+    if given.keys().isdisjoint({"_class_name", "beta_schedule"}):
+        given = given | {"clip_sample": False}
     found = [str(mistake) for mistake in DiffusersModel(DiffusersModel.Options(path=tmp_path, scheduler=given)).check()]
-    assert found == ([] if message is None else [message])
+    assert [one[: len(f"scheduler.{message}")] for one in found] == (
+        [] if message is None else [f"scheduler.{message}"]
+    )
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (
-            {"trained_betas": [0.1, 0.2]},
-            "scheduler: trained_betas has 2 numbers; expected num_train_timesteps of them, 1000",
-        ),
-        (
-            {"_class_name": "DPMSolverSDEScheduler"},
-            "scheduler: diffusers does not take this DPMSolverSDEScheduler: DPMSolverSDEScheduler requires the "
-            "torchsde library but it was not found in your environment.",
-        ),
-        (
-            {"_class_name": "LCMScheduler", "original_inference_steps": 1001},
-            "scheduler: original_inference_steps is 1001; expected 1 to 1000, the times",
-        ),
-    ],
-)
-def test_what_cannot_be_read(config: dict[str, Any], message: str) -> None:
+def test_a_wrong_value_of_the_folder_is_named_with_its_file(tmp_path: Path) -> None:
+    ddim_pipeline(tmp_path)
+    file = tmp_path / "scheduler/scheduler_config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) | {"prediction_type": "noise", "num_train_timesteps": "1000"}
+    file.write_text(json.dumps(config), encoding="utf-8")
+    assert [str(mistake) for mistake in DiffusersModel(DiffusersModel.Options(path=tmp_path)).check()] == [
+        f'scheduler.num_train_timesteps: is "1000" in {file}; expected a whole number from 1 to 1000000',
+        f'scheduler.prediction_type: is "noise" in {file}; expected "epsilon", "v_prediction" or "sample"',
+    ]
+    given = {"prediction_type": "epsilon", "num_train_timesteps": 1000}
+    assert [*DiffusersModel(DiffusersModel.Options(path=tmp_path, scheduler=given)).check()] == []
+
+
+def test_a_field_that_its_class_lacks_may_have_any_value() -> None:
+    config = {"_class_name": "PNDMScheduler", "rescale_betas_zero_snr": True}
+    assert [*schedulers.check(config, {}, TABLES)] == []
+
+
+def test_a_class_whose_package_is_missing() -> None:
     with pytest.raises(DistillkitError) as caught:
-        table.read_path(config)
-    assert str(caught.value).startswith(message)
+        table.read_path({"_class_name": "DPMSolverSDEScheduler"})
+    assert str(caught.value).startswith(
+        "model.scheduler: diffusers does not take this DPMSolverSDEScheduler: DPMSolverSDEScheduler requires the "
+        "torchsde library but it was not found in your environment."
+    )
 
 
 # --- used and harmless ------------------------------------------------------------------------------------------------
@@ -322,6 +397,19 @@ def test_leading_grids_are_a_ddims(tmp_path: Path, offset: int) -> None:
     for made in (scheduler, exported):
         made.set_timesteps(5)
         assert made.timesteps.tolist() == path.grid(5)[:-1].tolist()
+
+
+def test_fields_that_stable_diffusion_overwrites_are_not_given(tmp_path: Path) -> None:
+    stable_diffusion(tmp_path)
+    given = {"steps_offset": 0, "clip_sample": True}
+    options = DiffusersModel.Options(path=tmp_path, prompts=("a cat",), scheduler=given)
+    assert [str(mistake) for mistake in DiffusersModel(options).check()] == [
+        "scheduler.clip_sample: is true, which a StableDiffusionPipeline overwrites with false; leave it out",
+        "scheduler.steps_offset: is 0, which a StableDiffusionPipeline overwrites with 1; leave it out",
+    ]
+    given = {"steps_offset": 1, "clip_sample": False}
+    options = DiffusersModel.Options(path=tmp_path, prompts=("a cat",), scheduler=given)
+    assert [*DiffusersModel(options).check()] == []
 
 
 @pytest.mark.filterwarnings("ignore:The configuration file of this scheduler:FutureWarning")

@@ -165,9 +165,7 @@ class TablePath(NoisePath):
                 f"grid.start: must be 0 to {len(self.alphas_cumprod) - 1}, the model's times (got {self.start})"
             )
         if origin is not None and not 1 <= origin <= self.start + 1:
-            raise GridError(
-                f"scheduler: original_inference_steps is {origin}; expected 1 to {self.start + 1}, the times"
-            )
+            raise GridError(f"origin: must be 1 to {self.start + 1}, the times (got {origin})")
         # One entry in front for the clean time −1, where α = 1 and σ = 0.
         bar = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod])
         self._table = torch.stack([bar.sqrt(), (1 - bar).sqrt()]).float()

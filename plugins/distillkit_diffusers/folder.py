@@ -173,7 +173,7 @@ class PipelineFolder:
 
     def check_scheduler(self, given: bool) -> Iterator[Mistake]:
         """A mistake if there is no noise schedule, neither `given` by the config nor in the folder."""
-        if not given and self._scheduler_file() is None:
+        if not given and self.scheduler_file is None:
             yield Mistake(
                 "path",
                 f"{self.path} has no scheduler/scheduler_config.json; give the noise schedule in [model.scheduler]",
@@ -219,7 +219,7 @@ class PipelineFolder:
 
     def scheduler_config(self) -> dict[str, Any]:
         """The config of the scheduler; empty if the folder has none."""
-        file = self._scheduler_file()
+        file = self.scheduler_file
         return {} if file is None else read_json(file)
 
     def null_class(self) -> int | None:
@@ -227,6 +227,8 @@ class PipelineFolder:
         null_class = self.index.get("null_class")
         return null_class if isinstance(null_class, int) else None
 
-    def _scheduler_file(self) -> Path | None:
+    @property
+    def scheduler_file(self) -> Path | None:
+        """The file with the scheduler's config; None if the folder has none."""
         candidates = (self.path / "scheduler" / "scheduler_config.json", self.path / "scheduler_config.json")
         return next((file for file in candidates if file.is_file()), None)

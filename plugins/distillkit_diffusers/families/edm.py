@@ -8,30 +8,25 @@ from typing import Any, ClassVar, cast
 import diffusers
 import torch
 
-from distillkit.errors import DistillkitError, Mistake
+from distillkit.errors import Mistake
 from distillkit.interfaces import Export, Sampler
 from distillkit.noise import EdmPath
-from distillkit_diffusers import schedulers
 from distillkit_diffusers.export import TRAINED, Sampling, known_to
 from distillkit_diffusers.families.unet import Unet2D
+from distillkit_diffusers.scheduler_fields import EDMS
 
 
 def read_path(config: dict[str, Any]) -> EdmPath:
     """The noise path of a scheduler's config, with diffusers' grids, or, for an exported config, with the trained ones.
 
-    Raises:
-        DistillkitError: the config has a schedule that diffusers does not have.
+    Args:
+        config: as in scheduler_config.json; `schedulers.check` finds no mistake in it.
     """
-    schedule = config.get("sigma_schedule", "karras")
-    if schedule not in ("karras", "exponential"):
-        raise DistillkitError(f"scheduler: sigma_schedule is '{schedule}'; expected karras or exponential")
-    if (kind := config.get("prediction_type", "epsilon")) not in ("epsilon", "v_prediction"):
-        raise DistillkitError(f"scheduler: prediction_type is '{kind}'; expected epsilon or v_prediction")
     before = config.get(TRAINED, {})
     return EdmPath(
         before.get("sigma_min", config.get("sigma_min", 0.002)),
         config.get("sigma_max", 80.0),
-        config.get("rho", 7.0) if schedule == "karras" else None,
+        config.get("rho", 7.0) if config.get("sigma_schedule", "karras") == "karras" else None,
         config.get("num_train_timesteps", 1000),
         "trailing" if before else "linspace",
     )
@@ -74,7 +69,7 @@ def preconditioned(
     return x0
 
 
-SCHEDULERS = tuple(name for fields in schedulers.EDMS for name in fields.classes)
+SCHEDULERS = tuple(name for fields in EDMS for name in fields.classes)
 """A network in pixel space with one of these schedulers is of this family."""
 
 
@@ -93,7 +88,7 @@ class Edm(Unet2D):
         """Adds mistakes in the scheduler's config, which may be ConsistencyModelPipeline's own."""
         yield from super().check()
         if config := self.scheduler_config():
-            yield from schedulers.check(config, self.options.scheduler, schedulers.EDMS)
+            yield from self.check_scheduler(config, EDMS)
 
     def read_scheduler(self) -> None:
         """Set `path` and `prediction` from `scheduler`."""

@@ -13,8 +13,10 @@ import torch
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, GuidanceInput, Inventory, Sampler, StudentTable
 from distillkit.noise import GUIDANCE, Condition, NoisePath, PredictionType
+from distillkit_diffusers import schedulers
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.options import DiffusersOptions
+from distillkit_diffusers.scheduler_fields import Fields
 
 
 class Family(ABC):
@@ -74,6 +76,11 @@ class Family(ABC):
             for part, classes in self.parts.items():
                 yield from self.folder.check_network(part, classes)
             yield from self.folder.check_scheduler(bool(self.options.scheduler))
+
+    def check_scheduler(self, config: Mapping[str, Any], supported: tuple[Fields, ...]) -> Iterator[Mistake]:
+        """Mistakes in a scheduler's config, whose class must be one of those that are supported."""
+        file = None if self.folder is None else self.folder.scheduler_file
+        yield from schedulers.check(config, self.options.scheduler, supported, file)
 
     def scheduler_config(self) -> dict[str, Any]:
         """The folder's scheduler config, updated with the option `scheduler`."""

@@ -15,6 +15,7 @@ from distillkit.noise.flow import FlowSpacing
 from distillkit_diffusers import schedulers
 from distillkit_diffusers.export import TRAINED, Sampling, known_to
 from distillkit_diffusers.families.family import Family
+from distillkit_diffusers.scheduler_fields import FLOWS
 
 
 def read_path(config: dict[str, Any], spacing: FlowSpacing, length: int | None = None) -> FlowPath:
@@ -27,24 +28,20 @@ def read_path(config: dict[str, Any], spacing: FlowSpacing, length: int | None =
         length: the number of tokens of an image, on which a dynamic shift depends.
 
     Raises:
-        DistillkitError: diffusers does not take the config, or the pipeline's grids would not nest.
+        DistillkitError: a dynamic shift has no length, or is no shift.
     """
-    schedulers.make(config, schedulers.FLOWS)
+    schedulers.make(config, FLOWS)
     times = config.get("num_train_timesteps", 1000)
     if TRAINED in config:
         return FlowPath(times, config[TRAINED]["shift"], "trailing")
-    if spacing == "trailing" and config.get("shift_terminal"):
-        raise DistillkitError(
-            "scheduler: shift_terminal is set, which stretches the grid that the pipeline hands its scheduler, so that "
-            "no grid of 2 S steps would have the times of S; leave it out"
-        )
     if config.get("use_dynamic_shifting"):
         shift, cleanest = dynamic_shift(config, length), 1 / times
     else:
         # diffusers shifts first the range of its grids, and then the grid itself.
         shift = config.get("shift", 1.0)
         cleanest = shift / (times + shift - 1)
-    return FlowPath(times, shift, spacing, cleanest, config.get("shift_terminal"), only_trailing=spacing == "trailing")
+    terminal = config.get("shift_terminal") or None
+    return FlowPath(times, shift, spacing, cleanest, terminal, only_trailing=spacing == "trailing")
 
 
 def dynamic_shift(config: dict[str, Any], length: int | None) -> float:
@@ -53,11 +50,18 @@ def dynamic_shift(config: dict[str, Any], length: int | None) -> float:
     As diffusers' pipelines of Flux and Stable Diffusion 3 compute it.
     """
     if length is None:
-        raise DistillkitError("scheduler: use_dynamic_shifting is set, and the family has no images of tokens")
+        raise DistillkitError("model.scheduler.use_dynamic_shifting: is set, and the family has no images of tokens")
     base, most = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     mu: float = low + (high - low) * (length - base) / (most - base)
-    return exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
+    if config.get("time_shift_type", "exponential") == "exponential":
+        return exp(mu)
+    if mu <= 0:
+        raise DistillkitError(
+            f"model.scheduler.base_shift: a linear shift from {low:g} at {base} tokens to {high:g} at {most} is {mu:g} "
+            f"for images of {length}; expected more than 0"
+        )
+    return mu
 
 
 def make_scheduler(path: FlowPath, config: dict[str, Any], steps: int, pipeline: FlowSpacing) -> Any:
@@ -97,8 +101,8 @@ def _as_linspace(path: FlowPath, steps: int) -> dict[str, Any]:
     discriminant = (rest * (1 - c)) ** 2 - 4 * c * rest
     if discriminant < 0:
         raise DistillkitError(
-            f"scheduler: diffusers' config cannot say a trailing grid of {steps} steps with a shift of {path.shift:g}; "
-            'set grid.spacing to "linspace", or scheduler.shift to a smaller number'
+            f"model.scheduler: diffusers' config cannot say a trailing grid of {steps} steps with a shift of "
+            f'{path.shift:g}; set grid.spacing to "linspace", or scheduler.shift to a smaller number'
         )
     shift = 2 * rest / (rest * (1 - c) + sqrt(discriminant))
     return {"shift": shift, "shift_terminal": path.grid(steps)[-2].item() / path.times}
@@ -125,7 +129,14 @@ class FlowFamily(Family):
         """Adds mistakes in the scheduler's config."""
         yield from super().check()
         if config := self.scheduler_config():
-            yield from schedulers.check(config, self.options.scheduler, schedulers.FLOWS)
+            yield from self.check_scheduler(config, FLOWS)
+            if self.pipeline_spacing == "trailing" and config.get("shift_terminal") and TRAINED not in config:
+                yield Mistake(
+                    "scheduler.shift_terminal",
+                    "is set, which stretches the grid that the pipeline hands its scheduler, so that no grid of 2 S "
+                    "steps would have the times of S; to use the network without it: --set "
+                    "model.scheduler.shift_terminal=0",
+                )
 
     def read_scheduler(self, length: int | None = None) -> None:
         """Set `path` and `prediction` from `scheduler`, for images of `length` tokens if the shift is dynamic."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import diffusers.models.embeddings as embeddings
 import torch
 
-from distillkit.errors import DistillkitError
+from distillkit.errors import DistillkitError, Mistake
 from distillkit.noise import GUIDANCE
 from distillkit_diffusers.families.flow import FlowFamily
 from distillkit_diffusers.families.table import TableFamily
 from distillkit_diffusers.families.text import Text
+from distillkit_diffusers.scheduler_values import shown
 
 
 class TextUnet(TableFamily, Text):
@@ -42,10 +43,25 @@ class StableDiffusion(TextUnet):
     stock_guidance = 7.5
     for_encoding: ClassVar[Mapping[str, Any]] = {"requires_safety_checker": False}
 
+    overwritten: ClassVar[Mapping[str, Any]] = {"clip_sample": False, "steps_offset": 1}
+    """The two fields that the pipeline overwrites in its scheduler."""
+
+    def check(self) -> Iterator[Mistake]:
+        """Adds fields that are given, and that the pipeline would overwrite."""
+        mistakes = [*super().check()]
+        yield from mistakes
+        given = self.options.scheduler
+        for key, value in self.overwritten.items():
+            if given.get(key, value) != value and f"scheduler.{key}" not in (mistake.key for mistake in mistakes):
+                yield Mistake(
+                    f"scheduler.{key}",
+                    f"is {shown(given[key])}, which a {self.pipeline} overwrites with {shown(value)}; leave it out",
+                )
+
     def scheduler_config(self) -> dict[str, Any]:
-        """With the two fields that the pipeline overwrites in its scheduler."""
+        """With the fields that the pipeline overwrites."""
         found = super().scheduler_config()
-        return found and found | {"clip_sample": False, "steps_offset": 1}
+        return found and {**found, **self.overwritten}
 
     def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, torch.Tensor]:
         """CLIP's last hidden states, [B, 77, 768] in Stable Diffusion 1."""

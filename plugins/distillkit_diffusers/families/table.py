@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -16,8 +15,7 @@ from distillkit.noise.path import Spacing
 from distillkit_diffusers import schedulers
 from distillkit_diffusers.export import Sampling
 from distillkit_diffusers.families.family import Family
-
-KINDS = ("epsilon", "v_prediction", "sample")
+from distillkit_diffusers.scheduler_fields import BETA_SCHEDULES, BETAS, TABLES
 
 
 def read_path(config: dict[str, Any], cosine: tuple[float, float] | None = None) -> tuple[TablePath, PredictionType]:
@@ -30,25 +28,19 @@ def read_path(config: dict[str, Any], cosine: tuple[float, float] | None = None)
         cosine: λ_min and λ_max for a cosine path instead (see `with_cosine`).
 
     Raises:
-        DistillkitError: diffusers does not take the schedule, or an ε-network has to start from zero signal, where
-            x̂ = (z − σε̂)/α is not defined.
+        DistillkitError: diffusers lacks a package that the class needs, or an ε-network has to start from zero signal,
+            where x̂ = (z − σε̂)/α is not defined.
     """
     kind = config.get("prediction_type", "epsilon")
-    if kind not in KINDS:
-        raise DistillkitError(f"scheduler: prediction_type is '{kind}'; expected one of {', '.join(KINDS)}")
     if cosine is not None:
         return CosinePath(config["num_train_timesteps"], cosine), kind
-    scheduler = schedulers.make(config, schedulers.TABLES)
+    scheduler = schedulers.make(config, TABLES)
     # Not its `alphas_cumprod`, where some classes have 2^-24 in the place of 0.
     bars = torch.cumprod(1.0 - scheduler.betas, dim=0)
-    if len(bars) != (times := scheduler.config["num_train_timesteps"]):
-        raise DistillkitError(
-            f"scheduler: trained_betas has {len(bars)} numbers; expected num_train_timesteps of them, {times}"
-        )
     if kind == "epsilon" and bars[-1] <= 0:
         raise DistillkitError(
-            "scheduler: rescale_betas_zero_snr makes the last time pure noise, where an ε-prediction says nothing "
-            "about x; use a v- or x-prediction network, or a schedule without it"
+            "model.scheduler: its betas make the last time pure noise, where an ε-prediction says nothing about x; use "
+            "a v- or x-prediction network, or smaller betas"
         )
     known = scheduler.config
     spacing = known.get("timestep_spacing")
@@ -65,14 +57,8 @@ def with_cosine(config: dict[str, Any], cosine: tuple[float, float]) -> dict[str
     Args:
         config: as in scheduler_config.json; its betas are replaced.
         cosine: λ_min and λ_max.
-
-    Raises:
-        DistillkitError: `num_train_timesteps` is not a positive integer.
     """
-    times = config.get("num_train_timesteps", 1000)
-    if not isinstance(times, int) or times < 1:
-        raise DistillkitError(f"model.scheduler.num_train_timesteps: expected a whole number from 1 on (got {times!r})")
-    return _without_betas(config) | _betas(CosinePath(times, cosine))
+    return _without_betas(config) | _betas(CosinePath(config.get("num_train_timesteps", 1000), cosine))
 
 
 SPACINGS = {
@@ -81,26 +67,6 @@ SPACINGS = {
     "DPMSolverMultistepScheduler": ("trailing", "linspace"),
 }
 """The values of `timestep_spacing` with which a class of schedulers has distillkit's grids."""
-
-EVERYWHERE = ("linear", "scaled_linear", "squaredcos_cap_v2")
-"""The values of `beta_schedule` that all schedulers take."""
-
-
-def check_values(config: dict[str, Any]) -> Iterator[Mistake]:
-    """Mistakes in the values of a config in whose fields `schedulers.check` finds none."""
-    name = schedulers.class_of(config)
-    if config.get("beta_schedule", EVERYWHERE[0]) not in EVERYWHERE:
-        # Few classes know others. Only such a config imports diffusers.
-        try:
-            schedulers.make(config, schedulers.TABLES)
-        except DistillkitError:
-            message = f"is {json.dumps(config['beta_schedule'])}, which a {name} does not take; expected one of "
-            yield Mistake("scheduler.beta_schedule", message + ", ".join(EVERYWHERE))
-    offset, times = config.get("steps_offset", 0), config.get("num_train_timesteps", 1000)
-    leading = "leading" in SPACINGS.get(name, ()) and config.get("timestep_spacing", "leading") == "leading"
-    if leading and isinstance(times, int) and not (isinstance(offset, int) and 0 <= offset < times):
-        message = f"is {json.dumps(offset)}; expected a whole number from 0 to {times - 1}, the noisiest time"
-        yield Mistake("scheduler.steps_offset", message)
 
 
 def sampler_of(config: dict[str, Any]) -> Sampler:
@@ -146,10 +112,10 @@ def _table(path: TablePath, config: dict[str, Any]) -> dict[str, Any]:
     """The noise schedule as arguments of a scheduler: unchanged, or a list of betas up to an earlier start time."""
     if path.start + 1 < len(path.alphas_cumprod):
         return _betas(path)
-    scheduler = schedulers.make(config, schedulers.TABLES)
+    scheduler = schedulers.make(config, TABLES)
     # With all defaults written out, which differ between schedulers.
-    known = {key: scheduler.config.get(key) for key in schedulers.BETAS - {"prediction_type"}}
-    if known["beta_schedule"] not in EVERYWHERE:
+    known = {key: scheduler.config.get(key) for key in BETAS.keys() - {"prediction_type"}}
+    if known["beta_schedule"] not in BETA_SCHEDULES:
         return {"num_train_timesteps": len(scheduler.betas), "trained_betas": scheduler.betas.tolist()}
     return {key: value for key, value in known.items() if value is not None}
 
@@ -174,8 +140,7 @@ class TableFamily(Family):
         """Adds mistakes in the scheduler's config."""
         yield from super().check()
         config = self.scheduler_config()
-        mistakes = [*schedulers.check(config, self.options.scheduler, schedulers.TABLES)]
-        yield from mistakes or check_values(config if self.options.cosine is None else _without_betas(config))
+        yield from self.check_scheduler(config if self.options.cosine is None else _without_betas(config), TABLES)
 
     def read_scheduler(self) -> None:
         """Set `path` (a table of ᾱ, or a cosine path) and `prediction` from `scheduler`."""
