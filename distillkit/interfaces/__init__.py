@@ -2,7 +2,7 @@
 
 from distillkit.interfaces.converter import Converter
 from distillkit.interfaces.data import Data
-from distillkit.interfaces.distillation import JumpBatch, Source, Stateful, Target, TargetBatch, Teacher
+from distillkit.interfaces.distillation import JumpBatch, Source, Target, TargetBatch, Teacher
 from distillkit.interfaces.engine import EmaTable, Engine, OptimizerTable, Update
 from distillkit.interfaces.loss import Loss, Ramp
 from distillkit.interfaces.metric import Features, FeatureStatistics, Metric
@@ -17,6 +17,7 @@ from distillkit.interfaces.model import (
 )
 from distillkit.interfaces.precomputing import PrecomputingSource
 from distillkit.interfaces.schedule import Schedule, Stage
+from distillkit.interfaces.stateful import Stateful
 from distillkit.interfaces.tracker import NoTracker, RunInfo, Tracker
 
 __all__ = [

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import torch
 
-from distillkit.component import Component
 from distillkit.errors import DistillkitError
 from distillkit.interfaces.model import Model
+from distillkit.interfaces.stateful import Stateful
 
 
-class Data(Component):
+class Data(Stateful):
     """A set of images."""
 
     @abstractmethod

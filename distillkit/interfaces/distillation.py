@@ -7,7 +7,7 @@ Shapes: B batch, C H W sample, S fine steps per jump.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -20,6 +20,7 @@ from distillkit.interfaces.data import Data
 from distillkit.interfaces.engine import Update
 from distillkit.interfaces.model import Model
 from distillkit.interfaces.schedule import Stage
+from distillkit.interfaces.stateful import Stateful
 from distillkit.noise import Condition, NoisePath, Prediction, Predictor
 
 Scale = Annotated[float, Field(ge=0)]
@@ -81,21 +82,6 @@ class TargetBatch:
     x0: torch.Tensor
     z_next: torch.Tensor
     view: Callable[[Prediction], Prediction] | None = None
-
-
-class Stateful(Component):
-    """A part of a run that may have a state of its own."""
-
-    def state_dict(self) -> Mapping[str, torch.Tensor]:
-        """Optional. What a checkpoint must hold besides the student.
-
-        Called in all processes; the first one writes it. Gather what belongs to a process's own samples here
-        (`distributed.all_gather`), and take its part in `load_state_dict` (`distributed.shard`).
-        """
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Optional. Go on from `state_dict`; called after `start_stage`, if in the middle of a stage."""
 
 
 class Source(Stateful):

@@ -22,7 +22,7 @@ from distillkit.training.loop import Position
 from distillkit.training.manifest import about, check_fits, check_layout, complete, plan_of
 
 STATE = "state.safetensors"
-"""The state of teacher, target and source. The engine's state has one file per rank."""
+"""The state of teacher, target, source and data. The engine's state has one file per rank."""
 POSITION = "position.json"
 
 
@@ -151,7 +151,7 @@ def restore(path: Path, parts: Parts) -> Position:
 
 
 def _state(parts: Parts, position: Position) -> dict[str, Mapping[str, torch.Tensor]]:
-    """The state of teacher, target and source."""
+    """The state of teacher, target, source and data."""
     return {owner: part.state_dict() for owner, part in _stateful(parts, position).items()}
 
 
@@ -159,7 +159,8 @@ def _stateful(parts: Parts, position: Position) -> dict[str, Stateful]:
     components = parts.components
     # A source has a state only within a stage.
     source = components.source if position.done else None
-    owners = {"teacher": components.teacher, "target": components.target, "source": source}
+    data = components.data if "data" in components.source.gives else None
+    owners = {"teacher": components.teacher, "target": components.target, "source": source, "data": data}
     return {owner: part for owner, part in owners.items() if part is not None}
 
 

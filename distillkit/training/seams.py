@@ -134,7 +134,7 @@ def watch_stage(components: Components, student: Predictor, stage: Stage, first:
 
         _watch(target, "compute", computed)
     _watch_engine(components.engine, components.optimizer.accumulate, student)
-    for part in (components.engine, components.source, components.teacher, components.target):
+    for part in (components.engine, components.source, components.data, components.teacher, components.target):
         if part is not None:
             _watch_state(part)
 

@@ -32,8 +32,8 @@ class HuggingFace(Data):
     Without `streaming`, a data set is downloaded as a whole, and pictures are drawn at random. With it, nothing is kept
     on disk. The data set is read from its beginning to its end and then again, in windows of `buffer` pictures. The
     pictures of a window are drawn in a random order, each once. Every process reads the stream and has the window in
-    its memory. A resumed run draws the pictures that it would have drawn; it first reads the stream up to there. A data
-    set that is sorted by class needs a large `buffer`, or to be stored in a mixed order.
+    its memory. A data set that is sorted by class needs a large `buffer`, or to be stored in a mixed order. A resumed
+    run draws the pictures that it would have drawn. It reads on about where it was: most files before are not read.
 
     Streamed pictures are no reference for scores: metrics then need features that come with one.
     """
@@ -78,10 +78,8 @@ class HuggingFace(Data):
                 "type", "'huggingface' needs datasets, which is not installed: pip install 'distillkit[datasets]'"
             )
         if self.options.streaming and self._saved:
-            yield Mistake(
-                "streaming",
-                f"must be false: '{self.options.path}' was written by save_to_disk, and is read from there as it is",
-            )
+            written = f"'{self.options.path}' was written by save_to_disk, and is read from there as it is"
+            yield Mistake("streaming", f"must be false: {written}")
 
     @property
     def _saved(self) -> bool:
@@ -111,9 +109,17 @@ class HuggingFace(Data):
         if options.label is not None:
             self._read_classes(datasets, found, options.label)
         self._found = found.select_columns([options.image, *([options.label] if options.label else [])])
-        self._windows = Windows(self._found, options.buffer)
+        self._windows = Windows(self._found, options.buffer, f"{options.path} {options.subset} {options.split}")
         self._seed, self._sample = 0, 0
         self._at: list[Row] = [(0, first)]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The place in a stream, so that a resumed run need not read what lies before it."""
+        return self._windows.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on there."""
+        self._windows.load_state_dict(state)
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
@@ -126,17 +132,12 @@ class HuggingFace(Data):
 
     def _load(self, datasets: Any) -> Any:
         """The data set, its pictures as bytes or paths."""
-        options = self.options
-        found = self._load_saved(datasets) if self._saved else self._load_any(datasets)
-        if options.image in (found.column_names or ()):
-            found = found.cast_column(options.image, datasets.Image(decode=False))
-        return found
+        found, image = self._load_saved(datasets) if self._saved else self._load_any(datasets), self.options.image
+        return found.cast_column(image, datasets.Image(decode=False)) if image in (found.column_names or ()) else found
 
     def _load_any(self, datasets: Any, **parts: Any) -> Any:
-        options = self.options
-        return datasets.load_dataset(
-            options.path, options.subset, split=options.split or "train", streaming=options.streaming, **parts
-        )
+        options, split = self.options, self.options.split or "train"
+        return datasets.load_dataset(options.path, options.subset, split=split, streaming=options.streaming, **parts)
 
     def _load_saved(self, datasets: Any) -> Any:
         options = self.options
