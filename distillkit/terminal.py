@@ -173,7 +173,7 @@ class StopRequest:
 def deferred(on_request: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
     """Within this context, the first of `errors.SIGNALS` sets the request; a second one interrupts at once.
 
-    Signals other than SIGINT that arrive within `ECHO` seconds count once.
+    Signals other than SIGINT that arrive within `ECHO` seconds count once, also while what was stopped is ending.
 
     Args:
         on_request: called after the first signal.
@@ -211,4 +211,5 @@ def deferred(on_request: Callable[[], None] = lambda: None) -> Iterator[StopRequ
             signal.signal(number, ask)
         yield request
     finally:
-        restore()
+        if not request.asked:
+            restore()

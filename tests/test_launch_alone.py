@@ -102,13 +102,15 @@ def test_processes_end_with_a_launcher_that_is_killed(launched: Launched) -> Non
 
 
 def test_a_terminal_that_is_closed_stops_the_run(tmp_path: Path) -> None:
-    """It sends SIGHUP to the launcher, and nothing can be printed any more."""
+    """It sends SIGHUP to the launcher, and nothing can be printed any more. Then the session ends it with SIGTERM."""
     ours, theirs = os.openpty()
     run = Launched(tmp_path, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     try:
         os.close(ours)
         run.process.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        run.process.send_signal(signal.SIGTERM)
         assert run.process.wait(60) == 128 + signal.SIGHUP
     finally:
         run.kill()

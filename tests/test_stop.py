@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers.faults import Fault
 from helpers.forked_runs import ForkedRun, content, forked_run
 
+from distillkit.errors import Terminated
 from distillkit.terminal import deferred
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
@@ -61,17 +63,35 @@ def test_other_signals_stop_it_too(tmp_path: Path, phase: str, number: int) -> N
     stopped_in(phase, number, tmp_path)
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Gives this process its own handlers of signals back."""
+    before = {number: signal.getsignal(number) for number in CODES}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 def test_a_signal_that_is_ignored_stays_so() -> None:
     """As nohup has SIGHUP ignored."""
-    before = signal.signal(HUP, signal.SIG_IGN)
-    try:
-        with deferred() as stop:
-            signal.raise_signal(HUP)
-            assert not stop.asked
-            signal.raise_signal(USR1)
-            assert (stop.asked, stop.number) == (True, USR1)
-    finally:
-        signal.signal(HUP, before)
+    signal.signal(HUP, signal.SIG_IGN)
+    with deferred() as stop:
+        signal.raise_signal(HUP)
+        assert not stop.asked
+        signal.raise_signal(USR1)
+        assert (stop.asked, stop.number) == (True, USR1)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_that_comes_again_while_the_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts once there too; later it stops what is left."""
+    with deferred():
+        signal.raise_signal(HUP)
+    signal.raise_signal(TERM)
+    monkeypatch.setattr("distillkit.terminal.ECHO", 0.0)
+    with pytest.raises(Terminated):
+        signal.raise_signal(TERM)
 
 
 @pytest.mark.parametrize("pair", [(TERM, TERM), (USR1, TERM)], ids=str)

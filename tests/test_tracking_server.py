@@ -112,11 +112,13 @@ class Process:
         [run] = client.search_runs([experiment], f"tags.`distillkit.record` = '{record}'")
         assert run.info.status == "FINISHED"
         assert run.data.params["run.updates"] == str(UPDATES)
-        points = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "loss")]
+        # In the order of their times. Those of updates that a killed run made, and the resumed one makes again, may lie
+        # after the times of the next ones.
+        points = sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, "loss"))
         assert points == [(line["update"], line["loss"]) for line in self.result.journal]
         assert len(points) == UPDATES
         for key in ("seconds", "grad_norm", "learning_rate"):
-            steps = [point.step for point in client.get_metric_history(run.info.run_id, key)]
+            steps = sorted(point.step for point in client.get_metric_history(run.info.run_id, key))
             assert steps == [*range(1, UPDATES + 1)]
         images = sorted(file.path.partition("+time")[0] for file in client.list_artifacts(run.info.run_id, "images"))
         expected = ["images/during~steps-2+step+20", "images/during~steps-2+step+40", "images/samples+step+2"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import signal
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from typing import Any
 
@@ -69,7 +69,8 @@ class LazyGroup(click.Group):
             # Without a message, the launcher may have stopped this process because another one failed.
             if distributed.is_main_process() and (distributed.world_size() == 1 or str(stop)):
                 click.echo(f"stopped: {stop}" if str(stop) else "stopped", err=True)
-            distributed.exit_barrier()
+            with suppress(KeyboardInterrupt):  # another signal: no longer wait for the others
+                distributed.exit_barrier()
             ctx.exit(STOPPED + getattr(stop, "number", signal.SIGINT))
         except DistillkitError as error:
             if distributed.first_to_fail():

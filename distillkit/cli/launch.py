@@ -9,6 +9,8 @@ import signal
 import socket
 import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -109,17 +111,20 @@ def _launch(arguments: tuple[str, ...], processes: int, nodes: int, node_rank: i
             leave_terminal()
         received.append(number)
         children = psutil.Process().children()
-        if not children:  # still waiting for other machines
+        if not children and len(received) == 1:  # still waiting for other machines
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
         for child in children:
-            child.send_signal(number)
+            with suppress(psutil.NoSuchProcess):
+                child.send_signal(number)
         if len(received) == 2:  # a process that waits for one that hangs does not react to signals
             threading.Thread(target=end, args=(children,), daemon=True).start()
 
     def end(children: list[psutil.Process]) -> None:
-        _, alive = psutil.wait_procs(children, timeout=GRACE)
-        for child in alive:
-            child.kill()
+        # Without waiting for them: that would take their exit codes from the agent, which then reports success.
+        time.sleep(GRACE)
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
 
     for number in heeded_signals():
         signal.signal(number, forward)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Literal
@@ -88,6 +89,8 @@ class TorchEngine(Engine):
             self._replica = Replica(module, network)
             self._sharded = shard_network(network, self.device)
         elif distributed.world_size() > 1:
+            # Each process would say so of the weights of 1×1 convolutions. The values are the same.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
             self._module = self._ddp = torch.nn.parallel.DistributedDataParallel(
                 module,
                 device_ids=[self.device] if self.device.type == "cuda" else None,
