@@ -19,7 +19,7 @@ from helpers.digits import TEACHER
 from helpers.networks import pixel_unet
 from helpers.text_pipelines import flux, sd3
 
-from distillkit import distributed
+from distillkit import __version__, distributed
 from distillkit.cli.summary import describe
 from distillkit.config import Components, make_plan
 from distillkit.config.choose import Wish, choose
@@ -45,6 +45,53 @@ def refusal(method: str, steps: int = 4, *overrides: str, **wish: Any) -> str:
     with pytest.raises(DistillkitError) as caught:
         chosen(method, steps, *overrides, **wish)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "answer", "sentence"),
+    [
+        (Halving, "ending_at", ["stop"], "ending_at() gave ['stop']; expected options by name, or None"),
+        (
+            Halving,
+            "ending_at",
+            {"stop": 8},
+            "ending_at() gave options with which the last stage has N = 8; expected N = 16",
+        ),
+        (
+            Halving,
+            "ending_at",
+            {"to": 8},
+            "ending_at() gave {'to': 8}; expected options that it takes (schedule.to: unknown option of 'halving'; "
+            "it has: start, stop, cycles — did you mean 'stop'?)",
+        ),
+        (DiffusersModel, "inventory", {}, "inventory() gave {}; expected an Inventory, or None"),
+        (
+            DiffusersModel,
+            "inventory",
+            replace(CELEBA, parameters=2.7e8),
+            "inventory().parameters is 270000000.0; expected a whole number of parameters, at least 1",
+        ),
+        (
+            DiffusersModel,
+            "inventory",
+            replace(CELEBA, size=0),
+            "inventory().size is 0; expected a whole number of pixels, at least 1",
+        ),
+        (
+            DiffusersModel,
+            "inventory",
+            replace(CELEBA, guidance=float("nan")),
+            "inventory().guidance is nan; expected a finite number, at least 0",
+        ),
+        (TorchEngine, "state_bytes", None, "state_bytes() gave None; expected a whole number of bytes, at least 0"),
+    ],
+)
+def test_answers_that_are_none(
+    monkeypatch: pytest.MonkeyPatch, owner: type[Any], method: str, answer: Any, sentence: str
+) -> None:
+    monkeypatch.setattr(owner, method, lambda self, *given, **named: answer)
+    kind = {Halving: "schedule", DiffusersModel: "model", TorchEngine: "engine"}[owner]
+    assert refusal("dsdi", 8) == f"distillkit {__version__}, {kind} '{owner.name}': {sentence}"
 
 
 # --- steps and methods -----------------------------------------------------------------------------------------------
@@ -280,6 +327,17 @@ def test_no_engine_that_takes_less() -> None:
     for options in (["engine.device=cpu"], ["engine.type=torch"]):
         with pytest.raises(DistillkitError, match=r"^the networks alone take 1\.1 MB, and cpu has 453 kB; "):
             choose(wish, options, of_machine(10 * 45_321), REGISTRY)
+
+
+@pytest.mark.parametrize("answer", [None, ["precision"]])
+def test_engines_that_save_no_memory(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    monkeypatch.setattr(TorchEngine, "memory_saving", lambda device_type: answer)
+    with pytest.raises(DistillkitError) as caught:
+        choose(Wish(str(TEACHER), 4, "dsdi"), (), of_machine(1000), REGISTRY)
+    given = "None" if answer is None else "'precision'"
+    assert str(caught.value) == (
+        f"distillkit {__version__}, engine 'torch': memory_saving() gave {given}; expected tables of options"
+    )
 
 
 def test_engine_is_asked_for_its_memory_once() -> None:

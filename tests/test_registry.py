@@ -31,6 +31,21 @@ def distillkit_schedules():
 """
 
 
+TEACHER = """
+from distillkit import hookimpl
+from distillkit.interfaces import Teacher
+
+class One(Teacher):
+    name = 'one'
+    setup = predict = lambda self, *given: None
+    {rest}
+
+@hookimpl
+def distillkit_teachers():
+    return [One]
+"""
+
+
 class Site:
     """A folder on `sys.path` in which distributions are installed by hand."""
 
@@ -157,12 +172,35 @@ def test_a_third_party_s_part_is_found_with_its_package(site: Site) -> None:
             "distillkit_schedules: One.shares takes (self, updates), and gets (self)",
         ),
         (
-            "from distillkit import hookimpl\nfrom distillkit.interfaces import Teacher\n"
-            "class One(Teacher):\n    name = 'one'\n    reuses_student = True\n    setup = predict = "
-            "lambda self, *given: None\n    state_dict = lambda self: {{}}\n"
-            "@hookimpl\ndef distillkit_teachers():\n    return [One]",
+            TEACHER.replace("{rest}", "reuses_student = True\n    state_dict = lambda self: {{}}"),
             "distillkit_teachers: One has state_dict and no load_state_dict, without which a resumed run would not be "
             "the same run",
+        ),
+        (
+            TEACHER.replace("{rest}", "reuses_student = lambda self: False"),
+            "distillkit_teachers: One.reuses_student needs the decorator @property, as its base class has it",
+        ),
+        (
+            TEACHER.replace("{rest}", "reuses_student = True\n    copies = 1.5"),
+            "distillkit_teachers: One.copies is 1.5, and must be a whole number",
+        ),
+        (
+            TEACHER.replace("{rest}", "reuses_student = True\n    gives = 'guidance'"),
+            "distillkit_teachers: One.gives is 'guidance', and must be a frozenset of strings",
+        ),
+        (
+            SCHEDULE.replace("    def shares", "    watches = 'steps-4'\n\n    def shares"),
+            "distillkit_schedules: One.watches is no method, as it is in its base class",
+        ),
+        (
+            SCHEDULE.replace("    def shares", "    @property\n    def shares"),
+            "distillkit_schedules: One.shares is no method, as it is in its base class",
+        ),
+        (
+            "from distillkit import hookimpl\nfrom distillkit.interfaces import Metric\n"
+            "class One(Metric):\n    name = 'one'\n    label = compute = lambda self, *given: None\n"
+            "@hookimpl\ndef distillkit_metrics():\n    return [One]",
+            "distillkit_metrics: One has no `needs_reference`, True or False",
         ),
         (
             SCHEDULE.replace("schedules():\n    return [One]", "presets():\n    return {'p': 3}"),
@@ -252,17 +290,39 @@ def test_a_part_is_named_as_a_config_may_name_it(site: Site, config: ConfigFile)
 
 
 @pytest.mark.parametrize(
-    ("raises", "error"),
-    [("1 / 0", "ZeroDivisionError"), ("[].pop()", "IndexError"), ("helper()", "RuntimeError")],
+    ("raises", "sentence"),
+    [
+        ("1 / 0", "their-steps 1.0, schedule 'one': shares() raised ZeroDivisionError"),
+        ("[].pop()", "their-steps 1.0, schedule 'one': shares() raised IndexError"),
+        # A function of their own, one of the core that gets something else than it takes, and another plugin's.
+        ("helper()", "their-steps 1.0, schedule 'one': shares() raised RuntimeError"),
+        ("Stage('2', 1).jumps", "their-steps 1.0, schedule 'one': shares() raised TypeError"),
+        ("lib_parts.helper()", "their-steps 1.0, schedule 'one': shares() raised RuntimeError"),
+        ("self._own()", "their-steps 1.0, schedule 'one': shares() raised ZeroDivisionError"),
+        # The schedule does not call it itself.
+        ("singledispatch(lib_parts.helper)(2)", "lib-parts 1.0: one of its plugins raised RuntimeError"),
+    ],
 )
-def test_what_a_part_raises_names_it(site: Site, config: ConfigFile, raises: str, error: str) -> None:
+def test_what_a_part_raises_names_it(site: Site, config: ConfigFile, raises: str, sentence: str) -> None:
     code = SCHEDULE.format(name="one").replace("return [(2, 1.0)]", f"return {raises}")
-    site.install("their-steps", code + "\ndef helper():\n    raise RuntimeError\n")
+    code = code.replace("    def shares", "    def _own(self):\n        return 1 / 0\n\n    def shares")
+    helper = "\ndef helper(number=1):\n    raise RuntimeError\n"
+    imports = "from functools import singledispatch\nimport lib_parts\nfrom distillkit.interfaces import Stage\n"
+    site.install("lib-parts", SCHEDULE.format(name="lib") + helper)
+    site.install("their-steps", imports + code + helper)
     path = config.write('preset = "dsdi"\n[run]\nupdates = 3\n[schedule]\ntype = "one"\n')
     result = CliRunner().invoke(cli, ["check", str(path)])
     assert result.exit_code == 1
     # Above the traceback.
-    assert result.stderr == f"their-steps 1.0, schedule 'one': shares() raised {error}\n"
+    assert result.stderr == f"{sentence}\n"
+
+
+def test_what_a_user_is_told_has_no_heading(site: Site, config: ConfigFile) -> None:
+    raises = "return self.required(None, 'a table')"
+    site.install("their-steps", SCHEDULE.format(name="one").replace("return [(2, 1.0)]", raises))
+    path = config.write('preset = "dsdi"\n[run]\nupdates = 3\n[schedule]\ntype = "one"\n')
+    result = CliRunner().invoke(cli, ["check", str(path)])
+    assert (result.exit_code, result.stderr) == (2, "'one' needs a table, and was given none\n")
 
 
 CONVERTER = """
@@ -305,6 +365,24 @@ def test_wrong_converters(site: Site, body: str, code: int, message: str) -> Non
         f"their-converter 1.0, converter 'theirs': convert() {message}\n",
     )
     assert [path for path in sorted(site.folder.iterdir()) if path.name != "__pycache__"] == before
+
+
+@pytest.mark.parametrize(
+    ("send", "code", "message"),
+    [("pass", 2, "gave None; expected a line that says what was sent"), ("1 / 0", 1, "raised ZeroDivisionError")],
+)
+def test_a_tracker_that_does_not_say_what_it_sent(site: Site, send: str, code: int, message: str) -> None:
+    text = (
+        "from distillkit import hookimpl\nfrom distillkit.interfaces import NoTracker\n"
+        f"class One(NoTracker):\n    name = 'one'\n    def send(self, folder):\n        {send}\n"
+        "@hookimpl\ndef distillkit_trackers():\n    return [One]\n"
+    )
+    site.install("their-tracker", text)
+    run = site.folder / "run"
+    run.mkdir()
+    (run / "config.toml").write_text('[tracker]\ntype = "one"\n', encoding="utf-8")
+    result = CliRunner().invoke(cli, ["track", str(run)])
+    assert (result.exit_code, result.stderr) == (code, f"their-tracker 1.0, tracker 'one': send() {message}\n")
 
 
 def test_a_wrong_plan_in_check_and_plan(site: Site, config: ConfigFile) -> None:

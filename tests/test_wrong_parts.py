@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from distillkit_cache.cached_trajectories import CachedTrajectories
 from distillkit_data.datasets import Digits
 from distillkit_diffusers.model import DiffusersModel
 from distillkit_dsd.dsd import MergedSteps, Trajectory
@@ -25,15 +26,15 @@ from helpers.digits import MODEL, PLAIN, SCORED, TWO_PHASES, Run, settings, two_
 
 from distillkit import __version__
 from distillkit.component import Component
-from distillkit.config import Config, read_config
+from distillkit.config import Config, evaluations_before, make_plan, read_config
 from distillkit.config.checks import check_together
 from distillkit.config.settings import Settings
 from distillkit.config.tables import Choice
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import ModelSpec, NoTracker, Schedule
+from distillkit.interfaces import FeatureStatistics, ModelSpec, NoTracker, Schedule, Stage
 from distillkit.interfaces.tracker import Status
 from distillkit.noise import TablePath
-from distillkit.registry import Plugin, Registered, Registry, load_registry
+from distillkit.registry import Plugin, Registered, Registry, load_registry, raised_by
 from distillkit.training import seams
 from distillkit.training.run import run
 
@@ -84,7 +85,8 @@ def reversed_table(spec: ModelSpec) -> TablePath:
 
 def with_part(folder: Path, kind: str, component: type[Component], *assignments: str, preset: str = "dsdi") -> Settings:
     """A preset with another part in the place of its own, which has its options, for two updates."""
-    words = ("run.updates=2", "source.batch=4", "schedule.start=4", "evaluation.teacher=false", "evaluation.samples=4")
+    depth = "schedule.steps=4" if preset.startswith("luhman") else "schedule.start=4"
+    words = ("run.updates=2", "source.batch=4", depth, "evaluation.teacher=false", "evaluation.samples=4")
     usual = settings(folder, preset, *words, *assignments, tables=TABLES)
     [own] = usual.choices[kind]
     options = dict(own.options) if component.Options is own.component.Options else {}
@@ -112,7 +114,7 @@ MODELS = {
         loading(sample_shape=(8, 8)),
         "spec.sample_shape is (8, 8); expected (C, H, W), whole numbers from 1",
     ),
-    "classes": (loading(classes=10.0), "spec.classes is 10.0; expected the number of classes, or None"),
+    "classes": (loading(classes=10.0), "spec.classes is 10.0; expected a whole number of classes, at least 1"),
     "samplers": (
         loading(samplers=("euler",)),
         "spec.samplers is ('euler',); expected some of 'ddim', 'consistency'",
@@ -172,7 +174,22 @@ MODELS = {
     ),
     "nothing exported": (
         part(DiffusersModel, export=lambda self, network, folder, export: None),
-        "export() gave no folder; expected a folder with the network",
+        "export() gave no files; expected a folder with the network",
+    ),
+    "an empty folder exported": (
+        part(DiffusersModel, export=lambda self, network, folder, export: folder.mkdir()),
+        "export() gave no files; expected a folder with the network",
+    ),
+    "a size as a float": (
+        loading(sample_shape=(1, 8.0, 8)),
+        "spec.sample_shape is (1, 8.0, 8); expected (C, H, W), whole numbers from 1",
+    ),
+    "no name": (loading(label=None), "spec.label is None; expected the model's name"),
+    "a sampler's name": (loading(samplers="ddim"), "spec.samplers is 'ddim'; expected some of 'ddim', 'consistency'"),
+    "guidance in a word": (loading(supports_guidance="yes"), "spec.supports_guidance is 'yes'; expected True or False"),
+    "scales in a pair": (
+        loading(guidance_input=(1.0, 3.0)),
+        "spec.guidance_input is (1.0, 3.0); expected a GuidanceInput with 0 ≤ low ≤ high, or None",
     ),
     "decoded to bytes": (
         giving(DiffusersModel, "decode", lambda images: images.byte()),
@@ -215,6 +232,12 @@ def drawn(**changes: Callable[[Any], Any]) -> type[Any]:
     return giving(Trajectory, "draw", change)
 
 
+def referring(statistics: Callable[[torch.Tensor], Any]) -> type[Any]:
+    """Features with a reference of their own, made from a mean."""
+    mean = torch.ones(64, dtype=torch.float64)
+    return part(Pixels, has_bundled_reference=True, bundled_reference=lambda self: statistics(mean))
+
+
 OTHERS: dict[str, tuple[str, str, type[Any], str]] = {
     "images of bytes": (
         "data pd",
@@ -251,6 +274,24 @@ OTHERS: dict[str, tuple[str, str, type[Any], str]] = {
         "batch()",
         labelled(lambda labels: None),
         "gave no labels; expected what `classes` says, which is 10",
+    ),
+    "half an image": (
+        "data pd",
+        "__len__()",
+        part(Digits, __len__=lambda self: 0.5),
+        "gave 0.5; expected a whole number of images, at least 1",
+    ),
+    "classes in a word": (
+        "data pd",
+        "classes",
+        part(Digits, classes=property(lambda self: "ten")),
+        "is 'ten'; expected a whole number of classes, at least 1",
+    ),
+    "names of two classes": (
+        "data pd",
+        "class_names",
+        part(Digits, class_names=property(lambda self: ["0", "1"])),
+        "is ['0', '1']; expected 10 names, as `classes` says, or None",
     ),
     "loss of a batch": (
         "loss",
@@ -389,6 +430,60 @@ OTHERS: dict[str, tuple[str, str, type[Any], str]] = {
         part(TorchEngine, setup=lambda self: None),
         "is None; expected a torch.device, set by setup()",
     ),
+    "engine without an average": (
+        "engine",
+        "averaged()",
+        part(TorchEngine, averaged=lambda self: None),
+        "gave None; expected a context manager",
+    ),
+    "engine without a precision": (
+        "engine",
+        "autocast()",
+        part(TorchEngine, autocast=lambda self: torch.float32),
+        "gave torch.float32; expected a context manager",
+    ),
+    "engine of no layout": (
+        "engine",
+        "layout",
+        part(TorchEngine, layout=property(lambda self: None)),
+        "is None; expected a few words, or 'replicated'",
+    ),
+    "work that is a function": (
+        "source luhman-cached",
+        "prepare()",
+        giving(CachedTrajectories, "prepare", lambda work: lambda: None),
+        "gave an object of the type function; expected a sequence of functions",
+    ),
+    "reference of pixels": (
+        "features",
+        "bundled_reference()",
+        referring(lambda mean: mean),
+        "gave float64 [64]; expected FeatureStatistics, or None",
+    ),
+    "reference that is not there": (
+        "features",
+        "bundled_reference()",
+        referring(lambda mean: None),
+        "gave None; expected statistics, as has_bundled_reference says",
+    ),
+    "reference of half precision": (
+        "features",
+        "bundled_reference()",
+        referring(lambda mean: FeatureStatistics(mean.half(), torch.eye(64), 2, None, None, "00000000")),
+        "gave float16 [64]; expected float64 […], the mean",
+    ),
+    "reference of no images": (
+        "features",
+        "bundled_reference().count",
+        referring(lambda mean: FeatureStatistics(mean, mean.diag(), 0, None, None, "00000000")),
+        "is 0; expected a whole number of images, at least 2",
+    ),
+    "features of no hash": (
+        "features",
+        "hash",
+        part(Pixels, hash=property(lambda self: "pixels")),
+        "is 'pixels'; expected eight hexadecimal digits",
+    ),
     "features of a batch": (
         "features",
         "extract()",
@@ -429,6 +524,50 @@ def test_other_wrong_parts(tmp_path: Path, case: str) -> None:
     with pytest.raises(DistillkitError) as caught:
         carry_out(tmp_path, kind, component, preset=preset or "dsdi")
     assert str(caught.value) == f"{HERE}, {kind} '{component.name}': {what} {sentence}"
+
+
+def test_work_of_half_an_evaluation(tmp_path: Path) -> None:
+    source = part(CachedTrajectories, evaluations_before=lambda self, stages: 0.5)
+    components = with_part(tmp_path, "source", source, preset="luhman-cached").components()
+    with pytest.raises(DistillkitError) as caught:
+        evaluations_before(components, make_plan(components))
+    assert str(caught.value) == (
+        f"{HERE}, source 'cached-trajectories': evaluations_before() gave 0.5; expected a whole number of evaluations, "
+        "at least 0"
+    )
+
+
+def test_adapter_of_frozen_weights(tmp_path: Path) -> None:
+    model = part(DiffusersModel, adapt=lambda self, student: self.network.requires_grad_(False))
+    with pytest.raises(DistillkitError) as caught:
+        carry_out(tmp_path, "model", model, "student.adapter=lora")
+    assert str(caught.value) == (
+        f"{HERE}, model 'diffusers': adapt() gave no weight that requires a gradient; expected those of the adapter to "
+        "require one"
+    )
+
+
+def test_stage_that_may_be_over(tmp_path: Path) -> None:
+    schedule = part(Halving, watches=lambda self, steps: "steps-2", is_over=lambda self, *given: None)
+    with pytest.raises(DistillkitError) as caught:
+        carry_out(tmp_path, "schedule", schedule, "run.updates=4", "evaluation.every=1")
+    assert str(caught.value) == f"{HERE}, schedule 'halving': is_over() gave None; expected True or False"
+
+
+@pytest.mark.parametrize("found", [None, ["a file is missing"]])
+def test_options_that_are_checked_wrongly(tmp_path: Path, found: Any) -> None:
+    registry = load_registry()
+    lax = part(Halving, name="lax", check=lambda self: found)
+    registry.components["schedule"]["lax"] = [Registered("schedule", "lax", lax, Plugin("p", "p", "1"))]
+    file = tmp_path / "mine.toml"
+    file.write_text('preset = "dsdi"\n[run]\nupdates = 3\n[schedule]\ntype = "lax"\n' + TABLES, encoding="utf-8")
+    with pytest.raises(DistillkitError) as caught:
+        read_config(file, registry=lambda: registry)
+    given = "None" if found is None else "'a file is missing'"
+    assert str(caught.value) == (
+        f"{file}: 1 error\n  schedule: {HERE}, schedule 'lax': check() gave {given}; expected the Mistakes in its "
+        "options"
+    )
 
 
 @pytest.mark.parametrize("number", [np.float32(1.5), np.float64(1.5), torch.tensor(1.5), torch.tensor([1.5]), 3])
@@ -589,6 +728,52 @@ def test_what_two_processes_have_is_compared(
     with pytest.raises(DistillkitError) as caught:
         carry_out(tmp_path, "loss", part(XMse))
     assert str(caught.value) == f"distillkit {__version__}, {sentence}"
+
+
+def test_a_part_that_another_one_calls_is_named(tmp_path: Path) -> None:
+    """The schedule asks for the lengths of trajectories, and the core the target for its stride."""
+
+    def stride(self: MergedSteps, stage: Stage) -> float:
+        return 1 / 0
+
+    components = with_part(tmp_path, "target", part(MergedSteps, stride=stride)).components()
+    with pytest.raises(ZeroDivisionError) as caught:
+        make_plan(replace(components, schedule=part(Halving)(components.schedule.options)))
+    assert raised_by(caught.value) == f"{HERE}, target 'merged-steps': stride() raised ZeroDivisionError"
+
+
+def test_a_part_that_calls_the_core_with_something_else_is_named(tmp_path: Path) -> None:
+
+    def plan(self: Halving, updates: int, trajectory: Callable[[Any], int]) -> Any:
+        return trajectory("4")
+
+    components = with_part(tmp_path, "schedule", part(Halving, plan=plan)).components()
+    with pytest.raises(TypeError) as caught:
+        make_plan(components)
+    assert raised_by(caught.value) == f"{HERE}, schedule 'halving': plan() raised TypeError"
+
+
+def test_an_engine_is_not_to_blame_for_what_the_core_does_in_it(tmp_path: Path) -> None:
+    """A loss that gives something else later, when it is not checked any more."""
+    given: list[Any] = []
+
+    def per_sample(self: XMse, *arguments: Any) -> Any:
+        given.append(XMse.per_sample(self, *arguments))
+        return given[-1] if len(given) == 1 else "much"
+
+    with pytest.raises(AttributeError) as caught:
+        carry_out(tmp_path, "loss", part(XMse, per_sample=per_sample))
+    assert raised_by(caught.value) is None
+
+
+def test_a_class_is_named(tmp_path: Path) -> None:
+
+    def opened(cls: type[DiffusersModel], folder: Path, table: Any) -> Any:
+        return 1 / 0
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        part(DiffusersModel, opened=classmethod(opened)).opened(tmp_path, {})
+    assert raised_by(caught.value) == f"{HERE}, model 'diffusers': opened() raised ZeroDivisionError"
 
 
 def test_checks_cost_nothing_afterwards(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from distillkit import distributed
 from distillkit.config import Settings
 from distillkit.evaluation import Pictures
 from distillkit.interfaces import Engine, PrecomputingSource
+from distillkit.registry import checked
 from distillkit.terminal import Reporter
 from distillkit.training.assemble import Parts, load, prepare, prepare_source
 from distillkit.training.export import export
@@ -74,7 +75,9 @@ def _phase(settings: Settings, run_folder: RunFolder, number: int, reporter: Rep
     before = 0.0
     missing, source = prepare(parts), parts.components.source
     if missing and isinstance(source, PrecomputingSource):
-        parts, seconds = _try_source(parts, source.trial(run_folder.path / "source"))
+        trial = source.trial(run_folder.path / "source")
+        checked(source, "trial()", trial, isinstance(trial, PrecomputingSource), "a PrecomputingSource")
+        parts, seconds = _try_source(parts, trial)
         before = len(missing) * seconds
     # Stages with the same number of evaluations per update take the same time per update.
     kinds: dict[int, float] = {}

@@ -9,7 +9,7 @@ import click
 from distillkit.config import read_component
 from distillkit.config.layers import read_toml
 from distillkit.errors import DistillkitError
-from distillkit.registry import load_registry
+from distillkit.registry import checked, load_registry
 from distillkit.training.folder import RunFolder
 
 
@@ -30,4 +30,5 @@ def command(run: Path, uri: str | None) -> None:
     tracker = read_component("tracker", table, str(config) if uri is None else "--uri")
     # What is sent of a run that is still going on would be shown as killed.
     RunFolder(run).check_idle()
-    click.echo(tracker.send(run))
+    sent = tracker.send(run)
+    click.echo(checked(tracker, "send()", sent, isinstance(sent, str), "a line that says what was sent"))

@@ -9,19 +9,30 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
 from distillkit.component import Component
 from distillkit.config.fit import TooLargeError, estimate, fit
 from distillkit.config.layers import lay_over, parse_assignments
+from distillkit.config.plan import shares
 from distillkit.config.read import settle
 from distillkit.config.settings import Components, Settings
 from distillkit.config.tables import Reader
-from distillkit.errors import DistillkitError
+from distillkit.errors import ConfigError, DistillkitError
 from distillkit.files import readable_bytes
 from distillkit.interfaces import Engine, Inventory, Schedule, Stage, Target
-from distillkit.registry import Registry, UnknownNameError, load_registry
+from distillkit.registry import Registry, UnknownNameError, checked, described, load_registry, whole, wrong
+
+OF = {
+    "parameters": "parameters",
+    "frozen": "parameters",
+    "adapter": "parameters",
+    "encoders": "bytes",
+    "size": "pixels",
+}
+"""What the numbers of an inventory count."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ def choose(
         return settle(lay_over(tables, more), wish.name, overrides, registry, origin)
 
     components = chosen({}).components()
-    inventory = components.model.inventory(components.student)
+    inventory = _inventory(components)
     if inventory is None:
         raise DistillkitError(f"{origin}: the size of the model is not known; write a config, and use distillkit run")
     fixed = {assignment.key for assignment in parse_assignments(overrides)[0]}
@@ -104,6 +115,26 @@ def choose(
     return chosen(fitted), inventory
 
 
+def _inventory(components: Components) -> Inventory | None:
+    """What the model's files say of it.
+
+    Raises:
+        PartError: it is no inventory, or has no such sizes.
+    """
+    model, what = components.model, "inventory()"
+    found = model.inventory(components.student)
+    if found is None:
+        return None
+    checked(model, what, found, isinstance(found, Inventory), "an Inventory, or None")
+    least = {"parameters": 1, "frozen": 0, "adapter": 0, "encoders": 0} | ({} if found.size is None else {"size": 1})
+    for name, number in least.items():
+        whole(model, f"{what}.{name}", getattr(found, name), OF[name], number)
+    guidance = found.guidance
+    fits = isinstance(guidance, int | float) and isfinite(guidance) and guidance >= 0
+    checked(model, f"{what}.guidance", guidance, fits, "a finite number, at least 0")
+    return found
+
+
 def _with_adapter(
     error: TooLargeError, components: Components, chosen: Callable[[Mapping[str, Any]], Settings], memory: float
 ) -> TooLargeError:
@@ -112,7 +143,7 @@ def _with_adapter(
         return error
     smaller = chosen({"student": {"adapter": "lora"}}).components()
     smaller.engine.setup()
-    inventory = smaller.model.inventory(smaller.student)
+    inventory = _inventory(smaller)
     if inventory is None or not inventory.adapter or error.before_training:
         return error
     needed = estimate(smaller, inventory).total
@@ -124,12 +155,13 @@ def _with_adapter(
 
 def _smaller(registry: Registry, device_type: str) -> list[dict[str, Any]]:
     """`[engine]` tables that take less of a device's memory."""
-    engines = cast(list[type[Engine]], registry.classes("engine"))
-    return [
-        {"type": registry.name_of("engine", engine), **options}
-        for engine in engines
-        for options in engine.memory_saving(device_type)
-    ]
+    tables, expected = [], "tables of options"
+    for engine in cast(list[type[Engine]], registry.classes("engine")):
+        saving, name = engine.memory_saving(device_type), registry.name_of("engine", engine)
+        for options in checked(engine, "memory_saving()", saving, isinstance(saving, Iterable), expected):
+            checked(engine, "memory_saving()", options, isinstance(options, Mapping), expected)
+            tables.append({"type": name, **options})
+    return tables
 
 
 def _asked(wish: Wish, registry: Registry) -> dict[str, Any]:
@@ -172,10 +204,10 @@ def _schedule(wish: Wish, preset: Mapping[str, Any], registry: Registry) -> tupl
         The `[schedule]` table, and the factor by which its trajectories are longer than the preset's. Walking as many
         of them takes that many times more updates.
     """
-    table = preset["schedule"]
-    schedule = cast(Schedule, _make(registry, "schedule", table))
-    target = cast(Target, _make(registry, "target", preset["target"]))
-    deepest = max(steps for steps, _ in schedule.shares())
+    table, origin = preset["schedule"], f"the preset '{wish.method}'"
+    schedule = cast(Schedule, _make(registry, "schedule", table, origin))
+    target = cast(Target, _make(registry, "target", preset["target"], origin))
+    deepest = max(steps for steps, _ in shares(schedule))
     stride = target.stride(Stage(deepest, 0))
     if stride == deepest and wish.steps != 1:
         raise DistillkitError(f"--steps: is {wish.steps}, and '{wish.method}' teaches to sample in 1 step; expected 1")
@@ -186,11 +218,22 @@ def _schedule(wish: Wish, preset: Mapping[str, Any], registry: Registry) -> tupl
             f"--method: the schedule '{schedule.name}' of '{wish.method}' cannot be set to end at a number of steps; "
             "write a config, and use distillkit run"
         )
+    checked(schedule, "ending_at()", options, isinstance(options, Mapping), "options by name, or None")
     table = {**table, **options}
-    ending = cast(Schedule, _make(registry, "schedule", table))
-    return table, max(steps for steps, _ in ending.shares()) / deepest
+    try:
+        ending = shares(cast(Schedule, _make(registry, "schedule", table, origin)))
+    except ConfigError as error:
+        expected = f"options that it takes ({error.mistakes[0]})"
+        raise wrong(schedule, "ending_at()", described(options), expected) from None
+    if ending[-1][0] != stride * wish.steps:
+        came = f"options with which the last stage has N = {ending[-1][0]}"
+        raise wrong(schedule, "ending_at()", came, f"N = {stride * wish.steps}")
+    return table, max(steps for steps, _ in ending) / deepest
 
 
-def _make(registry: Registry, kind: str, table: Mapping[str, Any]) -> Component:
-    [choice] = Reader(registry).choices(kind, table)
-    return choice.make()
+def _make(registry: Registry, kind: str, table: Mapping[str, Any], origin: str) -> Component:
+    reader = Reader(registry)
+    choices = reader.choices(kind, table)
+    if reader.mistakes:
+        raise ConfigError(reader.mistakes, origin)
+    return choices[0].make()

@@ -11,7 +11,7 @@ from distillkit.config.settings import Components
 from distillkit.errors import DistillkitError
 from distillkit.files import readable_bytes
 from distillkit.interfaces import Inventory
-from distillkit.registry import Scale
+from distillkit.registry import Scale, whole
 
 ROOM = 0.9
 """The share of a device's memory that a run may use."""
@@ -147,8 +147,10 @@ def estimate(components: Components, inventory: Inventory) -> Memory:
     frozen = inventory.frozen + (0 if components.student is None else inventory.parameters)
     holders = (components.teacher, components.target)
     copies = sum(holder.copies for holder in holders if holder is not None)
+    engine = components.engine
+    state = engine.state_bytes(trained, average=components.ema is not None)
     return Memory(
-        trained=components.engine.state_bytes(trained, average=components.ema is not None),
+        trained=whole(engine, "state_bytes()", state, "bytes", 0),
         copies=copies * trained * WEIGHT,
         frozen=frozen * WEIGHT,
     )

@@ -19,7 +19,7 @@ from distillkit.config.settings import Config, Scoring, Settings
 from distillkit.config.tables import CORE, Choice, EvaluationTable, GridTable, Reader, RunTable
 from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.interfaces import EmaTable, OptimizerTable, StudentTable
-from distillkit.registry import TABLES, Registry, UnknownNameError, load_registry, wrong
+from distillkit.registry import TABLES, Registry, UnknownNameError, checked, load_registry
 
 SCORING = ("grid", "evaluation", "engine", "data", "features", "metric")
 """The tables that say how a model is scored."""
@@ -221,10 +221,9 @@ def table_of_result(tables: Mapping[str, Any], pipeline: Path) -> dict[str, Any]
 
 
 def _opened(model: type[interfaces.Model], pipeline: Path, table: Mapping[str, Any]) -> dict[str, Any]:
-    opened = model.opened(pipeline, table)
-    if opened is None:
-        raise wrong(model, "opened()", opened, f"the [model] table that loads what it exports to {pipeline}")
-    return dict(opened)
+    opened: Any = model.opened(pipeline, table)
+    expected = f"the [model] table that loads what it exports to {pipeline}"
+    return dict(checked(model, "opened()", opened, isinstance(opened, Mapping), expected))
 
 
 def read_component(kind: str, table: Mapping[str, Any], origin: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, cast
 
@@ -15,7 +15,7 @@ from distillkit.component import Component, StrictModel
 from distillkit.config.explain import explain, toml_key
 from distillkit.errors import Mistake
 from distillkit.interfaces import EmaTable, OptimizerTable, Sampler, StudentTable
-from distillkit.registry import KINDS, Registry, UnknownNameError
+from distillkit.registry import KINDS, PartError, Registry, UnknownNameError, checked
 
 
 def _folder_name(name: str) -> str:
@@ -211,7 +211,11 @@ class Reader:
         if options is None:
             return None
         choice = Choice(component, cast(Component.Options, options))
-        self.mistakes += [Mistake(f"{key}.{m.key}" if m.key else key, m.message) for m in choice.make().check()]
+        try:
+            own = _own_mistakes(choice.make())
+        except PartError as error:
+            own = [Mistake("", str(error))]
+        self.mistakes += [Mistake(f"{key}.{m.key}" if m.key else key, m.message) for m in own]
         return choice
 
     def _validate(self, model: type[BaseModel], table: Any, key: str, owner: str) -> BaseModel | None:
@@ -228,6 +232,13 @@ class Reader:
 
     def _note(self, key: str, message: str) -> None:
         self.mistakes.append(Mistake(key, message))
+
+
+def _own_mistakes(component: Component) -> list[Mistake]:
+    """What the component itself finds wrong with its options."""
+    found, expected = component.check(), "the Mistakes in its options"
+    made = [*checked(component, "check()", found, isinstance(found, Iterable), expected)]
+    return [checked(component, "check()", one, isinstance(one, Mistake), expected) for one in made]
 
 
 def _dump(model: BaseModel) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from numbers import Real
@@ -15,7 +16,7 @@ from distillkit.config import Scoring
 from distillkit.evaluation.pictures import ROUNDING, Pictures, Which, to_uint8
 from distillkit.interfaces import Data, Features, FeatureStatistics, Metric, Model
 from distillkit.noise import Predictor, TablePath
-from distillkit.registry import check_tensor, described, wrong
+from distillkit.registry import check_tensor, checked, described, whole, wrong
 
 
 class Evaluator:
@@ -46,6 +47,9 @@ class Evaluator:
         self._features = settings.features
         if self._features is not None and settings.metrics:
             self._features.setup(device)
+            digits = self._features.hash
+            fits = isinstance(digits, str) and re.fullmatch("[0-9a-f]{8}", digits) is not None
+            checked(self._features, "hash", digits, fits, "eight hexadecimal digits")
             self.metrics = {metric.label(self._features): metric for metric in settings.metrics}
             if any(metric.needs_reference for metric in settings.metrics):
                 self.reference = self._find_reference(self._features)
@@ -54,7 +58,9 @@ class Evaluator:
         wanted, data = self._settings.evaluation.reference, self._settings.data
         bundled = None if wanted == "data" else features.bundled_reference()
         if bundled is not None:
-            return bundled
+            return _bundled(features, bundled)
+        if wanted != "data" and features.has_bundled_reference:
+            raise wrong(features, "bundled_reference()", None, "statistics, as has_bundled_reference says")
         data = features.required(data, "real images to compare with: a reference of its own, or a [data] table")
         data.check_shape(self._model)
         return self._statistics(features, _real_pictures(data, self._settings.evaluation.batch), len(data))
@@ -163,6 +169,23 @@ class Evaluator:
             }
             for label, value in scores.items()
         ]
+
+
+def _bundled(features: Features, statistics: Any) -> FeatureStatistics:
+    """The statistics that a feature network gave as its reference."""
+    what = "bundled_reference()"
+    if not isinstance(statistics, FeatureStatistics):
+        raise wrong(features, what, described(statistics), "FeatureStatistics, or None")
+    mean, covariance, some = statistics.mean, statistics.covariance, statistics.features
+    check_tensor(features, what, mean, (None,), "the mean", torch.float64, finite=True)
+    shape = (len(mean), len(mean))
+    check_tensor(features, what, covariance, shape, "the covariance", torch.float64, finite=True)
+    if some is not None:
+        check_tensor(features, what, some, (None, len(mean)), "the features", finite=True)
+    whole(features, f"{what}.count", statistics.count, "images", 2 if some is None else max(2, len(some)))
+    text = statistics.hash
+    checked(features, f"{what}.hash", text, isinstance(text, str) and text != "", "text that identifies the images")
+    return statistics
 
 
 def _checked(network: Features, given: Any, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:

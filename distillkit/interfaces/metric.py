@@ -46,7 +46,7 @@ class FeatureStatistics:
 class Features(Component):
     """Turns images into feature vectors, which all metrics share."""
 
-    metric_suffix: str
+    metric_suffix: ClassVar[str]
     """The suffix of a metric's name in these features: "" for the Inception network of FID, else such as "-fashion"."""
 
     @abstractmethod

@@ -134,35 +134,53 @@ def _sizes(shape: Sequence[int | None]) -> str:
 
 def heading(part: Component | type[Component]) -> str:
     """Package, kind and name of a part: "my-parts 0.1.0, loss 'pseudo-huber'"."""
-    component = part if isinstance(part, type) else type(part)
-    return f"{_package(component.__module__)}, {_kind(part)} '{component.name}'"
+    return f"{_package(_class(part).__module__)}, {_kind(part)} '{part.name}'"
 
 
 def _kind(part: Component | type[Component]) -> str:
-    component = part if isinstance(part, type) else type(part)
-    return next(kind.name for kind in KINDS.values() if issubclass(component, kind.base))
+    return next(kind.name for kind in KINDS.values() if issubclass(_class(part), kind.base))
 
 
 def raised_by(error: BaseException) -> str | None:
     """A sentence that names the part that raised an exception, and its method; None if no part did.
 
-    A traceback names no package.
+    A traceback names no package. The innermost part is named: one that called another, by way of the core, did not
+    raise, and one that called a function of the core or of a library did. Only the core's own part of an update, which
+    an engine calls, is nobody else's.
     """
-    package = None
-    for frame, _ in reversed([*traceback.walk_tb(error.__traceback__)]):
+    package, directly = None, True
+    frames = [frame for frame, _ in reversed([*traceback.walk_tb(error.__traceback__)])]
+    for i, frame in enumerate(frames):
         part, module = _part(frame), frame.f_globals.get("__name__", "")
-        # Functions without a part belong to the part of their package that called them.
-        if part is not None and package in (None, _package(type(part).__module__)):
-            return f"{heading(part)}: {frame.f_code.co_name}() raised {type(error).__name__}"
-        if package is None and _plugin(module) is not None:
-            package = _package(module)
+        # Functions of a plugin belong to the part of their package that called them, and to any that did so directly.
+        if part is not None and (package is None or directly or package == _package(_class(part).__module__)):
+            return f"{heading(part)}: {_method(part, frames[i:])}() raised {type(error).__name__}"
+        if package is None and module.startswith("distillkit.training."):
+            return None
+        plugin = _plugin(module)
+        if package is None:
+            package = None if plugin is None else _package(module)
+        elif plugin is None:
+            directly = False
     return None if package is None else f"{package}: one of its plugins raised {type(error).__name__}"
 
 
-def _part(frame: FrameType) -> Component | None:
+def _part(frame: FrameType) -> Component | type[Component] | None:
     """The part whose method a frame is."""
-    owner = frame.f_locals.get("self")
-    return owner if isinstance(owner, Component) else None
+    owner = frame.f_locals.get("self", frame.f_locals.get("cls"))
+    kinds = tuple(kind.base for kind in KINDS.values())
+    return owner if isinstance(owner, kinds) or (isinstance(owner, type) and issubclass(owner, kinds)) else None
+
+
+def _method(part: Component | type[Component], frames: Sequence[FrameType]) -> str:
+    """The part's innermost method among the frames that others may call."""
+    names = [frame.f_code.co_name for frame in frames if _part(frame) is part]
+    called = (name for name in names if hasattr(part, name) and (name[0] != "_" or name.endswith("__")))
+    return next(called, names[0])
+
+
+def _class(part: Component | type[Component]) -> type[Component]:
+    return part if isinstance(part, type) else type(part)
 
 
 def _package(module: str) -> str:

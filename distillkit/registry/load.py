@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 from typing import Any
 
@@ -76,7 +76,11 @@ def _fault(kind: Kind, component: Any) -> str | None:
         return f"{label} is called '{component.name}', and a name has a letter at least, and no colon"
     if missing := sorted(component.__abstractmethods__):
         return f"{label} lacks {', '.join(missing)}"
-    return _options_fault(kind, component, label) or _methods_fault(kind, component, label)
+    return (
+        _options_fault(kind, component, label)
+        or _attributes_fault(kind, component, label)
+        or _methods_fault(kind, component, label)
+    )
 
 
 def _options_fault(kind: Kind, component: type[Component], label: str) -> str | None:
@@ -89,15 +93,47 @@ def _options_fault(kind: Kind, component: type[Component], label: str) -> str | 
     return None
 
 
+ATTRIBUTES: dict[str, tuple[type, str]] = {
+    "ClassVar[str]": (str, "a string"),
+    "ClassVar[bool]": (bool, "True or False"),
+    "ClassVar[int]": (int, "a whole number"),
+    "ClassVar[frozenset[str]]": (Set, "a frozenset of strings"),
+    "ClassVar[Mapping[str, str]]": (Mapping, "a mapping of strings"),
+}
+"""The annotations of class attributes, as the interfaces write them: what such an attribute must be."""
+
+
+def _attributes_fault(kind: Kind, component: type[Component], label: str) -> str | None:
+    """What keeps its class attributes from being what its interface says."""
+    for base in kind.base.__mro__:
+        for name, annotation in inspect.get_annotations(base).items():
+            if annotation not in ATTRIBUTES:
+                continue
+            wanted, words = ATTRIBUTES[annotation]
+            try:
+                value = inspect.getattr_static(component, name)
+            except AttributeError:
+                return f"{label} has no `{name}`, {words}"
+            if not isinstance(value, (wanted, property)):
+                return f"{label}.{name} is {value!r}, and must be {words}"
+    return None
+
+
 def _methods_fault(kind: Kind, component: type[Component], label: str) -> str | None:
     """What keeps its methods from being called as distillkit calls them."""
     own = {name for name in STATE if getattr(component, name, None) is not getattr(kind.base, name, None)}
     if len(own) == 1:
         [has], [lacks] = own, {*STATE} - own
         return f"{label} has {has} and no {lacks}, without which a resumed run would not be the same run"
-    for name, wanted in inspect.getmembers(kind.base, inspect.isfunction):
-        mine = inspect.getattr_static(component, name)
-        if name.startswith("_") or mine is wanted or not inspect.isfunction(mine):
+    for name in dir(kind.base):
+        wanted, mine = inspect.getattr_static(kind.base, name), inspect.getattr_static(component, name)
+        if name.startswith("_") or mine is wanted:
+            continue
+        if isinstance(wanted, property | classmethod) and inspect.isfunction(mine):
+            return f"{label}.{name} needs the decorator @{type(wanted).__name__}, as its base class has it"
+        if inspect.isfunction(wanted) and not callable(getattr(component, name)):
+            return f"{label}.{name} is no method, as it is in its base class"
+        if not (inspect.isfunction(wanted) and inspect.isfunction(mine)):
             continue
         given, taken = inspect.signature(wanted).parameters, inspect.signature(mine)
         try:

@@ -11,6 +11,7 @@ from distillkit.config import Components, make_plan
 from distillkit.errors import ConfigError
 from distillkit.interfaces import PrecomputingSource, Stage
 from distillkit.noise import Predictor
+from distillkit.registry import checked, wrong
 from distillkit.sampling import generator
 from distillkit.training.checks import check_data, check_model, check_spec, path_of
 from distillkit.training.seams import check_engine, watch_data, watch_model
@@ -61,6 +62,8 @@ def load(components: Components) -> Parts:
     if components.student is not None:
         torch.manual_seed(generator(components.run.seed, "adapter").initial_seed())
         model.adapt(components.student)
+        if not any(weight.requires_grad for weight in model.network.parameters()):
+            raise wrong(model, "adapt()", "no weight that requires a gradient", "those of the adapter to require one")
     # Training on data uses dropout; a distillation's targets are the network's as it samples.
     model.network.train(any(loss.options.against == "data" for loss in components.losses))
     student = Predictor(
@@ -116,4 +119,6 @@ def prepare_source(parts: Parts) -> Sequence[Callable[[], None]]:
     if not isinstance(components.source, PrecomputingSource):
         return ()
     with torch.no_grad(), components.engine.autocast():
-        return components.source.prepare(parts.plan, parts.student, components.teacher)
+        work = components.source.prepare(parts.plan, parts.student, components.teacher)
+    fits = isinstance(work, Sequence) and all(callable(part) for part in work)
+    return checked(components.source, "prepare()", work, fits, "a sequence of functions")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import inf
 from typing import get_args
 
 import torch
@@ -11,9 +12,9 @@ import torch
 from distillkit.config import Components, GridTable
 from distillkit.config.checks import no_new_input
 from distillkit.errors import DistillkitError, GridError, Mistake
-from distillkit.interfaces import Data, Model, ModelSpec, Sampler, Stage
+from distillkit.interfaces import Data, GuidanceInput, Model, ModelSpec, Sampler, Stage
 from distillkit.noise import NoisePath, PredictionType, TablePath
-from distillkit.registry import check_tensor, described, wrong
+from distillkit.registry import check_tensor, checked, described, whole, wrong
 
 NAMED = 10
 """Classes that a message names, if there are more."""
@@ -74,14 +75,20 @@ def check_spec(model: Model) -> None:
         raise wrong(model, "spec.path", described(spec.path), "a NoisePath")
     if spec.prediction not in (known := get_args(PredictionType)):
         raise wrong(model, "spec.prediction", described(spec.prediction), " or ".join(map(repr, known)))
-    if len(spec.sample_shape) != 3 or not all(isinstance(size, int) and size > 0 for size in spec.sample_shape):
-        raise wrong(model, "spec.sample_shape", described(spec.sample_shape), "(C, H, W), whole numbers from 1")
-    if spec.classes is not None and not (isinstance(spec.classes, int) and spec.classes > 0):
-        raise wrong(model, "spec.classes", described(spec.classes), "the number of classes, or None")
-    if not spec.samplers or not {*spec.samplers, spec.sampler} <= {*get_args(Sampler)}:
-        raise wrong(
-            model, "spec.samplers", described(spec.samplers), f"some of {', '.join(map(repr, get_args(Sampler)))}"
-        )
+    checked(model, "spec.label", spec.label, isinstance(spec.label, str) and spec.label != "", "the model's name")
+    shape, samplers, taken = spec.sample_shape, spec.samplers, spec.guidance_input
+    sizes = isinstance(shape, Sequence) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)
+    checked(model, "spec.sample_shape", shape, sizes, "(C, H, W), whole numbers from 1")
+    if spec.classes is not None:
+        whole(model, "spec.classes", spec.classes, "classes", 1)
+    known = get_args(Sampler)
+    some = isinstance(samplers, tuple) and samplers and all(name in known for name in (*samplers, spec.sampler))
+    checked(model, "spec.samplers", samplers, bool(some), f"some of {', '.join(map(repr, known))}")
+    for name in ("supports_guidance", "untrained"):
+        checked(model, f"spec.{name}", getattr(spec, name), isinstance(getattr(spec, name), bool), "True or False")
+    if taken is not None:
+        ranged = isinstance(taken, GuidanceInput) and 0 <= taken.low <= taken.high < inf
+        checked(model, "spec.guidance_input", taken, ranged, "a GuidanceInput with 0 ≤ low ≤ high, or None")
 
 
 def path_of(model: Model, grid: GridTable) -> NoisePath:
@@ -132,6 +139,21 @@ def _check_grid(model: Model, path: NoisePath, steps: int) -> None:
 def _few(values: torch.Tensor) -> str:
     first, middle, last = (values.flatten()[i].item() for i in (0, len(values) // 2, -1))
     return f"{first:.3g} … {middle:.3g} … {last:.3g}"
+
+
+def check_known(data: Data) -> None:
+    """Check what data that are set up say of themselves.
+
+    Raises:
+        DistillkitError: it is not what the interface says.
+    """
+    whole(data, "__len__()", data.__len__(), "images", 1)  # len() itself would raise a TypeError
+    classes, names = data.classes, data.class_names
+    if classes is not None:
+        whole(data, "classes", classes, "classes", 1)
+    if names is not None:
+        fits = isinstance(names, Sequence) and len(names) == classes and all(isinstance(name, str) for name in names)
+        checked(data, "class_names", names, fits, f"{classes} names, as `classes` says, or None")
 
 
 def check_data(data: Data, model: Model) -> None:

@@ -49,11 +49,13 @@ def _write(network: torch.nn.Module, parts: Parts, folder: Path, rows: list[dict
         adapter = folder.with_name("lora")
         with writing(adapter), replacing(adapter) as temporary:
             components.model.export_adapter(network, temporary)
+            if not (temporary.is_dir() and any(temporary.iterdir())):
+                raise wrong(components.model, "export_adapter()", "no files", "a folder with the adapter")
     # The pipeline comes last: a run whose folder has one is finished.
     with writing(folder), replacing(folder) as temporary:
         components.model.export(network, temporary, about)
-        if not temporary.is_dir():
-            raise wrong(components.model, "export()", "no folder", "a folder with the network")
+        if not (temporary.is_dir() and any(temporary.iterdir())):
+            raise wrong(components.model, "export()", "no files", "a folder with the network")
 
 
 def _taught_steps(parts: Parts) -> int:

@@ -7,8 +7,10 @@ result and then puts the method back. Later calls take no longer than without ch
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
 
 from distillkit import distributed
@@ -16,7 +18,8 @@ from distillkit.component import Component
 from distillkit.config import Components
 from distillkit.interfaces import Data, Engine, JumpBatch, Loss, Model, Source, Stage, Stateful, TargetBatch, Update
 from distillkit.noise import Condition, Prediction, Predictor
-from distillkit.registry import check_tensor, described, wrong
+from distillkit.registry import check_tensor, checked, described, wrong
+from distillkit.training.checks import check_known
 
 WATCHED = 20
 """Stages of fewer updates are checked only where a run begins, as the checks would be a part of what they cost."""
@@ -27,11 +30,17 @@ TOLERANCE = 0.01
 def check_engine(engine: Engine) -> None:
     """Check an engine that is set up."""
     device = getattr(engine, "device", None)
-    if not isinstance(device, torch.device):
-        raise wrong(engine, "device", described(device), "a torch.device, set by setup()")
+    checked(engine, "device", device, isinstance(device, torch.device), "a torch.device, set by setup()")
     if distributed.world_size() > 1 and not distributed.active:
         joined = f"{distributed.world_size()} processes that do not know of one another"
         raise wrong(engine, "setup()", joined, "a process group: call distributed.init, or use one process")
+    checked(engine, "layout", engine.layout, isinstance(engine.layout, str), "a few words, or 'replicated'")
+    for name in ("autocast", "averaged", "unsharded"):
+
+        def context(value: Any, what: str = f"{name}()") -> None:
+            checked(engine, what, value, isinstance(value, AbstractContextManager), "a context manager")
+
+        _watch(engine, name, context)
 
 
 def watch_model(model: Model, student: Predictor) -> None:
@@ -63,14 +72,11 @@ def watch_model(model: Model, student: Predictor) -> None:
 
 def watch_data(data: Data) -> None:
     """Check what is known of data that are set up, and their next batch."""
-    if not (len(data) >= 1):
-        raise wrong(data, "len()", len(data), "the number of images, at least 1")
-    if data.classes is not None and not (isinstance(data.classes, int) and data.classes >= 1):
-        raise wrong(data, "classes", described(data.classes), "the number of classes, or None")
+    check_known(data)
 
     def batch(value: Any, indices: torch.Tensor) -> None:
-        if not (isinstance(value, tuple) and len(value) == 2):
-            raise wrong(data, "batch()", described(value), "a pair: images and labels")
+        pair = isinstance(value, tuple) and len(value) == 2
+        checked(data, "batch()", value, pair, "a pair: images and labels")
         (images, labels), count = value, len(indices)
         check_tensor(
             data, "batch()", images, (count, None, None, None), "images [B, C, H, W]", torch.float32, finite=True
@@ -115,8 +121,7 @@ def watch_stage(components: Components, student: Predictor, stage: Stage, first:
         teacher = components.teacher
 
         def predicted(value: Any, z: torch.Tensor, *_: Any) -> None:
-            if not isinstance(value, Prediction):
-                raise wrong(teacher, "predict()", described(value), "a Prediction")
+            checked(teacher, "predict()", value, isinstance(value, Prediction), "a Prediction")
             check_tensor(teacher, "predict()", value.x0, z.shape, "x0, as z", device=z.device, finite=first)
 
         _watch(teacher, "predict", predicted)
@@ -124,8 +129,7 @@ def watch_stage(components: Components, student: Predictor, stage: Stage, first:
         target = components.target
 
         def computed(value: Any, jumps: JumpBatch, student: Prediction, *_: Any) -> None:
-            if not isinstance(value, TargetBatch):
-                raise wrong(target, "compute()", described(value), "a TargetBatch")
+            checked(target, "compute()", value, isinstance(value, TargetBatch), "a TargetBatch")
             viewed = None if value.view is None else value.view(student).x0
             for name, tensor in {"x0": value.x0, "z_next": value.z_next, "view(student).x0": viewed}.items():
                 if tensor is not None or name != "view(student).x0":
@@ -133,6 +137,11 @@ def watch_stage(components: Components, student: Predictor, stage: Stage, first:
                     check_tensor(target, "compute()", tensor, shape, f"{name}, as z", device=device, finite=first)
 
         _watch(target, "compute", computed)
+
+    def is_over(value: Any, *_: Any) -> None:
+        checked(components.schedule, "is_over()", value, isinstance(value, bool | np.bool_), "True or False")
+
+    _watch(components.schedule, "is_over", is_over)
     _watch_engine(components.engine, components.optimizer.accumulate, student)
     for part in (components.engine, components.source, components.data, components.teacher, components.target):
         if part is not None:
@@ -143,8 +152,7 @@ def _watch_source(source: Source, model: Model, stage: Stage, first: bool) -> No
     count, shape = source.options.batch, model.spec.sample_shape
 
     def drawn(jumps: Any, _: torch.Generator) -> None:
-        if not isinstance(jumps, JumpBatch):
-            raise wrong(source, "draw()", described(jumps), "a JumpBatch")
+        checked(source, "draw()", jumps, isinstance(jumps, JumpBatch), "a JumpBatch")
         check_tensor(source, "draw()", jumps.z, (count, *shape), "z", torch.float32, finite=first)
         for name, given in {"data": "data", "noise": "data", "landing": "landing"}.items():
             if given in source.gives:
@@ -190,10 +198,8 @@ def _watch_engine(engine: Engine, accumulate: int, student: Predictor) -> None:
         batches += 1
         if value is None and batches < accumulate:
             return False
-        if not isinstance(value, Update):
-            raise wrong(
-                engine, "update()", described(value), f"an Update after {accumulate} batches (optimizer.accumulate)"
-            )
+        expected = f"an Update after {accumulate} batches (optimizer.accumulate)"
+        checked(engine, "update()", value, isinstance(value, Update), expected)
         check_tensor(engine, "update()", value.grad_norm, (), "grad_norm")
         check_tensor(engine, "update()", value.made, (), "made: 1 or 0")
         if distributed.active and engine.layout == "replicated":
@@ -210,8 +216,7 @@ def _watch_engine(engine: Engine, accumulate: int, student: Predictor) -> None:
 
 def _watch_state(part: Stateful | Engine) -> None:
     def state(value: Any) -> None:
-        if not isinstance(value, Mapping):
-            raise wrong(part, "state_dict()", described(value), "tensors by name")
+        checked(part, "state_dict()", value, isinstance(value, Mapping), "tensors by name")
         for name, tensor in value.items():
             if not (isinstance(name, str) and isinstance(tensor, torch.Tensor)):
                 raise wrong(part, "state_dict()", f"{described(name)}: {described(tensor)}", "tensors by name")
@@ -220,8 +225,7 @@ def _watch_state(part: Stateful | Engine) -> None:
 
 
 def _check_condition(part: Model | Source, what: str, condition: Any, count: int) -> None:
-    if not isinstance(condition, Condition):
-        raise wrong(part, what, described(condition), "a Condition")
+    checked(part, what, condition, isinstance(condition, Condition), "a Condition")
     for name, tensor in condition.tensors().items():
         if not (isinstance(tensor, torch.Tensor) and tensor.shape[:1] == (count,)):
             raise wrong(part, what, f"{name} {described(tensor)}", f"a tensor of {count} samples, [{count}, …]")
