@@ -32,6 +32,29 @@ type = "none"
 """Tables for a tiny class-conditional network with random weights, for 8×8 pictures, that records nothing."""
 
 
+TINY = """
+preset = "dsdi"
+[run]
+name = "tiny"
+updates = 2
+[schedule]
+start = 4
+[engine]
+device = "cpu"
+[evaluation]
+teacher = false
+steps = [2]
+grid = 3
+"""
+ENDLESS = ("--set", "run.updates=100000", "--set", "run.log_every=1")
+"""Options with which a run goes on until a test ends it."""
+
+
+def write_tiny(folder: Path) -> None:
+    """Write tiny.toml: two updates of a tiny network."""
+    (folder / "tiny.toml").write_text(TINY + SMALL, encoding="utf-8")
+
+
 class ConfigFile:
     """Writes one config file, below which `SMALL` stands unless told otherwise."""
 
@@ -58,6 +81,26 @@ def store_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
     open_store(uri)
     return uri
+
+
+@pytest.fixture(scope="session")
+def latent_diffusion() -> Any:
+    """A small latent diffusion without classes, of CompVis' code."""
+    from helpers.compvis.configs import config
+    from helpers.compvis.model import LatentDiffusion
+
+    return LatentDiffusion(config(classes=False, small=True)["model"]["params"])
+
+
+@pytest.fixture
+def convert_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder has the config of `latent_diffusion`, and a checkpoint that is none."""
+    import yaml
+    from helpers.compvis.configs import config
+
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(yaml.safe_dump(config(classes=False, small=True)), encoding="utf-8")
+    Path("model.ckpt").touch()
 
 
 @pytest.fixture(scope="session")

@@ -22,18 +22,7 @@ from distillkit.cli.group import cli
 from distillkit.errors import DistillkitError
 from distillkit.files import OWNER
 
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder with a config, and a checkpoint that is none."""
-    monkeypatch.chdir(tmp_path)
-    Path("config.yaml").write_text(yaml.safe_dump(config(classes=False, small=True)), encoding="utf-8")
-    Path("model.ckpt").touch()
-
-
-@pytest.fixture(scope="module")
-def network() -> LatentDiffusion:
-    return LatentDiffusion(config(classes=False, small=True)["model"]["params"])
+pytestmark = pytest.mark.usefixtures("convert_folder")
 
 
 # --- configs ---------------------------------------------------------------------------------------------------------
@@ -132,10 +121,10 @@ def test_a_value_that_is_short_in_the_file_alone() -> None:
 )
 @pytest.mark.timeout(60)
 def test_networks_that_are_far_larger_than_the_checkpoint(
-    network: LatentDiffusion, classes: bool, values: dict[str, Any], message: str
+    latent_diffusion: LatentDiffusion, classes: bool, values: dict[str, Any], message: str
 ) -> None:
     """Nothing of that size is made: the test would end for lack of time or memory."""
-    write(Path(), changed(config(classes, small=True), **values), network.state())
+    write(Path(), changed(config(classes, small=True), **values), latent_diffusion.state())
     assert refused().startswith(f"model.ckpt was not made with config.yaml: {message}")
 
 
@@ -166,8 +155,8 @@ def other(bias: torch.Tensor) -> torch.Tensor:
 )
 @pytest.mark.parametrize("name", [BIAS, "betas"])
 @pytest.mark.filterwarnings("ignore")  # of prototypes
-def test_tensors_that_are_no_plain_ones(network: LatentDiffusion, make: Any, what: str, name: str) -> None:
-    state = network.state()
+def test_tensors_that_are_no_plain_ones(latent_diffusion: LatentDiffusion, make: Any, what: str, name: str) -> None:
+    state = latent_diffusion.state()
     write(Path(), config(classes=False, small=True), {**state, name: make(state[name])})
     why = f"not all are plain tensors of real numbers: {name} is {what}" if name == BIAS else f"betas is {what}"
     assert refused() == f"model.ckpt was not made with config.yaml: {why}. Give the config that came with it"
@@ -175,19 +164,23 @@ def test_tensors_that_are_no_plain_ones(network: LatentDiffusion, make: Any, wha
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("ema", [False, True])
-def test_weights_that_are_not_finite(network: LatentDiffusion, value: float, ema: bool) -> None:
-    weights = network.state_dict()
+def test_weights_that_are_not_finite(latent_diffusion: LatentDiffusion, value: float, ema: bool) -> None:
+    weights = latent_diffusion.state_dict()
     weights |= {BIAS: torch.tensor([0.0, value, 0.0])}
     name = "model_ema.diffusion_modelout2bias" if ema else BIAS
-    write(Path(), config(classes=False, small=True), network.state(weights) if ema else network.state() | weights)
+    write(
+        Path(),
+        config(classes=False, small=True),
+        latent_diffusion.state(weights) if ema else latent_diffusion.state() | weights,
+    )
     rest = ", or take the weights themselves with --no-ema" if ema else ""
     assert refused() == (
         f"model.ckpt: has weights that are not finite: {name}; give another checkpoint of the training{rest}"
     )
 
 
-def test_numbers_beyond_single_precision(network: LatentDiffusion) -> None:
-    state = network.state()
+def test_numbers_beyond_single_precision(latent_diffusion: LatentDiffusion) -> None:
+    state = latent_diffusion.state()
     write(Path(), config(classes=False, small=True), state | {BIAS: torch.full((3,), 1e300, dtype=torch.float64)})
     assert refused().startswith(f"model.ckpt: has weights that are not finite: {BIAS}; ")
 
@@ -204,7 +197,7 @@ def test_one_number_that_is_many_weights() -> None:
     assert f" weights, and the file {Path('model.ckpt').stat().st_size} bytes" in message
 
 
-def test_an_archive_that_is_compressed(network: LatentDiffusion) -> None:
+def test_an_archive_that_is_compressed(latent_diffusion: LatentDiffusion) -> None:
     torch.save({"state_dict": {"a": torch.zeros(10**6)}}, "whole.ckpt")
     with zipfile.ZipFile("whole.ckpt") as whole, zipfile.ZipFile("model.ckpt", "w", zipfile.ZIP_DEFLATED) as packed:
         for entry in whole.infolist():
@@ -216,14 +209,14 @@ def test_an_archive_that_is_compressed(network: LatentDiffusion) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\nb\x1b[31m", "a" * 10**5, 3], ids=["not printable", "long", "no string"])
-def test_names_that_nobody_reads(network: LatentDiffusion, name: Any) -> None:
-    write(Path(), config(classes=False, small=True), network.state() | {name: torch.ones(1)})
+def test_names_that_nobody_reads(latent_diffusion: LatentDiffusion, name: Any) -> None:
+    write(Path(), config(classes=False, small=True), latent_diffusion.state() | {name: torch.ones(1)})
     message = refused()
     assert message.isprintable()
     assert len(message) < 1000
 
 
-def test_damaged_anywhere(network: LatentDiffusion) -> None:
+def test_damaged_anywhere(latent_diffusion: LatentDiffusion) -> None:
     """A byte is another one, at many places of the pickle: one sentence, or a checkpoint that is as good as before."""
     whole = {"state_dict": {"betas": torch.ones(2), "b": torch.nn.Parameter(torch.ones(2))}, "epoch": 3, "best": None}
     for zipped in (True, False):
@@ -240,9 +233,9 @@ def test_damaged_anywhere(network: LatentDiffusion) -> None:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk(network: LatentDiffusion) -> None:
+def test_a_full_disk(latent_diffusion: LatentDiffusion) -> None:
     """Of the size of a file, as far as a test may fill a disk."""
-    write(Path(), config(classes=False, small=True), network.state())
+    write(Path(), config(classes=False, small=True), latent_diffusion.state())
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
@@ -254,18 +247,18 @@ def test_a_full_disk(network: LatentDiffusion) -> None:
     assert message.endswith("; nothing is left of it: make room, or give another folder with --output")
 
 
-def test_what_a_killed_conversion_left(network: LatentDiffusion) -> None:
+def test_what_a_killed_conversion_left(latent_diffusion: LatentDiffusion) -> None:
     """It goes with the next one, whatever that one's output is."""
     (Path(".old.a1b2c3d4.partial") / "old/unet").mkdir(parents=True)
     (Path(".old.a1b2c3d4.partial") / OWNER).touch()
-    write(Path(), config(classes=False, small=True), network.state())
+    write(Path(), config(classes=False, small=True), latent_diffusion.state())
     done = CliRunner().invoke(cli, ["convert", "model.ckpt", "--config", "config.yaml", "--output", "out"])
     assert done.exit_code == 0, done.output
     assert sorted(os.listdir()) == ["config.yaml", "model.ckpt", "out"]
 
 
-def test_stopped_while_it_writes(network: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(Path(), config(classes=False, small=True), network.state())
+def test_stopped_while_it_writes(latent_diffusion: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(Path(), config(classes=False, small=True), latent_diffusion.state())
     before = sorted(os.listdir())
 
     def stop(*_: Any) -> None:

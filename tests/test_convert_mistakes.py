@@ -13,18 +13,7 @@ import yaml
 from helpers.compvis.configs import CONDITION, FIRST_STAGE, UNET, changed, config
 from helpers.compvis.model import LatentDiffusion, refused, write
 
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder with a config, and a checkpoint that is none."""
-    monkeypatch.chdir(tmp_path)
-    Path("config.yaml").write_text(yaml.safe_dump(config(classes=False, small=True)), encoding="utf-8")
-    Path("model.ckpt").touch()
-
-
-@pytest.fixture(scope="module")
-def network() -> LatentDiffusion:
-    return LatentDiffusion(config(classes=False, small=True)["model"]["params"])
+pytestmark = pytest.mark.usefixtures("convert_folder")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -221,13 +210,13 @@ def test_heads_that_cannot_be(values: dict[str, Any], message: str) -> None:
         ),
     ],
 )
-def test_config_of_another_checkpoint(network: LatentDiffusion, values: dict[str, Any], message: str) -> None:
-    write(Path(), changed(config(classes=False, small=True), **values), network.state())
+def test_config_of_another_checkpoint(latent_diffusion: LatentDiffusion, values: dict[str, Any], message: str) -> None:
+    write(Path(), changed(config(classes=False, small=True), **values), latent_diffusion.state())
     assert refused() == f"model.ckpt was not made with config.yaml: {message}. Give the config that came with it"
 
 
-def test_config_of_the_other_model(network: LatentDiffusion) -> None:
-    write(Path(), config(classes=True, small=True), network.state())
+def test_config_of_the_other_model(latent_diffusion: LatentDiffusion) -> None:
+    write(Path(), config(classes=True, small=True), latent_diffusion.state())
     message = refused()
     assert message.startswith(
         "model.ckpt was not made with config.yaml: it has no model.diffusion_model.input_blocks.4.1.proj_in.weight, "
@@ -235,9 +224,9 @@ def test_config_of_the_other_model(network: LatentDiffusion) -> None:
     assert "it has model.diffusion_model.input_blocks.4.1.qkv.weight, " in message
 
 
-def test_an_average_that_is_not_whole(network: LatentDiffusion) -> None:
-    names = [name for name in network.state_dict() if name.startswith("model.")]
-    state = network.state({name: network.state_dict()[name] for name in names[1:]})
+def test_an_average_that_is_not_whole(latent_diffusion: LatentDiffusion) -> None:
+    names = [name for name in latent_diffusion.state_dict() if name.startswith("model.")]
+    state = latent_diffusion.state({name: latent_diffusion.state_dict()[name] for name in names[1:]})
     write(Path(), config(classes=False, small=True), state)
     assert refused() == (
         "model.ckpt was not made with config.yaml: it has no model_ema.diffusion_modeltime_embed0weight. Give the "
@@ -303,8 +292,8 @@ def test_files_that_are_no_checkpoint(content: Any, why: str) -> None:
     assert refused() == f"model.ckpt: is not a CompVis checkpoint ({why}); give a .ckpt file as they are published"
 
 
-def test_a_file_cut_short(network: LatentDiffusion) -> None:
-    write(Path(), config(classes=False, small=True), network.state())
+def test_a_file_cut_short(latent_diffusion: LatentDiffusion) -> None:
+    write(Path(), config(classes=False, small=True), latent_diffusion.state())
     data = Path("model.ckpt").read_bytes()
     Path("model.ckpt").write_bytes(data[: len(data) // 2])
     why = "PytorchStreamReader failed reading zip archive: failed finding central directory"

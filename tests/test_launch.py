@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import SMALL
+from conftest import ENDLESS, write_tiny
 from helpers.digits import Run
 
 from distillkit import distributed
@@ -23,25 +23,11 @@ from distillkit.errors import DistillkitError
 
 SCRIPTS = Path(sys.executable).parent
 LAUNCH = ("distillkit", "launch", "--processes", "2")
-CONFIG = """
-preset = "dsdi"
-[run]
-name = "tiny"
-updates = 2
-[schedule]
-start = 4
-[engine]
-device = "cpu"
-[evaluation]
-teacher = false
-steps = [2]
-grid = 3
-"""
 
 
 def start(folder: Path, *command: str) -> subprocess.Popen[str]:
     """A launcher that is installed beside this Python, on a config in the folder."""
-    (folder / "tiny.toml").write_text(CONFIG + SMALL, encoding="utf-8")
+    write_tiny(folder)
     return subprocess.Popen(
         [str(SCRIPTS / command[0]), *command[1:]],
         cwd=folder,
@@ -115,7 +101,7 @@ def test_a_folder_that_is_taken(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_all_after_the_same_update(tmp_path: Path) -> None:
-    running = start(tmp_path, *LAUNCH, "run", "tiny.toml", "--set", "run.updates=100000", "--set", "run.log_every=1")
+    running = start(tmp_path, *LAUNCH, "run", "tiny.toml", *ENDLESS)
     journal = tmp_path / "runs/tiny/journal.jsonl"
     while not (journal.is_file() and journal.stat().st_size):
         assert running.poll() is None, end(running)
@@ -130,7 +116,7 @@ def test_ctrl_c_stops_all_after_the_same_update(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
-    running = start(tmp_path, *LAUNCH, "run", "tiny.toml", "--set", "run.updates=100000", "--set", "run.log_every=1")
+    running = start(tmp_path, *LAUNCH, "run", "tiny.toml", *ENDLESS)
     journal = tmp_path / "runs/tiny/journal.jsonl"
     while not (journal.is_file() and journal.stat().st_size):
         assert running.poll() is None, end(running)

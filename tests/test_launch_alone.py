@@ -13,25 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import SMALL
+from conftest import ENDLESS, write_tiny
 from helpers.digits import Run
 
-CONFIG = """
-preset = "dsdi"
-[run]
-name = "tiny"
-updates = 100000
-log_every = 1
-[schedule]
-start = 4
-[engine]
-device = "cpu"
-[evaluation]
-teacher = false
-steps = [2]
-grid = 3
-"""
-LAUNCH = ("launch", "--processes", "2", "run", "tiny.toml")
+LAUNCH = ("launch", "--processes", "2", "run", "tiny.toml", *ENDLESS)
 HOSTILE = "from pathlib import Path\nPath('imported').touch()\n"
 
 
@@ -39,7 +24,7 @@ class Launched:
     """A run of two processes in a folder, which has made its first update."""
 
     def __init__(self, folder: Path, **streams: int) -> None:
-        (folder / "tiny.toml").write_text(CONFIG + SMALL, encoding="utf-8")
+        write_tiny(folder)
         self.folder = folder / "runs/tiny"
         self.process = subprocess.Popen(
             [Path(sys.executable).with_name("distillkit"), *LAUNCH],

@@ -225,15 +225,21 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("change", WRONG)
-def test_a_store_that_mlflow_cannot_use_is_told_from_a_good_one(store_uri: str, tmp_path: Path, change: str) -> None:
-    good, file = sqlite_file(store_uri), tmp_path / "mlflow.db"
+def changed_store(store_uri: str, folder: Path, change: str) -> Path:
+    """A copy of a good store, with a change by SQL."""
+    good, file = sqlite_file(store_uri), folder / "mlflow.db"
     assert good is not None
     sqlite.check(good)
     shutil.copy(good, file)
     with closing(sqlite3.connect(file)) as connection:
         connection.execute(change)
         connection.commit()
+    return file
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_a_store_that_mlflow_cannot_use_is_told_from_a_good_one(store_uri: str, tmp_path: Path, change: str) -> None:
+    file = changed_store(store_uri, tmp_path, change)
     with pytest.raises(DistillkitError) as caught:
         open_store(f"sqlite:///{file}")
     assert str(caught.value).startswith(f"{file} {WRONG[change]}")
@@ -254,12 +260,7 @@ def test_the_warning_of_a_short_run_says_why(
     store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tracking, "PATIENCE", 0.1)
-    good, file = sqlite_file(store_uri), tmp_path / "mlflow.db"
-    assert good is not None
-    shutil.copy(good, file)
-    with closing(sqlite3.connect(file)) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
-        connection.commit()
+    file = changed_store(store_uri, tmp_path, "UPDATE alembic_version SET version_num = '451aebb31d03'")
     run = RunFolder(tmp_path / "run", EVERY)
     tracker = MlflowTracker(MlflowTracker.Options(uri=f"sqlite:///{file}"))
     with caplog.at_level(logging.WARNING, logger="distillkit_mlflow"):

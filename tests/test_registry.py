@@ -46,6 +46,11 @@ def distillkit_teachers():
 """
 
 
+def naming(schedule: str) -> str:
+    """A config with a schedule."""
+    return f'preset = "dsdi"\n[run]\nupdates = 3\n[schedule]\ntype = "{schedule}"\n'
+
+
 class Site:
     """A folder on `sys.path` in which distributions are installed by hand."""
 
@@ -283,8 +288,7 @@ def test_no_clash_takes_a_name_from_distillkit_s_own(site: Site) -> None:
 
 def test_a_part_is_named_as_a_config_may_name_it(site: Site, config: ConfigFile) -> None:
     site.install("their-steps", SCHEDULE.format(name="linear"))
-    text = 'preset = "dsdi"\n[run]\nupdates = 3\n[schedule]\ntype = "their-steps:linear"\n'
-    settings = read_config(config.write(text)).phases[0]
+    settings = read_config(config.write(naming("their-steps:linear"))).phases[0]
     assert settings.tables["schedule"] == {"type": "their-steps:linear"}
     assert settings.components().schedule.shares() == [(2, 1.0)]
 
@@ -310,7 +314,7 @@ def test_what_a_part_raises_names_it(site: Site, config: ConfigFile, raises: str
     imports = "from functools import singledispatch\nimport lib_parts\nfrom distillkit.interfaces import Stage\n"
     site.install("lib-parts", SCHEDULE.format(name="lib") + helper)
     site.install("their-steps", imports + code + helper)
-    path = config.write('preset = "dsdi"\n[run]\nupdates = 3\n[schedule]\ntype = "one"\n')
+    path = config.write(naming("one"))
     result = CliRunner().invoke(cli, ["check", str(path)])
     assert result.exit_code == 1
     # Above the traceback.
@@ -320,7 +324,7 @@ def test_what_a_part_raises_names_it(site: Site, config: ConfigFile, raises: str
 def test_what_a_user_is_told_has_no_heading(site: Site, config: ConfigFile) -> None:
     raises = "return self.required(None, 'a table')"
     site.install("their-steps", SCHEDULE.format(name="one").replace("return [(2, 1.0)]", raises))
-    path = config.write('preset = "dsdi"\n[run]\nupdates = 3\n[schedule]\ntype = "one"\n')
+    path = config.write(naming("one"))
     result = CliRunner().invoke(cli, ["check", str(path)])
     assert (result.exit_code, result.stderr) == (2, "'one' needs a table, and was given none\n")
 
@@ -388,7 +392,7 @@ def test_a_tracker_that_does_not_say_what_it_sent(site: Site, send: str, code: i
 def test_a_wrong_plan_in_check_and_plan(site: Site, config: ConfigFile) -> None:
     code = SCHEDULE.format(name="one") + "\nOne.plan = lambda self, updates, trajectory: [(2, updates)]"
     site.install("their-steps", code)
-    path = config.write('preset = "dsdi"\n[run]\nupdates = 3\n[schedule]\ntype = "one"\n')
+    path = config.write(naming("one"))
     for command in ("check", "plan"):
         result = CliRunner().invoke(cli, [command, str(path)])
         assert (result.exit_code, result.stdout, result.stderr) == (
@@ -404,7 +408,7 @@ def test_of_a_namespace_s_packages_the_right_one_is_named(site: Site, config: Co
         code = SCHEDULE.format(name=name).replace("return [(2, 1.0)]", "return 1 / 0")
         site.install(f"acme-{name}", code, module=f"acme.{name}")
     for name in ("a", "b"):
-        path = config.write(f'preset = "dsdi"\n[run]\nupdates = 3\n[schedule]\ntype = "{name}"\n')
+        path = config.write(naming(name))
         result = CliRunner().invoke(cli, ["check", str(path)])
         assert result.stderr == f"acme-{name} 1.0, schedule '{name}': shares() raised ZeroDivisionError\n"
 
