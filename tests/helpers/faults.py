@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import re
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,17 @@ class Fault:
 
 
 NO_FAULT = Fault()
+
+
+def one_of_each(events: Sequence[str], seed: int) -> list[int]:
+    """The numbers, from 1, of one event of each kind, in their order.
+
+    Events that differ only in an update's or a phase's number are of one kind; the seed chooses among them.
+    """
+    kinds: dict[str, list[int]] = {}
+    for number, event in enumerate(events, 1):
+        kinds.setdefault(re.sub(r"\d+", "0", event), []).append(number)
+    return sorted(map(random.Random(seed).choice, kinds.values()))
 
 
 class Watch:
