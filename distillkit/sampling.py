@@ -36,7 +36,7 @@ def noise_for(seed: int, indices: Sequence[int], shape: tuple[int, int, int], st
 
 
 def walk(
-    predict: Callable[[torch.Tensor, torch.Tensor, Condition], Prediction],
+    predict: Callable[[torch.Tensor, torch.Tensor, Condition, torch.Tensor], Prediction],
     path: NoisePath,
     noise: torch.Tensor,
     condition: Condition,
@@ -48,7 +48,7 @@ def walk(
     The last one is not clamped.
 
     Args:
-        predict: (z [B, C, H, W], t [B], condition) -> the prediction.
+        predict: (z [B, C, H, W], t [B], condition, step size [B]) -> the prediction; a `Predictor`, say.
         path: the noise path; its grid of `steps` steps gives the times.
         noise: N(0, I), [B, C, H, W], on the network's device.
         condition: the samples' conditions, on the network's device.
@@ -59,10 +59,11 @@ def walk(
     """
     grid = path.grid(steps).to(noise.device)
     z = noise * path.initial_scale
+    step_size = torch.full((len(z),), 1 / steps, device=z.device)
     yield z
     for t, s in pairwise(grid.unsqueeze(1).expand(-1, len(z))):
         with torch.no_grad():
-            z = path.ddim(z, predict(z, t, condition).x0, t, s)
+            z = path.ddim(z, predict(z, t, condition, step_size).x0, t, s)
         yield z
 
 
@@ -124,9 +125,11 @@ def sample_consistency(
     path = predictor.path
     times = path.consistency_times(steps)
     z = noise(0) * path.initial_scale
+    # Every step is a jump to the end.
+    step_size = torch.ones(len(z), device=z.device)
     for step, t in enumerate(times.to(z.device).unsqueeze(1).expand(-1, len(z))):
         if step > 0:
             z = path.noised(z, noise(step), t)
         with torch.no_grad():
-            z = consistency_of(predictor(z, t, condition), t)
+            z = consistency_of(predictor(z, t, condition, step_size), t)
     return z

@@ -377,7 +377,9 @@ def test_merged_steps_land_where_the_fine_steps_do() -> None:
         class Teacher:
             reuses_student = True
 
-            def predict(self, z: Tensor, t: Tensor, condition: Condition, at: Predictor = predictor) -> Prediction:
+            def predict(
+                self, z: Tensor, t: Tensor, condition: Condition, size: Tensor | None, at: Predictor = predictor
+            ) -> Prediction:
                 found: Prediction = at(z, t, condition)
                 return found
 

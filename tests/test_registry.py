@@ -182,8 +182,14 @@ def test_a_third_party_s_part_is_found_with_its_package(site: Site) -> None:
             "the same run",
         ),
         (
-            TEACHER.replace("{rest}", "reuses_student = lambda self: False"),
-            "distillkit_teachers: One.reuses_student needs the decorator @property, as its base class has it",
+            TEACHER.replace("{rest}", "reuses_student = 'yes'"),
+            "distillkit_teachers: One.reuses_student is 'yes', and must be True or False",
+        ),
+        (
+            TEACHER.replace("{rest}", "sequential = lambda self: True; start_stage = draw = setup")
+            .replace("Teacher", "Source")
+            .replace("teacher", "source"),
+            "distillkit_sources: One.sequential needs the decorator @property, as its base class has it",
         ),
         (
             TEACHER.replace("{rest}", "reuses_student = True\n    copies = 1.5"),

@@ -170,7 +170,7 @@ def twice(student: Predictor) -> Teacher:
     class Mirrored(FrozenTeacher):
         evaluations = 2
 
-        def predict(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        def predict(self, z: Tensor, t: Tensor, condition: Condition, step_size: Tensor | None) -> Prediction:
             found, mirrored = (super(Mirrored, self).predict(view, t, condition) for view in (z, z.flip(-1)))
             return replace(found, x0=(found.x0 + mirrored.x0.flip(-1)) / 2)
 

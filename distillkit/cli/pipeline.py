@@ -89,6 +89,6 @@ def make_predictor(model: Model, path: NoisePath, scoring: Scoring) -> tuple[Pre
         evaluation = scoring.evaluation.model_copy(update={"sampler": model.spec.sampler})
         scoring = replace(scoring, evaluation=evaluation)
     model.network.eval()
-    predictor = Predictor(model.network, path, model.spec.prediction, model.forward)
+    predictor = Predictor(model.network, path, model.spec.prediction, model.forward, step_input=model.step_input)
     watch_model(model, predictor)
     return predictor.to(scoring.engine.device), scoring

@@ -186,6 +186,14 @@ def no_new_input(teacher: Teacher) -> Mistake:
     )
 
 
+def _step_input(components: Components) -> Iterator[Mistake]:
+    if components.model.step_input and components.target is None:
+        yield Mistake(
+            "model.step_input",
+            "tells the network the size of the jumps that a target teaches it, and the run has no target; leave it out",
+        )
+
+
 CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     _targets: {"loss", "target", "teacher", "source"},
     _stages: {"schedule", "target", "teacher"},
@@ -196,5 +204,6 @@ CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     _sampler: {"grid", "evaluation"},
     _moments: {"optimizer", "engine"},
     _guidance_input: {"model", "teacher"},
+    _step_input: {"model", "target"},
     check_scores: {"metric", "features", "evaluation", "data"},
 }

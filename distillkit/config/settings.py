@@ -48,10 +48,14 @@ class Settings(CoreTables):
         """Make new components. None of them is set up."""
         made = {kind: [choice.make() for choice in choices] for kind, choices in self.choices.items()}
         one = {kind: components[0] if components else None for kind, components in made.items()}
+        model, teacher = cast(interfaces.Model, one["model"]), cast(interfaces.Teacher | None, one["teacher"])
+        # In a config with mistakes, there may be no model.
+        if teacher is not None and one["model"] is not None and model.step_input:
+            teacher.reuses_student = False
         return Components(
             **{field.name: getattr(self, field.name) for field in fields(CoreTables)},
-            model=cast(interfaces.Model, one["model"]),
-            teacher=cast(interfaces.Teacher | None, one["teacher"]),
+            model=model,
+            teacher=teacher,
             target=cast(interfaces.Target | None, one["target"]),
             schedule=cast(interfaces.Schedule, one["schedule"]),
             source=cast(interfaces.Source, one["source"]),

@@ -42,6 +42,7 @@ class JumpBatch:
         condition: the samples' conditions.
         data, noise: the clean samples and the noise that z was made from, [B, C, H, W]; None on trajectories.
         landing: where the teacher lands at times[-1], [B, C, H, W]; None where the source does not know it.
+        step_size: the jumps as shares of the trajectory, [B]; None: as `Target.step_size` says. See `Predictor`.
         seed: what a target's random numbers depend on: (the run's seed, update, batch of the update). Set by the loop.
     """
 
@@ -51,21 +52,17 @@ class JumpBatch:
     data: torch.Tensor | None = None
     noise: torch.Tensor | None = None
     landing: torch.Tensor | None = None
+    step_size: torch.Tensor | None = None
     seed: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> JumpBatch:
         """The same batch on another device."""
-        if self.z.device == self.times.device == device:
-            return self
-        return replace(
-            self,
-            z=self.z.to(device),
-            times=self.times.to(device),
-            condition=self.condition.to(device),
-            data=None if self.data is None else self.data.to(device),
-            noise=None if self.noise is None else self.noise.to(device),
-            landing=None if self.landing is None else self.landing.to(device),
-        )
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if hasattr(value, "to")})
+
+    @property
+    def fine_step_size(self) -> torch.Tensor | None:
+        """The `step_size` of each of a jump's fine steps, [B]."""
+        return None if self.step_size is None else self.step_size / (len(self.times) - 1)
 
 
 @dataclass(frozen=True)
@@ -168,16 +165,13 @@ class Teacher(Stateful):
 
     gives: ClassVar[frozenset[str]] = frozenset()
     """Optional. "guidance": it mixes the guidance that the student is to learn by its new input for the scale."""
+    reuses_student: bool = False
+    """Optional. Whether the student's prediction at a jump's start is also the teacher's, which saves an evaluation.
+    The core sets it to False for networks that take the step size: there, a jump and its fine steps differ."""
     copies: ClassVar[int] = 0
     """Optional. How many copies of the network it holds, for estimates of memory."""
     evaluations: ClassVar[int] = 1
     """Optional. Evaluations per prediction, for the plan. A call of a `Predictor` is one, with guidance as well."""
-
-    @property
-    @abstractmethod
-    def reuses_student(self) -> bool:
-        """Whether the student's own prediction at the jump's start serves as the teacher's, so that it is not
-        computed twice. Known before any network is loaded: the plan counts evaluations with it."""
 
     @abstractmethod
     def setup(self, student: Predictor) -> None:
@@ -188,8 +182,10 @@ class Teacher(Stateful):
         """
 
     @abstractmethod
-    def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
-        """The teacher's prediction from z [B, C, H, W] at t [B]. Called without gradient."""
+    def predict(
+        self, z: torch.Tensor, t: torch.Tensor, condition: Condition, step_size: torch.Tensor | None
+    ) -> Prediction:
+        """The teacher's prediction, without gradient, from z [B, C, H, W] at t [B] for a step of this size [B]."""
 
     def after_update(self, student: Predictor, update: Update) -> None:
         """Optional. Called after every parameter update (an average follows here, see `Predictor.ema_update`)."""
@@ -214,6 +210,10 @@ class Target(Stateful):
     @abstractmethod
     def teacher_evaluations(self, stage: Stage, teacher: Teacher) -> int:
         """Evaluations of `compute`, without the student's own; a prediction takes `teacher.evaluations`."""
+
+    def step_size(self, stage: Stage) -> float:
+        """Optional. The size of the stage's jumps, for networks that take it: a share of the trajectory, in (0, 1]."""
+        return stage.stride / stage.steps
 
     def setup(self, student: Predictor) -> None:
         """Optional. Called once, before the first update, for a target that holds a network: see `Teacher.setup`."""

@@ -151,6 +151,9 @@ class Model(Component):
     """The network, float32, on the CPU. Set by `load`."""
     spec: ModelSpec
     """What is known of the model. Set by `load`."""
+    step_input: bool = False
+    """Optional. Whether the network takes the step size: then `forward` gets it among `inputs` as "step_size", [B], in
+    (0, 1]. Until it is trained, the input must change no output. Known before `load`."""
 
     @abstractmethod
     def load(self) -> None:

@@ -4,11 +4,12 @@ from distillkit.noise.cosine import CosinePath
 from distillkit.noise.edm import EdmPath
 from distillkit.noise.flow import FlowPath
 from distillkit.noise.path import NoisePath, TablePath
-from distillkit.noise.prediction import GUIDANCE, Condition, Prediction, PredictionType
+from distillkit.noise.prediction import GUIDANCE, STEP_SIZE, Condition, Prediction, PredictionType
 from distillkit.noise.predictor import Predictor
 
 __all__ = [
     "GUIDANCE",
+    "STEP_SIZE",
     "Condition",
     "CosinePath",
     "EdmPath",

@@ -10,6 +10,8 @@ import torch
 
 GUIDANCE = "guidance"
 """What a network's input for the guidance scale is called."""
+STEP_SIZE = "step_size"
+"""What a network's input for the step size is called."""
 
 
 @dataclass(frozen=True)

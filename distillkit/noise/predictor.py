@@ -12,7 +12,7 @@ import torch
 
 from distillkit.errors import DistillkitError
 from distillkit.noise.path import NoisePath
-from distillkit.noise.prediction import Condition, Prediction, PredictionType
+from distillkit.noise.prediction import STEP_SIZE, Condition, Prediction, PredictionType
 
 Forward: TypeAlias = "Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]"
 """(network, z [B, C, H, W], t [B], extra inputs) -> the network's raw output [B, C, H, W]."""
@@ -52,6 +52,7 @@ class Predictor:
         path: its noise path.
         kind: prediction type: what the network's output means.
         forward_network: calls the network.
+        step_input: whether the network takes the step size, as the input "step_size" [B].
         place_copy: `Engine.place_copy`, which `frozen_copy` calls on each copy; None to leave copies as they are.
         unsharded: `Engine.unsharded`.
 
@@ -66,6 +67,7 @@ class Predictor:
         kind: PredictionType,
         forward_network: Forward,
         *,
+        step_input: bool = False,
         place_copy: Callable[[Predictor], None] | None = None,
         unsharded: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
@@ -81,6 +83,7 @@ class Predictor:
         self.evaluations = Evaluations()
         self._precise: list[torch.Tensor] | None = None
         self.forward_network = forward_network
+        self.step_input = step_input
         self._place_copy = place_copy
         self._unsharded = unsharded
         self._shared = {name for name, weight in network.named_parameters() if not weight.requires_grad}
@@ -90,14 +93,27 @@ class Predictor:
         """The network, or the unsharded copy that an engine has put in its place."""
         return self.module["network"]
 
-    def __call__(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
-        """Predict x̂ from z [B, C, H, W] at times t [B]. One evaluation, with guidance as well (a batch of 2B)."""
+    def __call__(
+        self, z: torch.Tensor, t: torch.Tensor, condition: Condition, step_size: torch.Tensor | None = None
+    ) -> Prediction:
+        """Predict x̂ from z [B, C, H, W] at times t [B]. One evaluation, with guidance as well (a batch of 2B).
+
+        Args:
+            z, t, condition: the noisy samples, their times and conditions.
+            step_size: the size of the step that the prediction is for, as a share of the trajectory (1/N on a grid of
+                N steps), [B], in (0, 1]. Networks without such an input never see it.
+
+        Raises:
+            ValueError: the network takes the step size, and is not told it; or there is no null condition for guidance.
+        """
         self.evaluations.count += 1
-        output = self._output(z, t, condition)
+        output = self._output(z, t, condition, step_size)
         alpha, sigma = self.path.alpha_sigma(t)
         return Prediction(z, read_x0(self.kind, output, z, alpha, sigma), alpha, sigma)
 
-    def _output(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
+    def _output(
+        self, z: torch.Tensor, t: torch.Tensor, condition: Condition, step_size: torch.Tensor | None
+    ) -> torch.Tensor:
         guidance, null = condition.guidance, condition.null
         inputs = condition.inputs
         if guidance is not None:
@@ -105,7 +121,11 @@ class Predictor:
                 raise ValueError("guidance needs the model's null condition, and this model has none")
             z, t = torch.cat([z, z]), torch.cat([t, t])
             inputs = {key: torch.cat([value, null[key]]) for key, value in inputs.items()}
-        # In the network's precision, but for what is a number for each sample: times, and guidance scales.
+        if self.step_input:
+            if step_size is None:
+                raise ValueError("the network takes the step size, and is not told it")
+            inputs = {**inputs, STEP_SIZE: step_size if guidance is None else step_size.repeat(2)}
+        # In the network's precision, but for what is a number for each sample: times, guidance scales, step sizes.
         dtype = next(self.network.parameters()).dtype
         inputs = {
             key: value.to(dtype) if value.is_floating_point() and value.dim() > 1 else value
@@ -156,7 +176,14 @@ class Predictor:
         # What deepcopy finds here it takes as it is.
         shared = {id(weights[name]): weights[name] for name in self._shared}
         network = copy.deepcopy(self.network, shared).requires_grad_(False).eval()
-        twin = Predictor(network, self.path, self.kind, self.forward_network, place_copy=self._place_copy)
+        twin = Predictor(
+            network,
+            self.path,
+            self.kind,
+            self.forward_network,
+            step_input=self.step_input,
+            place_copy=self._place_copy,
+        )
         twin._shared = self._shared
         twin.evaluations = self.evaluations
         if self._place_copy is not None:

@@ -97,6 +97,7 @@ ATTRIBUTES: dict[str, tuple[type, str]] = {
     "ClassVar[str]": (str, "a string"),
     "ClassVar[bool]": (bool, "True or False"),
     "ClassVar[int]": (int, "a whole number"),
+    "bool": (bool, "True or False"),
     "ClassVar[frozenset[str]]": (Set, "a frozenset of strings"),
     "ClassVar[Mapping[str, str]]": (Mapping, "a mapping of strings"),
 }

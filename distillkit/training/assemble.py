@@ -71,6 +71,7 @@ def load(components: Components) -> Parts:
         path,
         model.spec.prediction,
         model.forward,
+        step_input=model.step_input,
         place_copy=components.engine.place_copy,
         unsharded=components.engine.unsharded,
     )

@@ -120,6 +120,8 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     while update is None:
         seed = (components.run.seed, position.update, len(losses))
         jumps = replace(_draw(components, seed), seed=seed)
+        if student.step_input and jumps.step_size is None and target is not None:
+            jumps = replace(jumps, step_size=torch.full((len(jumps.z),), target.step_size(stage)))
         loss, target_batch, size = engine.forward(jumps.to(engine.device), position.update)
         update = engine.update(loss, learning_rate)
         losses.append(loss.detach())

@@ -46,6 +46,10 @@ class Consistency(Target):
         """One fine step."""
         return 1
 
+    def step_size(self, stage: Stage) -> float:
+        """All of the trajectory: f jumps to its end from everywhere."""
+        return 1.0
+
     def teacher_evaluations(self, stage: Stage, teacher: Teacher) -> int:
         """The teacher's step, unless the teacher is the student, and the average's prediction after it."""
         return 1 + (not teacher.reuses_student) * teacher.evaluations
@@ -57,11 +61,13 @@ class Consistency(Target):
     def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The average's f at the state where the teacher's step lands, and that state."""
         t, s = jumps.times
-        x0 = student.x0 if teacher.reuses_student else teacher.predict(jumps.z, t, jumps.condition).x0
+        x0 = student.x0
+        if not teacher.reuses_student:
+            x0 = teacher.predict(jumps.z, t, jumps.condition, jumps.step_size).x0
         z = path.ddim(jumps.z, x0, t, s)
         # The time of clean data is not a time of the network. There, as at time 0, f is z.
         s = s.clamp(min=0)
-        goal = consistency_of(self._average(z, s, jumps.condition), s)
+        goal = consistency_of(self._average(z, s, jumps.condition, jumps.step_size), s)
 
         def view(prediction: Prediction) -> Prediction:
             return replace(prediction, x0=consistency_of(prediction, t.clamp(min=0)))

@@ -16,6 +16,8 @@ from distillkit.interfaces import StudentTable
 FILE = "pytorch_lora_weights.safetensors"
 """What diffusers' `load_lora_weights` looks for in a folder."""
 ADAPTER = "default"
+OWN = re.compile(r"step_embedding\..*")
+"""The names of layers that are new, and trained whole beside an adapter: those of the step input."""
 
 
 def add(network: torch.nn.Module, student: StudentTable) -> None:
@@ -24,7 +26,8 @@ def add(network: torch.nn.Module, student: StudentTable) -> None:
     Raises:
         DistillkitError: no layer has a name in `target_modules`.
     """
-    names = [name for name, layer in network.named_modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
+    layers = torch.nn.Linear | torch.nn.Conv2d
+    names = [name for name, layer in network.named_modules() if isinstance(layer, layers) and not OWN.match(name)]
     targets = names if student.target_modules is None else list(student.target_modules)
     for target in targets:
         # As peft compares.
@@ -35,9 +38,10 @@ def add(network: torch.nn.Module, student: StudentTable) -> None:
             )
     # peft takes a float, too.
     alpha = cast(int, student.rank if student.alpha is None else student.alpha)
-    peft.inject_adapter_in_model(
-        peft.LoraConfig(r=student.rank, lora_alpha=alpha, target_modules=targets), network, ADAPTER
-    )
+    # peft complains if it finds nothing to leave out.
+    own = OWN.pattern if hasattr(network, "step_embedding") else None
+    config = peft.LoraConfig(r=student.rank, lora_alpha=alpha, target_modules=targets, exclude_modules=own)
+    peft.inject_adapter_in_model(config, network, ADAPTER)
 
 
 def _ending(name: str) -> str:

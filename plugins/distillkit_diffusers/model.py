@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import safetensors.torch
 import torch
 
 from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.interfaces import Export, Inventory, Model, ModelSpec, StudentTable
-from distillkit.noise import Condition
-from distillkit_diffusers import families, hub, lora
+from distillkit.noise import STEP_SIZE, Condition
+from distillkit_diffusers import families, hub, lora, step_input
 from distillkit_diffusers.families.family import Family
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.options import PROMPT_OPTIONS, DiffusersOptions, FamilyOptions
@@ -62,6 +63,10 @@ class FamilyModel(Model):
         self.family.load()
         family = self.family
         self.network = family.network
+        if (written := self._step_input_file) is not None:
+            step_input.restore(self.network, safetensors.torch.load_file(written))
+        elif self.step_input:
+            step_input.add(self.network)
         self.spec = ModelSpec(
             label=self.label,
             path=family.path,
@@ -75,15 +80,31 @@ class FamilyModel(Model):
             untrained=family.folder is None,
         )
 
+    @property
+    def step_input(self) -> bool:  # type: ignore[override]
+        """Whether the options ask for an input for the step size, or the folder was exported with one."""
+        return self.options.step_input or self._step_input_file is not None
+
+    @property
+    def _step_input_file(self) -> Path | None:
+        """The file of the input with which the folder was exported; None if there is none."""
+        return None
+
     def adapt(self, student: StudentTable) -> None:
         """Add a LoRA to the network."""
         lora.add(self.network, student)
+        if self.step_input:
+            step_input.trainable(self.network)
 
     def forward(
         self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
         """Call a network; see the base class."""
-        return self.family.forward(network, z, t, inputs)
+        if STEP_SIZE not in inputs:
+            return self.family.forward(network, z, t, inputs)
+        others = {name: value for name, value in inputs.items() if name != STEP_SIZE}
+        with step_input.telling(network, inputs[STEP_SIZE]):
+            return self.family.forward(network, z, t, others)
 
     def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
         """The condition of labels and scales; see the base class."""
@@ -100,7 +121,12 @@ class FamilyModel(Model):
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a pipeline folder: the network, the parts that were not trained, the scheduler and a model card."""
         lora.fuse(network)
+        if not self.step_input:
+            self.family.export(network, folder, export)
+            return
+        state = step_input.fold(network, 1.0 if export.sampler == "consistency" else 1 / export.steps)
         self.family.export(network, folder, export)
+        safetensors.torch.save_file(state, folder / step_input.FILE)
 
     def export_adapter(self, network: torch.nn.Module, folder: Path) -> None:
         """Write the LoRA as a file that diffusers' `load_lora_weights` reads."""
@@ -142,6 +168,12 @@ class DiffusersModel(FamilyModel):
     def can_take_guidance_input(self) -> bool | None:
         """See the base class; None for a repository of the hub that is still to be downloaded."""
         return None if self._is_unknown else super().can_take_guidance_input()
+
+    @property
+    def _step_input_file(self) -> Path | None:
+        """See the base class."""
+        file = None if self.options.path is None else self.options.path / step_input.FILE
+        return file if file is not None and file.is_file() else None
 
     def find_family(self) -> Family:
         """The family of the folder, or that of new networks."""

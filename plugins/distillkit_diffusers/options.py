@@ -35,9 +35,13 @@ class FamilyOptions(Model.Options):
         guidance_input: give the network an input for the guidance scale s, with this range, [low, high] (Meng et
             al. 2023, where w = s − 1). It needs a null class, and the preset "guided" to learn what
             the input means. A network that has the input keeps it.
+        step_input: give the network an input for the step size: an embedding, zero at first, which is added to every
+            time embedding. So one student can serve every number of steps. The exported pipeline is diffusers' own, set
+            up for one number of steps. A folder that was exported with the input keeps it.
     """
 
     guidance_input: Annotated[tuple[Scale, Scale], AfterValidator(_rises)] | None = None
+    step_input: bool = False
 
 
 class DiffusersOptions(FamilyOptions):

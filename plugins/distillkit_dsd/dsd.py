@@ -27,9 +27,11 @@ class SelfTeacher(Teacher):
         """Remember the student."""
         self._student = student
 
-    def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
+    def predict(
+        self, z: torch.Tensor, t: torch.Tensor, condition: Condition, step_size: torch.Tensor | None
+    ) -> Prediction:
         """The student's own prediction."""
-        prediction: Prediction = self._student(z, t, condition)
+        prediction: Prediction = self._student(z, t, condition, step_size)
         return prediction
 
 
@@ -58,9 +60,11 @@ class EmaTeacher(Teacher):
         """Start the average at the student."""
         self._average = student.frozen_copy()
 
-    def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
+    def predict(
+        self, z: torch.Tensor, t: torch.Tensor, condition: Condition, step_size: torch.Tensor | None
+    ) -> Prediction:
         """The average's prediction."""
-        prediction: Prediction = self._average(z, t, condition)
+        prediction: Prediction = self._average(z, t, condition, step_size)
         return prediction
 
     def after_update(self, student: Predictor, update: Update) -> None:
@@ -108,7 +112,7 @@ class MergedSteps(Target):
         z, x0 = jumps.z, student.x0
         for i, (t, s) in enumerate(pairwise(jumps.times)):
             if i > 0 or not teacher.reuses_student:
-                x0 = teacher.predict(z, t, jumps.condition).x0
+                x0 = teacher.predict(z, t, jumps.condition, jumps.fine_step_size).x0
             z = path.ddim(z, x0, t, s)
         if self.options.form == "landing":
             x0 = path.invert_ddim(jumps.z, z, jumps.times[0], jumps.times[-1])

@@ -37,5 +37,5 @@ class NoisierStep(Target):
         shape = (len(data) * distributed.world_size(), *data.shape[1:])
         noise = distributed.shard(torch.randn(shape, generator=generator(*jumps.seed, "target")))
         z = path.noised(data, noise.to(data.device), noisier)
-        x0 = teacher.predict(z, noisier, jumps.condition).x0
+        x0 = teacher.predict(z, noisier, jumps.condition, jumps.step_size).x0
         return TargetBatch(x0, path.ddim(jumps.z, student.x0, start, end))

@@ -18,13 +18,14 @@ class GuidedTeacher(Teacher):
     name = "guided"
     copies = 1
     gives = frozenset({"guidance"})
-    reuses_student = False
 
     def setup(self, student: Predictor) -> None:
         """Copy the student."""
         self._frozen = student.frozen_copy()
 
-    def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
+    def predict(
+        self, z: torch.Tensor, t: torch.Tensor, condition: Condition, step_size: torch.Tensor | None
+    ) -> Prediction:
         """The guided prediction."""
-        prediction: Prediction = self._frozen(z, t, condition.mixed())
+        prediction: Prediction = self._frozen(z, t, condition.mixed(), step_size)
         return prediction

@@ -69,7 +69,7 @@ class TrajectoryMatching(Target):
         # A sample at the grid's first time has new noise, and the teacher restarts there as well.
         walk = walk.restarted(begin == self._first, jumps.z)
         for t, s in pairwise(jumps.times):
-            x0 = teacher.predict(walk.z, t, jumps.condition).x0
+            x0 = teacher.predict(walk.z, t, jumps.condition, jumps.fine_step_size).x0
             walk = walk.step(x0, t, s, self.options.order, path)
         self._walk = walk
         x0 = path.invert_ddim(jumps.z, walk.z, begin, end)

@@ -30,18 +30,19 @@ class FrozenTeacher(Teacher):
 
     options: Options
 
-    @property
-    def reuses_student(self) -> bool:
-        """Whether the student takes the first step."""
-        return self.options.first_step == "student"
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.reuses_student = options.first_step == "student"
 
     def setup(self, student: Predictor) -> None:
         """Copy the student."""
         self._frozen = student.frozen_copy()
 
-    def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
+    def predict(
+        self, z: torch.Tensor, t: torch.Tensor, condition: Condition, step_size: torch.Tensor | None
+    ) -> Prediction:
         """The frozen network's prediction."""
-        prediction: Prediction = self._frozen(z, t, condition)
+        prediction: Prediction = self._frozen(z, t, condition, step_size)
         return prediction
 
     def end_stage(self, student: Predictor) -> None:

@@ -100,7 +100,8 @@ def own(
     model: DiffusersModel, noise: Tensor, steps: int, labels: list[int] | None = None, guidance: float = 1.0
 ) -> Tensor:
     """distillkit's images [B, C, H, W] in [0, 1] from noise N(0, I) [B, c, h, w]."""
-    predictor = Predictor(model.network, model.spec.path, model.spec.prediction, model.forward)
+    spec = model.spec
+    predictor = Predictor(model.network, spec.path, spec.prediction, model.forward, step_input=model.step_input)
     scales = None if guidance == 1 else torch.full((len(noise),), guidance)
     condition = model.condition(None if labels is None else torch.tensor(labels), len(noise), scales)
     return (model.decode(sample(predictor, noise, condition, steps)) / 2 + 0.5).clamp(0, 1)

@@ -55,12 +55,13 @@ METHODS: dict[str, tuple[str, ...]] = {
     "lora": (*SELF, "student={adapter='lora', rank=2}", "run.updates=3"),
     "noisier": ("dsd-training", "target.type='noisier-step'", "schedule.steps=8", "run.updates=3"),
     "matching": ("matching", "run.updates=4"),
+    "told": (*SELF, "model.step_input=true"),
     "cached": ("luhman-cached", "schedule.steps=4", "source.trajectories=7", "source.shard=3", "run.updates=3"),
 }
 RUNS = [
     *((engine, "self") for engine in ENGINES),
     *(("ddp", method) for method in METHODS if method != "self"),
-    *((engine, method) for engine in ("fsdp", "zero-3") for method in ("frozen", "average")),
+    *((engine, method) for engine in ("fsdp", "zero-3") for method in ("frozen", "average", "told")),
     *((engine, method) for engine in ("fsdp", "zero-2") for method in ("accumulated", "lora")),
 ]
 
@@ -100,7 +101,8 @@ def learn(folder: Path, engine: str, method: str) -> tuple[dict[str, Tensor], li
             # An evaluation must not appear in it.
             if update == 3:
                 with components.engine.averaged(), torch.no_grad():
-                    parts.student.network(torch.zeros(1, 1, 8, 8), torch.tensor([5]), torch.tensor([1]))
+                    one = components.model.condition(torch.tensor([1]), 1)
+                    parts.student(torch.zeros(1, 1, 8, 8), torch.tensor([5]), one, torch.ones(1))
     assert len(traces) <= 1, "ZeRO recorded a new trace"
     with components.engine.averaged():
         weights = {name: weight.detach().clone() for name, weight in parts.student.network.named_parameters()}

@@ -68,7 +68,7 @@ class Family(ABC):
 
     def check(self) -> Iterator[Mistake]:
         """Mistakes in the options, and in the folder's files before they are loaded. Keys are names of options."""
-        known = {"path", "scheduler"} | ({"variant", "subfolder"} if self.folder else set())
+        known = {"path", "scheduler", "step_input"} | ({"variant", "subfolder"} if self.folder else set())
         for name in sorted(self.options.model_fields_set - self.takes - known):
             if getattr(self.options, name) is not None:
                 yield Mistake(name, f"means nothing to {self.what}; leave it out")

@@ -1,0 +1,295 @@
+"""`model.step_input`: the network is told the size of its steps, and is exported without the input for some N."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, DiTPipeline, EDMEulerScheduler
+from distillkit_diffusers import step_input
+from distillkit_diffusers.model import DiffusersModel
+from distillkit_engines.torch_engine import TorchEngine
+from helpers.compvis.model import class_conditional_teacher
+from helpers.digits import MODEL, PLAIN, TEACHER, distil, read_checkpoint, settings
+from helpers.networks import ddim_scheduler, ddpm_pipeline, dit, kl_autoencoder, latent_pipeline, pixel_unet
+from helpers.pipelines import distil as distil_folder
+from helpers.pipelines import load, own, stock
+from helpers.text_pipelines import PROMPTS, flux, sd3, sdxl, stable_diffusion
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from distillkit.config import make_plan, read_config
+from distillkit.errors import ConfigError, DistillkitError
+from distillkit.interfaces import OptimizerTable
+from distillkit.noise import STEP_SIZE, Condition, Predictor
+from distillkit.sampling import sample, sample_consistency
+from distillkit.training.assemble import load as load_parts
+from distillkit.training.assemble import prepare
+from distillkit.training.loop import Position, updates
+from distillkit.training.run import run
+
+
+def dit_pipeline(folder: Path) -> None:
+    DiTPipeline(dit(num_embeds_ada_norm=10), kl_autoencoder(), ddim_scheduler()).save_pretrained(folder)
+
+
+def edm(folder: Path) -> None:
+    pixel_unet().save_pretrained(folder / "unet")
+    EDMEulerScheduler().save_pretrained(folder / "scheduler")
+
+
+FAMILIES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
+    "pixel": (ddpm_pipeline, {}),
+    "latent": (latent_pipeline, {}),
+    "class-latent": (class_conditional_teacher, {}),
+    "dit": (dit_pipeline, {}),
+    "edm": (edm, {}),
+    "sd": (stable_diffusion, {"prompts": PROMPTS[:2]}),
+    "sdxl": (sdxl, {"prompts": PROMPTS[:2]}),
+    "sd3": (sd3, {"prompts": PROMPTS[:2]}),
+    "flux": (partial(flux, guidance_embeds=True), {"prompts": PROMPTS[:2], "size": 16}),
+}
+
+
+def predictor_of(model: DiffusersModel) -> Predictor:
+    spec = model.spec
+    return Predictor(model.network, spec.path, spec.prediction, model.forward, step_input=model.step_input)
+
+
+def start(model: DiffusersModel) -> tuple[Tensor, Condition]:
+    """Noise for two samples, and their condition, guided where the model can be."""
+    labels = None if model.spec.classes is None else torch.tensor([0, 1])
+    guided = model.spec.supports_guidance or model.spec.guidance_input is not None
+    scales = torch.tensor([1.5, 2.0]) if guided else None
+    noise = torch.randn(2, *model.spec.sample_shape, generator=torch.Generator().manual_seed(1))
+    return noise, model.condition(labels, 2, scales)
+
+
+def shake(network: nn.Module, scale: float = 0.1) -> None:
+    """Give the embedding weights, as training does."""
+    torch.manual_seed(2)
+    embedding: Any = network.step_embedding
+    for weight in embedding["outs"].parameters():
+        nn.init.normal_(weight, std=scale)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_at_first_it_changes_nothing_and_then_it_folds(name: str, tmp_path: Path) -> None:
+    """The same to the bit at every step size. Trained, the folded network is the told one; folding can be undone."""
+    make, options = FAMILIES[name]
+    folder = make(tmp_path / "teacher") or tmp_path / "teacher"
+    plain, told = (load(folder, **options, step_input=wanted) for wanted in (False, True))
+    noise, condition = start(told)
+    for steps in (1, 3):
+        expected = sample(predictor_of(plain), noise, condition, steps)
+        assert torch.equal(sample(predictor_of(told), noise, condition, steps), expected)
+    shake(told.network)
+    expected = sample(predictor_of(told), noise, condition, 3)
+    before = sample(predictor_of(plain), noise, condition, 3)
+    difference = (expected - before).abs().max()
+    assert difference > 1e-4 * before.abs().max()
+    # Of the embedding's effect; ε-networks' samples are large.
+    close = partial(torch.testing.assert_close, rtol=0, atol=float(difference) * 1e-3)
+    # A copy is told by itself.
+    copied = predictor_of(told).frozen_copy()
+    shake(told.network, 0.0)
+    close(sample(copied, noise, condition, 3), expected)
+    assert torch.equal(sample(predictor_of(told), noise, condition, 3), before)
+    network = copied.network
+    state = step_input.fold(network, 1 / 3)
+    assert network.state_dict().keys() == plain.network.state_dict().keys()
+    folded = Predictor(network, plain.spec.path, plain.spec.prediction, plain.forward)
+    close(sample(folded, noise, condition, 3), expected)
+    step_input.restore(network, state)
+    again = Predictor(network, plain.spec.path, plain.spec.prediction, plain.forward, step_input=True)
+    close(sample(again, noise, condition, 3), expected)
+
+
+FAST = ("optimizer.learning_rate=1e-2", "optimizer.final_learning_rate=1e-2", "ema.decay=0.5", "source.staggered=true")
+STOCK: dict[str, tuple[str, dict[str, Any]]] = {
+    "pixel": ("", {"batch_size": 2}),
+    "dit": ("", {"class_labels": [0, 1], "guidance_scale": 1.0}),
+    "sd": (f"prompts = {list(PROMPTS[:2])}", {"prompt": list(PROMPTS[:2]), "guidance_scale": 1.0}),
+    "sd3": (f"prompts = {list(PROMPTS[:2])}", {"prompt": list(PROMPTS[:2]), "guidance_scale": 1.0}),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "adapter"), [*((name, False) for name in STOCK), ("pixel", True), ("sd", True)], ids=str
+)
+def test_exports_are_stock_pipelines(name: str, adapter: bool, tmp_path: Path) -> None:
+    """A student of 2 steps, sampled by diffusers; and the folder, opened here, serves the other numbers too."""
+    table, arguments = STOCK[name]
+    make, options = FAMILIES[name]
+    make(tmp_path / "teacher")
+    lora = ('student={adapter="lora", rank=2}',) if adapter else ()
+    guided = ("source.guidance=1", "evaluation.guidance=1")
+    words = (*FAST, *lora, *guided, "model.step_input=true")
+    found, made = distil_folder(tmp_path, tmp_path / "teacher", "dsdi", *words, model=table)
+    model = made.model
+    assert isinstance(model, DiffusersModel)
+    noise, _ = start(model)
+    labels = None if model.spec.classes is None else [0, 1]
+    opened = load(found.folder / "pipeline", **options)
+    assert opened.step_input
+    model.spec = replace(model.spec, path=opened.spec.path)
+    with made.engine.averaged():
+        expected = {steps: own(model, noise, steps, labels) for steps in (2, 4)}
+    pipe = DiffusionPipeline.from_pretrained(found.folder / "pipeline")
+    images = stock(pipe, noise, num_inference_steps=2, **arguments)
+    torch.testing.assert_close(images, expected[2], rtol=0, atol=1e-5)
+    for steps, images in expected.items():
+        torch.testing.assert_close(own(opened, noise, steps, labels), images, rtol=0, atol=1e-5)
+    # The embedding was trained, and tells 2 steps from 4.
+    shake(opened.network, 0.0)
+    assert (own(opened, noise, 2, labels) - expected[2]).abs().max() > 1e-5
+
+
+PRESETS = {
+    "dsdi": ("schedule.start=8", "run.updates=4"),
+    "dsd-anchored": ("schedule.start=8", "schedule.cycles=1", "run.updates=4"),
+    "tsd": ("schedule.start=4", "run.updates=4"),
+    "pd": ("schedule.start=4", "run.updates=4"),
+    "luhman": ("schedule.steps=4", "run.updates=2"),
+    "luhman-cached": ("schedule.steps=4", "source.trajectories=4", "source.shard=4", "run.updates=2"),
+    "matching": ("schedule.steps=8", "run.updates=3"),
+    "consistency": ("schedule.steps=8", "run.updates=3", "evaluation.steps=[1, 2]"),
+    "dsd-training": ("schedule.steps=8", "run.updates=3"),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_runs_with_it(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs what the plan says, trains the embedding, and is exported without it."""
+    monkeypatch.chdir(tmp_path)
+    words = (*PRESETS[preset], "model.step_input=true", "source.batch=4", "run.log_every=1")
+    planned = settings(tmp_path, preset, *words)
+    plan = make_plan(planned.components())
+    found = distil(tmp_path / "run", preset, *words)
+    costs = [line["evaluations"] for line in found.journal]
+    assert costs == [stage.evaluations for stage in plan for _ in range(stage.updates)]
+    [checkpoint] = (found.folder / "checkpoints").iterdir()
+    trained = read_checkpoint(checkpoint)
+    assert trained["engine/network.step_embedding.outs.0.weight"].abs().max() > 0
+    assert not [name for name in found.weights() if "step_embedding" in name]
+    assert (found.folder / "pipeline" / step_input.FILE).is_file()
+
+
+def test_a_jump_and_its_fine_steps_are_told_apart(tmp_path: Path) -> None:
+    """DSD with itself as teacher: the student hears of the jump, the teacher of the fine step, also the first one."""
+    parts = load_parts(
+        settings(tmp_path, "dsdi", "schedule.start=8", "model.step_input=true", "run.updates=4").components()
+    )
+    told: list[float] = []
+    model = parts.components.model
+    forward = model.forward
+
+    def listen(network: nn.Module, z: Tensor, t: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        told.extend(inputs[STEP_SIZE].unique().tolist())
+        return forward(network, z, t, inputs)
+
+    parts.student.forward_network = listen  # type: ignore[assignment]
+    teacher, target = parts.components.teacher, parts.components.target
+    assert teacher is not None
+    assert target is not None
+    assert not teacher.reuses_student
+    teacher.setup(parts.student)
+    prepare(parts)
+    next(updates(parts, Position(), lambda _: None))
+    assert told == [2 / 8, 1 / 8, 1 / 8]
+
+
+def test_sampling_tells_the_number_of_steps() -> None:
+    told: list[Tensor] = []
+
+    def listen(network: nn.Module, z: Tensor, t: Tensor, inputs: Any) -> Tensor:
+        told.append(inputs[STEP_SIZE])
+        return torch.zeros_like(z)
+
+    model = load(TEACHER)
+    predictor = Predictor(model.network, model.spec.path, "v_prediction", listen, step_input=True)
+    noise, condition = start(model)
+    sample(predictor, noise, condition, 4)
+    # Guidance doubles the batch.
+    assert [size.tolist() for size in told] == [[0.25] * 4] * 4
+    told.clear()
+    sample_consistency(predictor, lambda _: noise, condition, 2)
+    assert [size.tolist() for size in told] == [[1.0] * 4] * 2
+    with pytest.raises(ValueError, match="takes the step size, and is not told it"):
+        predictor(noise, torch.tensor([9, 9]), condition)
+
+
+class Step(nn.Module):
+    """A loss of a network that is told one size, and asked about another one before the backward pass."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        z, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 700])
+        self.inputs = (z, t, torch.tensor([3, 9]))
+
+    def forward(self, size: Tensor) -> Tensor:
+        with step_input.telling(self.network, size):
+            output: Tensor = self.network(*self.inputs, return_dict=False)[0]
+        with torch.no_grad(), step_input.telling(self.network, size / 2):
+            goal: Tensor = self.network(*self.inputs, return_dict=False)[0]
+        return (output - goal).square().mean()
+
+
+def test_gradient_checkpointing_is_told_the_same_again() -> None:
+    """DiT has a time embedding in every block, which the backward pass computes again."""
+    gradients = []
+    for recompute in (False, True):
+        network = dit(num_embeds_ada_norm=10)
+        torch.manual_seed(3)
+        step_input.add(network)
+        shake(network)
+        engine = TorchEngine(TorchEngine.Options(device="cpu", gradient_checkpointing=recompute))
+        engine.setup()
+        engine.prepare(Step(network.eval()), network, OptimizerTable(), None)
+        engine.forward(torch.tensor([0.5, 0.25])).backward()
+        gradients.append({name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None})
+    plain, again = gradients
+    assert "step_embedding.outs.1.weight" in plain
+    assert plain["step_embedding.outs.1.weight"].abs().max() > 1e-6
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient, rtol=1e-5, atol=1e-9)
+
+
+def test_a_chain_goes_on_with_it(tmp_path: Path) -> None:
+    """The second phase begins with the student of the first, at every number of steps."""
+    text = MODEL + "step_input = true\n" + PLAIN + "[source]\nbatch = 4\n"
+    text += '[[phase]]\npreset = "dsdi"\nrun = { updates = 3 }\nschedule = { start = 4 }\n'
+    text += '[[phase]]\npreset = "pd"\nrun = { updates = 2 }\nschedule = { start = 4 }\n'
+    (tmp_path / "chain.toml").write_text(text, encoding="utf-8")
+    run(read_config(tmp_path / "chain.toml"), tmp_path / "run")
+    first, second = (load(tmp_path / f"run/phases/{i}/pipeline") for i in (1, 2))
+    assert first.step_input
+    assert second.step_input
+    states = [load_file(tmp_path / f"run/phases/{i}/pipeline" / step_input.FILE) for i in (1, 2)]
+    # Adam moves a weight by no more than the learning rate (2e-4) a step.
+    moved = (states[1]["outs.0.weight"] - states[0]["outs.0.weight"]).abs().max()
+    assert 0 < moved < 1e-3
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    tables = MODEL + PLAIN
+    with pytest.raises(ConfigError) as raised:
+        settings(tmp_path, "training", "model.step_input=true", "run.updates=1", tables=tables)
+    [mistake] = raised.value.mistakes
+    assert str(mistake) == (
+        "model.step_input: tells the network the size of the jumps that a target teaches it, and the run has no "
+        "target; leave it out"
+    )
+    with pytest.raises(DistillkitError, match=r"^model\.step_input: Conv2d has no TimestepEmbedding, to whose output"):
+        step_input.add(nn.Conv2d(1, 1, 1))
+    network = pixel_unet()
+    step_input.add(network)
+    state = step_input.fold(network, 1.0)
+    with pytest.raises(DistillkitError, match=r"^step_input\.safetensors: does not fit the network"):
+        step_input.restore(network, {**state, "outs.0.bias": torch.zeros(3)})
