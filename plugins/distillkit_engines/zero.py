@@ -68,6 +68,7 @@ class MasterWeights:
         self._own: dict[torch.nn.Parameter, torch.Tensor] = {}
         if stage == 3:
             self.shards: list[torch.Tensor] = optimizer.fp32_partitioned_groups_flat
+            self._clear_padding()
         elif stage:
             # BF16_Optimizer has another name for them.
             self.shards = getattr(optimizer, "single_partition_of_fp32_groups", None) or (
@@ -80,6 +81,15 @@ class MasterWeights:
             for low, high in pairs:
                 self._own.update(zip(low, high, strict=True))
             self.shards = [*self._own.values()]
+
+    @torch.no_grad()
+    def _clear_padding(self) -> None:
+        """Set what pads the last process's shards to 0. DeepSpeed does not: checkpoints would differ by chance."""
+        for weight in self._weights.values():
+            own = deepspeed.utils.safe_get_local_fp32_param(weight)
+            whole = weight.ds_numel  # type: ignore[attr-defined]
+            inside = torch.arange(own.numel() * distributed.world_size(), device=own.device) < whole
+            deepspeed.utils.safe_set_local_fp32_param(weight, torch.where(distributed.shard(inside), own, 0))
 
     def unsharded(self) -> dict[str, torch.Tensor]:
         """All of them in full, by the network's names. Collective."""
