@@ -108,10 +108,13 @@ MISTAKES = {
         DSDI + '[student]\nadapter = "lore"\n',
         "student.adapter: must be 'lora' (got 'lore')",
     ),
-    "no adapter": (DSDI + "[student]\nrank = 4\n", "student.adapter: is required"),
+    "no adapter": (
+        DSDI + "[student]\nrank = 4\n",
+        'student: rank is an option of an adapter: give adapter = "lora" as well',
+    ),
     "unknown option of an adapter": (
         DSDI + '[student]\nadapter = "lora"\ndropout = 0.1\n',
-        "student.dropout: unknown option of [student]; it has: adapter, rank, alpha, target_modules",
+        "student.dropout: unknown option of [student]; it has: guidance, adapter, rank, alpha, target_modules",
     ),
     "an adapter of rank 0": (
         DSDI + '[student]\nadapter = "lora"\nrank = 0\n',

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
+from distillkit.config.input_checks import check_baked, check_guidance_input, check_step_input
 from distillkit.config.plan import make_plan, shares, stride, teacher_evaluations
 from distillkit.config.score_checks import check_best, check_scores
 from distillkit.config.settings import Components, scores_taken, wanted_score, watched
 from distillkit.errors import Mistake
-from distillkit.interfaces import Engine, Source, Stage, Teacher
+from distillkit.interfaces import Engine, Source, Stage
 from distillkit.registry import PartError, Registry
 
 
@@ -171,39 +172,31 @@ def _watched(components: Components) -> Iterator[Mistake]:
             return
 
 
-def _guidance_input(components: Components) -> Iterator[Mistake]:
-    teacher = components.teacher
-    if teacher is not None and "guidance" in teacher.gives and components.model.can_take_guidance_input() is False:
-        yield no_new_input(teacher)
-
-
-def no_new_input(teacher: Teacher) -> Mistake:
-    """A teacher that teaches a new input, for a model that cannot be given one."""
-    return Mistake(
-        "teacher.type",
-        f"'{teacher.name}' teaches a network a new input, the guidance scale, which this model cannot be given; use "
-        "another method, as the presets pd, tsd and dsdi do",
-    )
-
-
-def _step_input(components: Components) -> Iterator[Mistake]:
-    if components.model.step_input and components.target is None:
-        yield Mistake(
-            "model.step_input",
-            "tells the network the size of the jumps that a target teaches it, and the run has no target; leave it out",
-        )
+def _levels(components: Components) -> Iterator[Mistake]:
+    """The jumps of all numbers of steps that a source draws for lie on a stage's grid."""
+    for steps in dict.fromkeys(steps for steps, _ in components.schedule.shares()):
+        jumps = steps // stride(components, Stage(steps, 0))
+        if wrong := [level for level in components.source.levels if jumps % level]:
+            yield Mistake(
+                "source.levels",
+                f"{wrong[0]} does not divide the jumps of a stage, of which there are {jumps} at N = {steps}; leave it "
+                "out, or change schedule or target.stride",
+            )
+            return
 
 
 CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     _targets: {"loss", "target", "teacher", "source"},
     _stages: {"schedule", "target", "teacher"},
+    _levels: {"schedule", "target", "teacher", "source"},
     _plan: {"schedule", "target", "teacher", "source", "run", "optimizer"},
     _watched: {"schedule", "target", "evaluation", "features", "metric"},
     check_best: {"evaluation", "features", "metric"},
     _data: {"source", "data"},
     _sampler: {"grid", "evaluation"},
     _moments: {"optimizer", "engine"},
-    _guidance_input: {"model", "teacher"},
-    _step_input: {"model", "target"},
+    check_guidance_input: {"model", "teacher"},
+    check_step_input: {"model", "target"},
+    check_baked: {"student", "teacher", "target", "source", "evaluation"},
     check_scores: {"metric", "features", "evaluation", "data"},
 }

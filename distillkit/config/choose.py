@@ -122,7 +122,7 @@ def _inventory(components: Components) -> Inventory | None:
         PartError: it is no inventory, or has no such sizes.
     """
     model, what = components.model, "inventory()"
-    found = model.inventory(components.student)
+    found = model.inventory(components.adapter)
     if found is None:
         return None
     checked(model, what, found, isinstance(found, Inventory), "an Inventory, or None")
@@ -139,7 +139,7 @@ def _with_adapter(
     error: TooLargeError, components: Components, chosen: Callable[[Mapping[str, Any]], Settings], memory: float
 ) -> TooLargeError:
     """The error, with the advice to train an adapter, if that fits."""
-    if components.student is not None:
+    if components.adapter is not None:
         return error
     smaller = chosen({"student": {"adapter": "lora"}}).components()
     smaller.engine.setup()

@@ -143,8 +143,8 @@ class Memory:
 def estimate(components: Components, inventory: Inventory) -> Memory:
     """Estimate the memory that the components hold during the whole run, without `activations`."""
     # With an adapter, the network's own weights are frozen, and teachers share them.
-    trained = inventory.parameters if components.student is None else inventory.adapter
-    frozen = inventory.frozen + (0 if components.student is None else inventory.parameters)
+    trained = inventory.parameters if components.adapter is None else inventory.adapter
+    frozen = inventory.frozen + (0 if components.adapter is None else inventory.parameters)
     holders = (components.teacher, components.target)
     copies = sum(holder.copies for holder in holders if holder is not None)
     engine = components.engine

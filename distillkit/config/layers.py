@@ -83,7 +83,8 @@ class Assignment:
 def lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Lay `over` over `base`, key by key. Returns new tables.
 
-    A table with another `type` replaces the whole table, and a list (`[[loss]]`) the whole list.
+    A table with another `type` replaces the whole table, and a list (`[[loss]]`) the whole list. A table without a
+    `type`, as in a preset that sets an option of any model, is laid under.
     """
     merged = copy.deepcopy(dict(base))
     for key, value in over.items():
@@ -96,7 +97,7 @@ def lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _other_type(below: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
-    return "type" in over and over["type"] != below.get("type")
+    return "type" in over and over["type"] != below.get("type", over["type"])
 
 
 def parse_assignments(texts: Iterable[str]) -> tuple[list[Assignment], list[Mistake]]:

@@ -33,6 +33,16 @@ class CoreTables:
     student: StudentTable | None
     evaluation: EvaluationTable
 
+    @property
+    def adapter(self) -> StudentTable | None:
+        """`[student]`, if it asks for an adapter."""
+        return None if self.student is None or self.student.adapter is None else self.student
+
+    @property
+    def baked(self) -> bool:
+        """Whether the student learns to make guided samples without guidance."""
+        return self.student is not None and self.student.guidance == "baked"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(CoreTables):

@@ -90,6 +90,7 @@ class EvaluationTable(StrictModel):
         batch: pictures per network call.
         seed: of the noise; picture i starts from the noise (seed, i) in every model and every run.
         guidance: guidance scale s (1: none).
+        teacher_guidance: that of the undistilled teacher; left out: the same.
         sampler: how the student is sampled, here and by the exported pipeline: "ddim"; "consistency" jumps to clean
             data, adds noise of the next time and jumps again. The undistilled teacher is always sampled by "ddim".
         reference: the real pictures to compare with: "bundled" (comes with the features), "data" (the run's
@@ -111,6 +112,7 @@ class EvaluationTable(StrictModel):
     batch: int = Field(100, ge=1)
     seed: int = Field(0, ge=0)
     guidance: float = Field(1.0, ge=0)
+    teacher_guidance: float | None = Field(None, ge=0)
     sampler: Sampler = "ddim"
     reference: Literal["auto", "bundled", "data"] = "auto"
     every: int = Field(0, ge=0)

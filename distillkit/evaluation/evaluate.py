@@ -151,7 +151,7 @@ class Evaluator:
             f"{self._settings.grid.spacing}{start}",
             *([] if sampler == "ddim" else [f"sampler {sampler}"]),
             f"seed {evaluation.seed}",
-            f"guidance {evaluation.guidance:g}",
+            f"guidance {self.pictures.guidance(which):g}",
             str(precision).removeprefix("torch."),
         ]
         return "; ".join(parts)

@@ -50,6 +50,11 @@ class Pictures:
         """The sampler: DDIM for the undistilled teacher, the config's for a student."""
         return "ddim" if which == "teacher" else self._evaluation.sampler
 
+    def guidance(self, which: Which) -> float:
+        """The guidance scale s: the undistilled teacher may have its own."""
+        own = self._evaluation.teacher_guidance
+        return own if which == "teacher" and own is not None else self._evaluation.guidance
+
     def draw(
         self,
         predictor: Predictor,
@@ -72,7 +77,7 @@ class Pictures:
         Raises:
             GridError: the path has no grid of `steps` steps.
         """
-        count, guidance = len(indices), self._evaluation.guidance
+        count, guidance = len(indices), self.guidance(which)
         classes = self._model.spec.classes
         if labels is None and classes is not None:
             labels = [i % classes for i in indices]

@@ -13,11 +13,11 @@ from distillkit.interfaces.model import (
     Model,
     ModelSpec,
     Sampler,
-    StudentTable,
 )
 from distillkit.interfaces.precomputing import PrecomputingSource
 from distillkit.interfaces.schedule import Schedule, Stage
 from distillkit.interfaces.stateful import Stateful
+from distillkit.interfaces.student import StudentTable
 from distillkit.interfaces.tracker import NoTracker, RunInfo, Tracker
 
 __all__ = [

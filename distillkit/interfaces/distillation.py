@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, Field
@@ -43,6 +43,7 @@ class JumpBatch:
         data, noise: the clean samples and the noise that z was made from, [B, C, H, W]; None on trajectories.
         landing: where the teacher lands at times[-1], [B, C, H, W]; None where the source does not know it.
         step_size: the jumps as shares of the trajectory, [B]; None: as `Target.step_size` says. See `Predictor`.
+        baked: whether the condition's guidance is the teacher's alone (`[student] guidance`). Set by the loop.
         seed: what a target's random numbers depend on: (the run's seed, update, batch of the update). Set by the loop.
     """
 
@@ -53,11 +54,17 @@ class JumpBatch:
     noise: torch.Tensor | None = None
     landing: torch.Tensor | None = None
     step_size: torch.Tensor | None = None
+    baked: bool = False
     seed: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> JumpBatch:
         """The same batch on another device."""
         return replace(self, **{name: value.to(device) for name, value in vars(self).items() if hasattr(value, "to")})
+
+    @property
+    def student_condition(self) -> Condition:
+        """The condition for the student, and for an average of it."""
+        return replace(self.condition, guidance=None) if self.baked else self.condition
 
     @property
     def fine_step_size(self) -> torch.Tensor | None:
@@ -114,6 +121,11 @@ class Source(Stateful):
         """Optional. Whether all samples of a batch walk one trajectory in step: stages are then whole trajectories."""
         return False
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Optional. Several numbers of steps, of which its batches have jumps at once: then only their two ends."""
+        return ()
+
     @abstractmethod
     def setup(self, model: Model, data: Data | None) -> None:
         """Called once, before the first stage, with the loaded model and the data (None if the config has none)."""
@@ -168,6 +180,8 @@ class Teacher(Stateful):
     reuses_student: bool = False
     """Optional. Whether the student's prediction at a jump's start is also the teacher's, which saves an evaluation.
     The core sets it to False for networks that take the step size: there, a jump and its fine steps differ."""
+    follows_student: Literal["never", "stage", "update"] = "never"
+    """Optional. When its weights become the student's, or move towards them: then it has baked guidance inside."""
     copies: ClassVar[int] = 0
     """Optional. How many copies of the network it holds, for estimates of memory."""
     evaluations: ClassVar[int] = 1

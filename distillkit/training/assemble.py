@@ -59,9 +59,9 @@ def load(components: Components) -> Parts:
     plan = make_plan(components)
     if mistakes := check_model(components, path, plan):
         raise ConfigError(mistakes, components.origin)
-    if components.student is not None:
+    if components.adapter is not None:
         torch.manual_seed(generator(components.run.seed, "adapter").initial_seed())
-        model.adapt(components.student)
+        model.adapt(components.adapter)
         if not any(weight.requires_grad for weight in model.network.parameters()):
             raise wrong(model, "adapt()", "no weight that requires a gradient", "those of the adapter to require one")
     # Training on data uses dropout; a distillation's targets are the network's as it samples.

@@ -10,7 +10,7 @@ from typing import get_args
 import torch
 
 from distillkit.config import Components, GridTable
-from distillkit.config.checks import no_new_input
+from distillkit.config.input_checks import no_new_input
 from distillkit.errors import DistillkitError, GridError, Mistake
 from distillkit.interfaces import Data, GuidanceInput, Model, ModelSpec, Sampler, Stage
 from distillkit.noise import NoisePath, PredictionType, TablePath
@@ -188,6 +188,7 @@ def _check_guidance(components: Components, taught: bool) -> Iterator[Mistake]:
     asked = {
         "source.guidance": components.source.options.guidance,
         "evaluation.guidance": components.evaluation.guidance,
+        "evaluation.teacher_guidance": components.evaluation.teacher_guidance or 1.0,
     }
     for key, guidance in asked.items():
         scales = guidance if isinstance(guidance, tuple) else (guidance,)
@@ -231,7 +232,7 @@ def _check_adapter(components: Components) -> Iterator[Mistake]:
     """Check that the model has trained weights for the adapter to adapt."""
     spec = components.model.spec
     taken = spec.guidance_input
-    if components.student is None:
+    if components.adapter is None:
         return
     if spec.untrained:
         yield Mistake("student", "adapts a trained network, but the model is a new one: remove [student]")

@@ -45,7 +45,7 @@ def _write(network: torch.nn.Module, parts: Parts, folder: Path, rows: list[dict
         settings=components.tables,
         sampler=evaluation.sampler,
     )
-    if components.student is not None:
+    if components.adapter is not None:
         adapter = folder.with_name("lora")
         with writing(adapter), replacing(adapter) as temporary:
             components.model.export_adapter(network, temporary)
@@ -59,7 +59,7 @@ def _write(network: torch.nn.Module, parts: Parts, folder: Path, rows: list[dict
 
 
 def _taught_steps(parts: Parts) -> int:
-    """The smallest of the evaluated numbers of steps that a stage trains; the largest if none does."""
-    taught = {stage.jumps for stage in parts.plan if stage.updates}
+    """The smallest of the evaluated numbers of steps that are taught; the largest if none is."""
+    taught = {*parts.components.source.levels} or {stage.jumps for stage in parts.plan if stage.updates}
     steps = parts.components.evaluation.steps
     return min(taught.intersection(steps), default=max(steps))

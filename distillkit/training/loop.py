@@ -119,9 +119,12 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     sizes: list[torch.Tensor] = []
     while update is None:
         seed = (components.run.seed, position.update, len(losses))
-        jumps = replace(_draw(components, seed), seed=seed)
+        jumps = replace(_draw(components, seed), seed=seed, baked=components.baked)
         if student.step_input and jumps.step_size is None and target is not None:
             jumps = replace(jumps, step_size=torch.full((len(jumps.z),), target.step_size(stage)))
+        if components.baked and position.stage and teacher is not None and teacher.follows_student == "stage":
+            # The teacher is what the student was at the end of the stage before, and has the guidance inside.
+            jumps = replace(jumps, condition=jumps.student_condition)
         loss, target_batch, size = engine.forward(jumps.to(engine.device), position.update)
         update = engine.update(loss, learning_rate)
         losses.append(loss.detach())

@@ -78,7 +78,7 @@ def run_phase(
     if distributed.is_main_process():
         print_scores(rows)
     record = f"   record: distillkit ui {folder}" if tracker.has_ui else ""
-    adapter = "" if settings.student is None else f"   lora: {run_folder.lora}"
+    adapter = "" if settings.adapter is None else f"   lora: {run_folder.lora}"
     reporter.say(f"pipeline: {run_folder.pipeline}{adapter}   samples: {run_folder.samples}{record}")
     return rows
 

@@ -159,8 +159,9 @@ def _watch_source(source: Source, model: Model, stage: Stage, first: bool) -> No
                 tensor = getattr(jumps, name)
                 check_tensor(source, "draw()", tensor, (count, *shape), name, torch.float32, finite=first)
         times = jumps.times
-        if not (isinstance(times, torch.Tensor) and times.shape == (stage.stride + 1, count)):
-            expected = f"times of the shape [{stage.stride + 1}, {count}], for jumps of {stage.stride} steps"
+        rows = 2 if source.levels else stage.stride + 1
+        if not (isinstance(times, torch.Tensor) and times.shape == (rows, count)):
+            expected = f"times of the shape [{rows}, {count}], for jumps of {stage.stride} steps"
             raise wrong(source, "draw()", f"times {described(times)}", expected)
         if not (times[1:] <= times[:-1]).all():  # nor is anything so that is NaN
             raise wrong(source, "draw()", f"times {times[:, 0].tolist()}", "times that fall, towards clean data")

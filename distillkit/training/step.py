@@ -53,7 +53,7 @@ class DistillStep(nn.Module):
             the loss, a scalar with a graph; the target, None in plain training; the root mean square of x̂, a scalar.
         """
         # The student's view of z_t.
-        student = self._student(jumps.z, jumps.times[0], jumps.condition, jumps.step_size)
+        student = self._student(jumps.z, jumps.times[0], jumps.student_condition, jumps.step_size)
         # What it should have been (Algorithm 2: "target x̂, detached").
         target, viewed = None, student
         x0 = student.x0.detach()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -38,6 +38,9 @@ class CachedTrajectories(PrecomputingSource):
             folder: where they are stored, relative to the working directory. Runs with the same teacher share it.
             max_gigabytes: the disk space that they may take, in 10⁹ bytes.
             shard: trajectories per file. They are generated in one batch, with N evaluations.
+            levels: numbers of steps: every sample's jump is 1/n of its trajectory, for an n that is drawn from them, so
+                that a batch has jumps of all sizes. Each must divide the jumps of a stage, N / `target.stride`.
+                Default: that number alone.
             seed: of their noise. It is independent of the run's seed, so that runs with other seeds share them.
         """
 
@@ -46,8 +49,14 @@ class CachedTrajectories(PrecomputingSource):
         max_gigabytes: float = Field(10.0, gt=0)
         shard: int = Field(64, ge=1)
         seed: int = Field(0, ge=0)
+        levels: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
 
     options: Options
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The option of that name."""
+        return self.options.levels or ()
 
     def check(self) -> Iterator[Mistake]:
         """The folder must be a folder, or not exist yet."""
@@ -131,18 +140,26 @@ class CachedTrajectories(PrecomputingSource):
     def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """Use the trajectories of the stage's grid."""
         self._store = self._stores[stage.steps, stage.stride]
-        # [jumps, stride + 1]: each jump's times.
-        self._times = path.grid(stage.steps).unfold(0, stage.stride + 1, stage.stride)
+        # [J + 1]: where the stage's jumps begin and land. [J, stride + 1]: their fine steps.
+        self._times = path.grid(stage.steps)[:: stage.stride]
+        self._fine = path.grid(stage.steps).unfold(0, stage.stride + 1, stage.stride)
+        self._levels = torch.tensor(self.levels or (stage.jumps,))
 
     def draw(self, generator: torch.Generator) -> JumpBatch:
         """Random jumps of random trajectories."""
-        batch = self.global_batch
+        batch, jumps = self.global_batch, len(self._times) - 1
         drawn = torch.randint(self.options.trajectories, (batch,), generator=generator)
-        jumps = self.shard(torch.randint(len(self._times), (batch,), generator=generator))
-        indices = self.shard(drawn).tolist()
-        shards, rows = zip(*(divmod(index, self.options.shard) for index in indices), strict=True)
-        (z, landing), condition = making.pick([self._store.read(shard) for shard in shards], rows, jumps.tolist())
-        return JumpBatch(z, self._times[jumps].T.contiguous(), condition, landing=landing)
+        anywhere = self.shard(torch.randint(jumps, (batch,), generator=generator))
+        level = self.shard(self._levels[torch.randint(len(self._levels), (batch,), generator=generator)])
+        # A jump of level n spans J/n stored ones, and begins at a multiple of that.
+        span = jumps // level
+        begin = anywhere // span * span
+        ends = torch.stack([begin, begin + span])
+        shards, rows = zip(*(divmod(index, self.options.shard) for index in self.shard(drawn).tolist()), strict=True)
+        (z, landing), condition = making.pick([self._store.read(shard) for shard in shards], rows, *ends.tolist())
+        if not self.levels:
+            return JumpBatch(z, self._fine[begin].T.contiguous(), condition, landing=landing)
+        return JumpBatch(z, self._times[ends], condition, landing=landing, step_size=1 / level)
 
 
 def _grids(stages: Sequence[Stage]) -> list[tuple[int, int]]:

@@ -50,17 +50,19 @@ def size(begun: Mapping[str, torch.Tensor], jumps: int) -> int:
 
 
 def pick(
-    shards: Sequence[Mapping[str, torch.Tensor]], rows: Sequence[int], jumps: Sequence[int]
+    shards: Sequence[Mapping[str, torch.Tensor]], rows: Sequence[int], begins: Sequence[int], ends: Sequence[int]
 ) -> tuple[torch.Tensor, Condition]:
     """Read jumps of trajectories.
 
     Args:
-        shards, rows, jumps: for each jump, the shard, the row in it, and the number of the jump.
+        shards, rows: for each jump, the shard, and the row in it.
+        begins, ends: the numbers of the states where it begins and lands.
 
     Returns:
         The states where the jumps begin and land, [2, n, C, H, W], and their conditions.
     """
-    states = [shard[STATES][row, jump : jump + 2] for shard, row, jump in zip(shards, rows, jumps, strict=True)]
+    where = zip(shards, rows, begins, ends, strict=True)
+    states = [torch.stack([shard[STATES][row, begin], shard[STATES][row, end]]) for shard, row, begin, end in where]
     names = [key for key in shards[0] if key != STATES]
     tensors = {key: torch.stack([shard[key][row] for shard, row in zip(shards, rows, strict=True)]) for key in names}
     return torch.stack(states, 1), Condition.from_tensors(tensors)

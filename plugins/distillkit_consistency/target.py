@@ -67,7 +67,7 @@ class Consistency(Target):
         z = path.ddim(jumps.z, x0, t, s)
         # The time of clean data is not a time of the network. There, as at time 0, f is z.
         s = s.clamp(min=0)
-        goal = consistency_of(self._average(z, s, jumps.condition, jumps.step_size), s)
+        goal = consistency_of(self._average(z, s, jumps.student_condition, jumps.step_size), s)
 
         def view(prediction: Prediction) -> Prediction:
             return replace(prediction, x0=consistency_of(prediction, t.clamp(min=0)))

@@ -22,6 +22,7 @@ class SelfTeacher(Teacher):
 
     name = "self"
     reuses_student = True
+    follows_student = "update"
 
     def setup(self, student: Predictor) -> None:
         """Remember the student."""
@@ -45,6 +46,7 @@ class EmaTeacher(Teacher):
     name = "ema"
     copies = 1
     reuses_student = True
+    follows_student = "update"
 
     class Options(Teacher.Options):
         """

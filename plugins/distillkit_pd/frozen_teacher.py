@@ -33,6 +33,7 @@ class FrozenTeacher(Teacher):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self.reuses_student = options.first_step == "student"
+        self.follows_student = options.renew
 
     def setup(self, student: Predictor) -> None:
         """Copy the student."""

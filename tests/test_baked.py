@@ -1,0 +1,203 @@
+"""`student.guidance = "baked"`: only the teacher is guided; and jumps of several sizes in one batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.digits import MODEL, PLAIN, SCORED, distil, settings
+from torch import Tensor
+
+from distillkit.errors import ConfigError
+from distillkit.interfaces import JumpBatch, Stage
+from distillkit.noise import Condition, Prediction
+from distillkit.sampling import walk
+from distillkit.training.assemble import Parts, load, prepare
+from distillkit.training.loop import Position, updates
+
+BAKED = ('student={guidance="baked"}', "source.guidance=2.0")
+CACHED = ("schedule.steps=8", "target.stride=1", "source.trajectories=6", "source.shard=4", "source.batch=64")
+LEVELS = (*CACHED, "source.levels=[1, 2, 4, 8]")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trajectories are kept in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+def begun(preset: str, *words: str) -> Parts:
+    """Parts that are about to make their updates."""
+    parts = load(settings(Path(), preset, "run.updates=4", *words).components())
+    for work in prepare(parts):
+        work()
+    return parts
+
+
+def calls(parts: Parts, stage: int = 0) -> list[tuple[str, int]]:
+    """Who evaluates a network in the first update of a stage, and with how many samples: 8, or 16 where guided."""
+    seen: list[tuple[str, int]] = []
+    student = parts.student.network
+
+    def listen(module: torch.nn.Module, given: tuple[Tensor, ...], _: object) -> None:
+        seen.append(("student" if module is student else "copy", len(given[0])))
+
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, given, output: listen(module, given, output) if isinstance(module, type(student)) else None
+    )
+    try:
+        position = Position()
+        for _ in updates(parts, position, lambda _: None):
+            if position.stage < stage:
+                seen.clear()
+                continue
+            break
+    finally:
+        handle.remove()
+    return seen
+
+
+def test_only_the_teacher_is_guided() -> None:
+    words = ("schedule.start=8", "source.batch=8", "teacher.renew=never")
+    guided = calls(begun("pd", *words, "source.guidance=2.0"))
+    assert guided == [("student", 16), ("copy", 16), ("copy", 16)]
+    assert calls(begun("pd", *words, *BAKED)) == [("student", 8), ("copy", 16), ("copy", 16)]
+
+
+def test_a_renewed_teacher_has_it_inside() -> None:
+    """PD: from the second stage on, the teacher is a student."""
+    words = ("schedule.start=4", "source.batch=8", *BAKED)
+    assert calls(begun("pd", *words)) == [("student", 8), ("copy", 16), ("copy", 16)]
+    assert calls(begun("pd", *words), stage=1) == [("student", 8), ("copy", 8), ("copy", 8)]
+
+
+def test_an_average_of_the_student_has_it_inside() -> None:
+    """Consistency: the teacher's step is guided, and the average's prediction after it is not."""
+    words = ("schedule.steps=8", "source.batch=8", "evaluation.steps=[1]", *BAKED)
+    assert calls(begun("consistency", *words)) == [("student", 8), ("copy", 16), ("copy", 8)]
+
+
+def test_scores_of_both(tmp_path: Path) -> None:
+    """The teacher's samples are guided, the student's are not, and the rows say so."""
+    words = ("schedule.start=4", "run.updates=2", "source.batch=4", *BAKED, "evaluation.teacher_guidance=2.0")
+    few = ("evaluation.samples=8", "evaluation.batch=8")
+    found = distil(tmp_path, "pd", *words, *few, tables=MODEL + PLAIN + SCORED)
+    rows = json.loads((found.folder / "scores.json").read_text(encoding="utf-8"))
+    assert {(row["model"], "guidance 2;" in row["protocol"], "guidance 1;" in row["protocol"]) for row in rows} == {
+        ("teacher", True, False),
+        ("student", False, True),
+    }
+    plain = distil(tmp_path / "plain", "pd", "schedule.start=4", "run.updates=2", *few, tables=MODEL + PLAIN + SCORED)
+    assert plain.score("teacher", 2) != found.score("teacher", 2)
+    index = json.loads((found.folder / "pipeline/model_index.json").read_text(encoding="utf-8"))
+    assert index["guidance_scale"] == 1
+
+
+MISTAKES = {
+    ("dsdi", *BAKED): (
+        "student.guidance: needs a guided teacher beside the student, and 'self' follows the student; use the teacher "
+        "'frozen'"
+    ),
+    ("tsd", *BAKED): (
+        "student.guidance: needs a guided teacher, and 'frozen' takes the student's prediction as its own at each "
+        "jump's start; let it make its own"
+    ),
+    ("pd", BAKED[0]): (
+        "source.guidance: is 1, which is no guidance that could be baked into the student; give a scale"
+    ),
+    ("pd", *BAKED, "evaluation.guidance=2"): (
+        "evaluation.guidance: must be 1 (got 2): the student has its guidance inside; that of the teacher's samples is "
+        "evaluation.teacher_guidance"
+    ),
+    ("luhman-cached", *CACHED, "source.levels=[1, 3]"): (
+        "source.levels: 3 does not divide the jumps of a stage, of which there are 8 at N = 8; leave it out, or change "
+        "schedule or target.stride"
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "expected"), MISTAKES.items(), ids=str)
+def test_mistakes(words: tuple[str, ...], expected: str) -> None:
+    preset, *assignments = words
+    extra = () if preset == "luhman-cached" else ("schedule.start=8",)
+    first = () if preset != "tsd" else ("teacher.first_step=student",)
+    with pytest.raises(ConfigError) as raised:
+        settings(Path(), preset, "run.updates=4", *extra, *first, *assignments)
+    assert [str(mistake) for mistake in raised.value.mistakes] == [expected]
+
+
+def draw(parts: Parts, seed: int = 0) -> JumpBatch:
+    source = parts.components.source
+    source.start_stage(Stage(8, 4, 1), parts.student.path)
+    return source.draw(torch.Generator().manual_seed(seed))
+
+
+def test_levels_are_jumps_of_the_same_trajectories() -> None:
+    """Each begins at a multiple of its size, and lands where the teacher is after so many of its own steps."""
+    parts = begun("luhman-cached", *LEVELS)
+    teacher, path = parts.components.teacher, parts.student.path
+    assert teacher is not None
+    jumps = draw(parts)
+    assert jumps.step_size is not None
+    assert jumps.landing is not None
+    grid = path.grid(8).tolist()
+    seen = set()
+    for i, (size, start, end) in enumerate(zip(jumps.step_size.tolist(), *jumps.times.tolist(), strict=True)):
+        begin, landing = grid.index(start), grid.index(end)
+        assert landing - begin == size * 8
+        assert begin % (landing - begin) == 0
+        seen.add((begin, landing))
+        # From its state there, the teacher's own steps lead to the landing.
+        z, one = jumps.z[i : i + 1], jumps.condition.map(lambda tensor, i=i: tensor[i : i + 1])
+        for t, s in zip(grid[begin:landing], grid[begin + 1 : landing + 1], strict=True):
+            times = torch.tensor([t]), torch.tensor([s])
+            with torch.no_grad():
+                z = path.ddim(z, teacher.predict(z, times[0], one, None).x0, *times)
+        torch.testing.assert_close(z, jumps.landing[i : i + 1], rtol=0, atol=1e-4)
+    # 1 + 2 + 4 + 8 jumps, of which 64 draws miss few.
+    assert len(seen) >= 12
+
+
+def test_levels_are_drawn_evenly() -> None:
+    parts = begun("luhman-cached", *LEVELS)
+    sizes = torch.cat([draw(parts, seed).step_size for seed in range(40)])  # type: ignore[arg-type]
+    for size in (1.0, 0.5, 0.25, 0.125):
+        assert (sizes == size).float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+def test_the_student_is_told_the_level() -> None:
+    """Of each sample; and the pipeline is made for the smallest number that is scored."""
+    parts = begun("luhman-cached", *LEVELS, "model.step_input=true", "source.batch=8")
+    told: list[Tensor] = []
+    forward = parts.student.forward_network
+
+    def listen(network: torch.nn.Module, z: Tensor, t: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        told.append(inputs["step_size"])
+        return forward(network, z, t, inputs)
+
+    parts.student.forward_network = listen  # type: ignore[assignment]
+    next(updates(parts, Position(), lambda _: None))
+    [sizes] = told
+    assert {1.0, 0.5, 0.25, 0.125} >= {*sizes.tolist()}
+    assert len({*sizes.tolist()}) > 1
+
+
+def test_trajectories_are_guided_and_the_student_is_not() -> None:
+    parts = begun("luhman-cached", *LEVELS, *BAKED, "source.batch=8")
+    jumps = draw(parts)
+    assert jumps.condition.guidance is not None
+    model, path, first = parts.components.model, parts.student.path, int((jumps.step_size == 1).nonzero()[0])  # type: ignore[union-attr]
+    label = jumps.condition.inputs["class_labels"][first : first + 1]
+    condition: Condition = model.condition(label, 1, torch.tensor([2.0]))
+    noise = jumps.z[first : first + 1] / path.initial_scale
+
+    def predict(z: Tensor, t: Tensor, given: Condition, step_size: Tensor) -> Prediction:
+        prediction: Prediction = parts.student(z, t, given)
+        return prediction
+
+    *_, end = walk(predict, path, noise, condition, 8)
+    assert jumps.landing is not None
+    torch.testing.assert_close(jumps.landing[first : first + 1], end, rtol=0, atol=1e-4)
+    assert calls(parts) == [("student", 8)]
