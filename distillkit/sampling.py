@@ -1,4 +1,4 @@
-"""Turns noise into samples with DDIM or consistency sampling, and draws the random numbers for it.
+"""Turns noise into samples with DDIM, consistency sampling or a scheduler of diffusers', and draws the random numbers.
 
 Shapes: B batch, C H W sample.
 """
@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 
 from distillkit.noise import Condition, NoisePath, Prediction, Predictor
+from distillkit.solver import Scheduler
 
 
 def generator(*what: int | str) -> torch.Generator:
@@ -75,6 +76,21 @@ def sample(predictor: Predictor, noise: torch.Tensor, condition: Condition, step
     """
     [end] = deque(walk(predictor, predictor.path, noise, condition, steps), maxlen=1)
     return end
+
+
+def sample_with(predictor: Predictor, scheduler: Scheduler, noise: torch.Tensor, condition: Condition) -> torch.Tensor:
+    """Sample with a scheduler of diffusers': noise [B, C, H, W] -> clean samples, as a stock pipeline does.
+
+    Computes no gradient. The samples are not clamped.
+    """
+    z: torch.Tensor = noise * scheduler.init_noise_sigma
+    step_size = torch.full((len(z),), 1 / len(scheduler.timesteps), device=z.device)
+    for t in scheduler.timesteps:
+        with torch.no_grad():
+            times = t.to(z.device).expand(len(z))
+            output = predictor.output(scheduler.scale_model_input(z, t), times, condition, step_size)
+        z = scheduler.step(output, t, z).prev_sample
+    return z
 
 
 SIGMA_DATA = 0.5

@@ -1,4 +1,4 @@
-"""A multistep solver for samples that are at different points of their trajectories.
+"""Solvers between noise and data: diffusers' schedulers, and one for samples that are at different times.
 
 Shapes: B batch, C H W sample.
 """
@@ -7,10 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
 from distillkit.noise import NoisePath
+
+
+class Scheduler(Protocol):
+    """What sampling needs of one of diffusers' schedulers. It is set to a number of steps, and used for one batch.
+
+    Attributes:
+        timesteps: the times at which the network is evaluated, noise first, [steps].
+        init_noise_sigma: what N(0, I) is multiplied by.
+    """
+
+    timesteps: torch.Tensor
+    init_noise_sigma: Any
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: Any) -> torch.Tensor:
+        """What the network is given for noisy samples, [B, C, H, W]."""
+
+    def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor) -> Any:
+        """An object whose `prev_sample` has the samples after the step, [B, C, H, W].
+
+        Args:
+            model_output: the network's output, [B, C, H, W], with guidance.
+            timestep: the entry of `timesteps`.
+            sample: noisy samples, [B, C, H, W].
+        """
 
 
 @dataclass(frozen=True)

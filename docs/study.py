@@ -40,6 +40,13 @@ METHODS = {
 }
 """Config -> the method's name in tables."""
 
+UNDISTILLED = {
+    "leading": ["--set", "grid.spacing=leading"],
+    "trailing": ["--set", "grid.spacing=trailing"],
+    "DPM-Solver++(2M), Karras sigmas": ["--set", "grid.spacing=trailing", "--solver", "dpmsolver++-karras"],
+}
+"""How the undistilled teacher is sampled; with DDIM on the first two grids."""
+
 REFERENCE = "dsdi"
 """What the equal budgets are: this config's updates, evaluations and seconds."""
 
@@ -220,26 +227,26 @@ class Study:
 BUDGETS = ("updates", "evaluations", "seconds")
 
 
-def teacher(top: Path, spacing: str, seed: int) -> Path:
+def teacher(top: Path, way: str, seed: int) -> Path:
     """The undistilled teacher's scores, of the noise of a seed."""
-    return top / "teacher" / f"{spacing}-{seed}.json"
+    return top / "teacher" / f"{slug(way)}-{seed}.json"
 
 
-def score_teacher(file: Path, spacing: str, seed: int) -> None:
+def score_teacher(file: Path, way: str, seed: int) -> None:
     """Score the undistilled teacher, unless that was done."""
     if file.is_file():
         return
-    sets = ["evaluation.batch=125", f"evaluation.seed={seed}", f"grid.spacing={spacing}", "grid.start=999"]
+    sets = ["evaluation.batch=125", f"evaluation.seed={seed}", "grid.start=999"]
     given = ["--features", "fashion", "--samples", "500", "--steps", ",".join(map(str, (*STEPS, 16)))]
     words = [word for setting in sets for word in ("--set", setting)]
-    rows = json.loads(distillkit(["evaluate", str(TEACHER), *given, *words, "--json"]))
+    rows = json.loads(distillkit(["evaluate", str(TEACHER), *given, *words, *UNDISTILLED[way], "--json"]))
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({row["steps"]: row["value"] for row in rows}), encoding="utf-8")
 
 
-def undistilled(top: Path, spacing: str) -> list[dict[int, float]]:
+def undistilled(top: Path, way: str) -> list[dict[int, float]]:
     """The undistilled teacher's scores, one entry for each noise."""
-    found = [json.loads(teacher(top, spacing, seed).read_text(encoding="utf-8")) for seed in SEEDS]
+    found = [json.loads(teacher(top, way, seed).read_text(encoding="utf-8")) for seed in SEEDS]
     return [{int(steps): value for steps, value in scores.items() if int(steps) in STEPS} for scores in found]
 
 
@@ -265,10 +272,7 @@ HEAD = ["1 step", *(f"{steps} steps" for steps in STEPS[1:])]
 
 def budget_table(study: Study, budget: str) -> str:
     """One row a method: what it cost, and its scores."""
-    rows = [
-        [f"undistilled, {spacing}", "", "", "", *cells(undistilled(study.top, spacing))]
-        for spacing in ("leading", "trailing")
-    ]
+    rows = [[f"undistilled, {way}", "", "", "", *cells(undistilled(study.top, way))] for way in UNDISTILLED]
     for method, factor in study.factors(budget).items():
         runs = study.runs(method, factor)
         updates = " + ".join(map(str, study.updates(method, factor)))
@@ -320,10 +324,8 @@ def plot(study: Study, file: Path) -> None:
     panels = figure.subplots(1, len(BUDGETS), sharey=True)
     colours = dict(zip(METHODS, colormaps["turbo"].resampled(len(METHODS))(range(len(METHODS))), strict=True))
     for axes, budget in zip(panels, BUDGETS, strict=True):
-        for spacing, style in (("leading", ":"), ("trailing", "--")):
-            axes.plot(
-                STEPS, means(undistilled(study.top, spacing)), style, color="black", label=f"undistilled, {spacing}"
-            )
+        for way, style in zip(UNDISTILLED, (":", "--", "-"), strict=True):
+            axes.plot(STEPS, means(undistilled(study.top, way)), style, color="black", label=f"undistilled, {way}")
         for method, factor in study.factors(budget).items():
             scores = means([run.scores() for run in study.runs(method, factor)])
             axes.plot(STEPS, scores, "o-", color=colours[method], label=METHODS[method])
@@ -391,11 +393,7 @@ def main() -> None:
 def carry_out_budgets(study: Study, jobs: int) -> None:
     """How long updates take, the teacher's scores, and every method at each budget."""
     side_by_side([partial(study.measure, method) for method in METHODS], jobs)
-    scored = [
-        partial(score_teacher, teacher(study.top, spacing, seed), spacing, seed)
-        for spacing in ("leading", "trailing")
-        for seed in SEEDS
-    ]
+    scored = [partial(score_teacher, teacher(study.top, way, seed), way, seed) for way in UNDISTILLED for seed in SEEDS]
     side_by_side(scored, jobs)
     for budget in BUDGETS:
         groups = [study.runs(method, factor) for method, factor in study.factors(budget).items()]

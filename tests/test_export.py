@@ -268,7 +268,8 @@ def test_model_card(run_folder: Path) -> None:
     ):
         assert line in card.splitlines()
     for row in json.loads((run_folder / "scores.json").read_text(encoding="utf-8")):
-        assert f"| {row['model']} | {row['steps']} | fd-pixels | {row['value']:.4g} | 20 |" in card
+        model = f"teacher, {row['solver']}" if row["model"] == "teacher" else "student"
+        assert f"| {model} | {row['steps']} | fd-pixels | {row['value']:.4g} | 20 |" in card
         assert f"- `{row['protocol']}`" in card
 
 

@@ -19,6 +19,7 @@ from distillkit.cli.pipeline import (
     tables_of_run,
 )
 from distillkit.config import read_scoring
+from distillkit.errors import DistillkitError
 from distillkit.evaluation import Evaluator
 from distillkit.registry import load_registry
 from distillkit.terminal import Reporter, print_scores
@@ -37,6 +38,13 @@ from distillkit.training.seams import watch_data
     metavar="FOLDER",
     help="A folder of real pictures. [default: the run's reference, or the one that comes with the features]",
 )
+@click.option(
+    "--solver",
+    "solvers",
+    multiple=True,
+    help="Sample with DDIM (ddim) or with a scheduler of diffusers', as dpmsolver++-karras; may be given again. "
+    "[default: the pipeline's own sampler]",
+)
 @prompts_option
 @set_option
 @json_option
@@ -47,6 +55,7 @@ def command(
     features: str | None,
     metrics: tuple[str, ...],
     reference: Path | None,
+    solvers: tuple[str, ...],
     prompts: Path | None,
     assignments: tuple[str, ...],
     as_json: bool,
@@ -61,6 +70,11 @@ def command(
     folder = pipeline_folder(pipeline)
     of_model, others = split_assignments(assignments)
     model = load_model(folder, prompts, of_model)
+    known = ("ddim", *model.spec.solvers)
+    if unknown := [solver for solver in solvers if solver not in known]:
+        raise DistillkitError(
+            f"--solver: is {unknown[0]}, which the model does not have; expected {' or '.join(known)}"
+        )
     registry = load_registry()
     tables: dict[str, Any] = {
         "features": registry.table("features"),
@@ -92,15 +106,16 @@ def command(
         watch_data(scoring.data)
     rows = []
     reporter = Reporter(Console(stderr=True))
-    with reporter.task("samples", len(steps) * wanted.samples):
+    ways: list[tuple[str | None, int]] = [(solver, number) for solver in solvers or (None,) for number in steps]
+    with reporter.task("samples", len(ways) * wanted.samples):
         evaluator = Evaluator(scoring, model, scoring.engine.device, scoring.engine.autocast)
-        for number in steps:
-            scores = evaluator.score(predictor, number, wanted.samples, on_batch=reporter.advance)
-            rows += evaluator.rows("student", number, wanted.samples, scores)
+        for solver, number in ways:
+            scores = evaluator.score(predictor, number, wanted.samples, on_batch=reporter.advance, solver=solver)
+            rows += evaluator.rows("student", number, wanted.samples, scores, solver)
     rows = [row | {"model": str(pipeline)} for row in rows]
     if as_json:
         echo_json(rows)
     else:
-        print_scores(rows)
+        print_scores(rows, labels=("model", "solver") if solvers else ("model",))
         for protocol in dict.fromkeys(row["protocol"] for row in rows):
             click.echo(protocol)

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from distillkit import distributed
-from distillkit.config import Settings
+from distillkit.config import Settings, teacher_solvers
 from distillkit.evaluation import Pictures
 from distillkit.interfaces import Engine, PrecomputingSource
 from distillkit.registry import checked
@@ -144,7 +144,8 @@ def _scored(parts: Parts) -> Iterator[tuple[int, int]]:
     """Yield (sampling steps, samples) for every score that the run takes."""
     components, evaluation = parts.components, parts.components.evaluation
     if evaluation.teacher and components.teacher is not None and not components.model.spec.untrained:
-        yield from ((steps, evaluation.samples) for steps in {*evaluation.steps, *evaluation.teacher_steps})
+        samples = evaluation.samples * len(teacher_solvers(components))
+        yield from ((steps, samples) for steps in {*evaluation.steps, *evaluation.teacher_steps})
     yield from ((steps, evaluation.samples) for steps in evaluation.steps)
     if evaluation.every:
         # With evaluation.best, the last update is evaluated as well.

@@ -11,6 +11,7 @@ from distillkit.config.settings import (
     score_name,
     scores_taken,
     series,
+    teacher_solvers,
 )
 from distillkit.config.tables import Choice, EvaluationTable, GridTable, RunTable
 from distillkit.interfaces import EmaTable, OptimizerTable
@@ -37,5 +38,6 @@ __all__ = [
     "scores_taken",
     "series",
     "table_of_result",
+    "teacher_solvers",
     "unreached",
 ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from distillkit.config.settings import Components, Scoring, find_score, label, scores_taken
+from distillkit.config.tables import EvaluationTable
 from distillkit.errors import Mistake
+from distillkit.interfaces import ModelSpec
 from distillkit.registry import heading
 
 
@@ -67,3 +69,19 @@ def check_scores(components: Scoring) -> Iterator[Mistake]:
                 f"is \"{wanted}\", and '{metric.name}' compares with all images of [data], which are streamed; use "
                 "features with a reference of their own, or data that are not streamed",
             )
+
+
+def check_samplers(evaluation: EvaluationTable, spec: ModelSpec) -> Iterator[Mistake]:
+    """Yield the samplers and solvers that the loaded model lacks."""
+    if evaluation.sampler not in spec.samplers:
+        yield Mistake(
+            "evaluation.sampler",
+            f'is "{evaluation.sampler}", which the exported pipeline of {spec.label} cannot use; expected '
+            f"{' or '.join(spec.samplers)}",
+        )
+    known = ("ddim", *spec.solvers)
+    if unknown := [solver for solver in evaluation.teacher_solvers or () if solver not in known]:
+        yield Mistake(
+            "evaluation.teacher_solvers",
+            f'has "{unknown[0]}", which is no solver of {spec.label}; expected some of {", ".join(known)}',
+        )

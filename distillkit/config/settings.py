@@ -180,6 +180,11 @@ def find_score(components: Components, wanted: str) -> str | None:
     return next((name for name in scores_taken(components) if name == wanted or name.endswith(f"/{wanted}")), None)
 
 
+def teacher_solvers(components: Components) -> tuple[str, ...]:
+    """How the teacher is sampled for its scores; the model is loaded."""
+    return components.evaluation.teacher_solvers or ("ddim", *components.model.spec.solvers[:2])
+
+
 def best_score(components: Components) -> str | None:
     """The score that `evaluation.best` means; None if it is not set."""
     wanted = components.evaluation.best

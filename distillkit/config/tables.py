@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
@@ -17,6 +17,8 @@ from distillkit.errors import Mistake
 from distillkit.interfaces import EmaTable, OptimizerTable, Sampler, StudentTable
 from distillkit.registry import KINDS, PartError, Registry, UnknownNameError, checked
 
+T = TypeVar("T")
+
 
 def _folder_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -24,8 +26,8 @@ def _folder_name(name: str) -> str:
     return name
 
 
-def _each_once(steps: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(steps))
+def _each_once(given: tuple[T, ...]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(given))
 
 
 Steps = Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_each_once)]
@@ -86,13 +88,17 @@ class EvaluationTable(StrictModel):
         steps: numbers of sampling steps at which teacher and student are scored.
         teacher: whether the undistilled teacher is scored and sampled too. Turn it off if another run has scored it.
         teacher_steps: further numbers at which the teacher alone is scored.
+        teacher_solvers: how the teacher is sampled for its scores: "ddim" (on the run's grid), or by a scheduler of
+            diffusers' that the model has ("dpmsolver++-karras", "dpmsolver++", "unipc-karras", "unipc"; for flow
+            matching "dpmsolver++" and "unipc", for EDM "dpmsolver++"). The student is compared with the best of them at
+            each number of steps. Left out: DDIM and the first two that the model has.
         samples: pictures per score.
         batch: pictures per network call.
         seed: of the noise; picture i starts from the noise (seed, i) in every model and every run.
         guidance: guidance scale s (1: none).
         teacher_guidance: that of the undistilled teacher; left out: the same.
         sampler: how the student is sampled, here and by the exported pipeline: "ddim"; "consistency" jumps to clean
-            data, adds noise of the next time and jumps again. The undistilled teacher is always sampled by "ddim".
+            data, adds noise of the next time and jumps again.
         reference: the real pictures to compare with: "bundled" (comes with the features), "data" (the run's
             `[data]`), or "auto" (the first of the two that exists).
         every: updates between evaluations of the student during the run; 0: only at the end.
@@ -108,6 +114,7 @@ class EvaluationTable(StrictModel):
     steps: Annotated[Steps, Field(min_length=1)] = (2, 4, 8)
     teacher: bool = True
     teacher_steps: Steps = ()
+    teacher_solvers: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_each_once)] | None = None
     samples: int = Field(1000, ge=2)
     batch: int = Field(100, ge=1)
     seed: int = Field(0, ge=0)

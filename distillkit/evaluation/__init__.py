@@ -2,6 +2,6 @@
 
 from distillkit.evaluation.evaluate import Evaluator
 from distillkit.evaluation.pictures import Pictures, Which, to_uint8
-from distillkit.evaluation.report import sheet, write_png
+from distillkit.evaluation.report import gains, sheet, write_png
 
-__all__ = ["Evaluator", "Pictures", "Which", "sheet", "to_uint8", "write_png"]
+__all__ = ["Evaluator", "Pictures", "Which", "gains", "sheet", "to_uint8", "write_png"]

@@ -72,6 +72,7 @@ class Evaluator:
         samples: int,
         which: Which = "student",
         on_batch: Callable[[int], None] | None = None,
+        solver: str | None = None,
     ) -> dict[str, float]:
         """Score the first `samples` images. Returns metric label -> value, and no entries without metrics.
 
@@ -83,13 +84,14 @@ class Evaluator:
             samples: number of images.
             which: the teacher is sampled with DDIM, a student with the config's sampler.
             on_batch: called after each batch with its number of images.
+            solver: another sampler: "ddim", or one of the model's `ModelSpec.solvers`.
 
         Raises:
             GridError: the path has no grid of `steps` steps.
         """
         if self._features is None or not self.metrics:
             return {}
-        batches = self.pictures.batches(predictor, steps, samples, which)
+        batches = self.pictures.batches(predictor, steps, samples, which, solver)
         statistics = self._statistics(self._features, batches, samples, on_batch)
         reference = self.reference
         if reference is not None and reference.mean.shape != statistics.mean.shape:
@@ -126,13 +128,13 @@ class Evaluator:
                 on_batch(len(pictures))
         return FeatureStatistics.of(torch.cat(features), torch.cat(logits) if logits else None, digest.hexdigest()[:8])
 
-    def protocol(self, metric: str, samples: int, which: Which = "student") -> str:
+    def protocol(self, metric: str, samples: int, which: Which = "student", solver: str | None = None) -> str:
         """One line with everything that a score depends on besides model and steps. Scores with equal lines compare.
 
         Args:
             metric: the metric's label.
             samples: number of images per score.
-            which: the model that is scored; a sampler other than DDIM is part of the line.
+            which, solver: what is scored, as for `score`; a sampler other than DDIM is part of the line.
         """
         evaluation, features, how = self._settings.evaluation, self._features, self.metrics[metric]
         path = self._path
@@ -141,7 +143,7 @@ class Evaluator:
             precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         start = f" from {path.start}" if isinstance(path, TablePath) else ""
         options = " ".join(f"{key} {value}" for key, value in how.options.model_dump().items())
-        sampler = self.pictures.sampler(which)
+        sampler = self.pictures.sampler(which, solver)
         parts = [
             f"{how.name} {options}".strip(),
             *([f"{features.name} {features.hash}"] if features else []),
@@ -156,16 +158,19 @@ class Evaluator:
         ]
         return "; ".join(parts)
 
-    def rows(self, which: Which, steps: int, samples: int, scores: Mapping[str, float]) -> list[dict[str, Any]]:
+    def rows(
+        self, which: Which, steps: int, samples: int, scores: Mapping[str, float], solver: str | None = None
+    ) -> list[dict[str, Any]]:
         """Rows of scores.json for the scores that `score` returned."""
         return [
             {
                 "model": which,
+                **({} if solver is None else {"solver": solver}),
                 "steps": steps,
                 "metric": label,
                 "value": value,
                 "samples": samples,
-                "protocol": self.protocol(label, samples, which),
+                "protocol": self.protocol(label, samples, which, solver),
             }
             for label, value in scores.items()
         ]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
 from distillkit import distributed
 from distillkit.config import EvaluationTable
-from distillkit.interfaces import Model, Sampler
+from distillkit.interfaces import Model
 from distillkit.noise import Predictor
-from distillkit.sampling import noise_for, sample, sample_consistency
+from distillkit.registry import wrong
+from distillkit.sampling import noise_for, sample, sample_consistency, sample_with
 
 ROUNDING = "round((x + 1) * 127.5)"
 
@@ -46,9 +48,9 @@ class Pictures:
         self._device = device
         self._autocast = autocast
 
-    def sampler(self, which: Which) -> Sampler:
-        """The sampler: DDIM for the undistilled teacher, the config's for a student."""
-        return "ddim" if which == "teacher" else self._evaluation.sampler
+    def sampler(self, which: Which, solver: str | None = None) -> str:
+        """The sampler: by default DDIM for the undistilled teacher, and the config's for a student."""
+        return solver or ("ddim" if which == "teacher" else self._evaluation.sampler)
 
     def guidance(self, which: Which) -> float:
         """The guidance scale s: the undistilled teacher may have its own."""
@@ -62,6 +64,7 @@ class Pictures:
         indices: Sequence[int],
         labels: Sequence[int] | None = None,
         which: Which = "student",
+        solver: str | None = None,
     ) -> torch.Tensor:
         """Generate images in one batch: uint8 [len(indices), C, H, W] on the device.
 
@@ -73,6 +76,7 @@ class Pictures:
             indices: the numbers of the images.
             labels: their classes; by default i modulo the number of classes.
             which: the teacher is sampled with DDIM, a student with the config's sampler.
+            solver: another sampler: "ddim", or one of the model's `ModelSpec.solvers`.
 
         Raises:
             GridError: the path has no grid of `steps` steps.
@@ -90,30 +94,43 @@ class Pictures:
         if which == "teacher" and guidance_input is not None and guidance_input.new:
             condition = condition.mixed()
         with torch.no_grad(), _aside(predictor), self._autocast():
-            if self.sampler(which) == "consistency":
-                samples = sample_consistency(predictor, lambda step: self._noise(indices, step), condition, steps)
+            sampler, noise = self.sampler(which, solver), partial(self._noise, indices)
+            if sampler == "consistency":
+                samples = sample_consistency(predictor, noise, condition, steps)
+            elif sampler == "ddim":
+                samples = sample(predictor, noise(0), condition, steps)
             else:
-                samples = sample(predictor, self._noise(indices, 0), condition, steps)
+                scheduler = self._model.solver(sampler, steps, predictor.path)
+                if (times := len(scheduler.timesteps)) != steps:
+                    raise wrong(self._model, "solver()", f'"{sampler}" with {times} times', f"{steps}, one a step")
+                samples = sample_with(predictor, scheduler, noise(0), condition)
             images = self._model.decode(samples)
         return to_uint8(images.float())
 
     def _noise(self, indices: Sequence[int], step: int) -> torch.Tensor:
         return noise_for(self._evaluation.seed, indices, self._model.spec.sample_shape, step).to(self._device)
 
-    def batches(self, predictor: Predictor, steps: int, count: int, which: Which = "student") -> Iterator[torch.Tensor]:
+    def batches(
+        self, predictor: Predictor, steps: int, count: int, which: Which = "student", solver: str | None = None
+    ) -> Iterator[torch.Tensor]:
         """This process's shard of the first `count` images, in batches of `evaluation.batch`."""
         # Processes take whole batches, so that no image depends on the number of processes.
         for start in distributed.split_between_processes(range(0, count, self._evaluation.batch)):
             indices = range(start, min(start + self._evaluation.batch, count))
-            yield self.draw(predictor, steps, indices, which=which)
+            yield self.draw(predictor, steps, indices, which=which, solver=solver)
 
     def first(
-        self, predictor: Predictor, steps: int, count: int | None = None, which: Which = "student"
+        self,
+        predictor: Predictor,
+        steps: int,
+        count: int | None = None,
+        which: Which = "student",
+        solver: str | None = None,
     ) -> torch.Tensor:
         """The first `count` images (`evaluation.grid` by default), on the CPU: one row of a grid of samples."""
         wanted = self._evaluation.grid if count is None else count
-        batches = [distributed.all_gather(batch.cpu()) for batch in self.batches(predictor, steps, wanted, which)]
-        return torch.cat(batches)[:wanted]
+        batches = self.batches(predictor, steps, wanted, which, solver)
+        return torch.cat([distributed.all_gather(batch.cpu()) for batch in batches])[:wanted]
 
 
 @contextmanager

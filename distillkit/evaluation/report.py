@@ -1,9 +1,10 @@
-"""Grids of sample images from the same noise."""
+"""Grids of sample images from the same noise, and what the scores say."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import PIL.ImageDraw
@@ -11,6 +12,7 @@ import PIL.ImageFont
 import torch
 import torch.nn.functional as functional
 
+from distillkit.config import Scoring
 from distillkit.errors import DistillkitError
 from distillkit.files import reason, replacing
 
@@ -51,6 +53,28 @@ def _margin(labels: Sequence[str], height: int, row: int) -> torch.Tensor:
     for i, label in enumerate(labels):
         draw.text((6, i * row + row // 2 - 5), label, fill="black", font=font)
     return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(height, width, 3)
+
+
+def gains(rows: Sequence[Mapping[str, Any]], settings: Scoring) -> Iterator[str]:
+    """Say what the student won over the best solver of the teacher, in a line for each metric and number of steps.
+
+    Args:
+        rows: the scores of a run. Without any of the teacher, there is nothing to say.
+        settings: how they were taken.
+    """
+    features = settings.features
+    rising = {metric.label(features) for metric in settings.metrics if features and metric.higher_is_better}
+    teacher = {(row["metric"], row["steps"]): row for row in rows if row["model"] == "teacher" and row.get("best")}
+    for row in rows:
+        label, steps, value = row["metric"], row["steps"], row["value"]
+        if row["model"] != "student" or (label, steps) not in teacher:
+            continue
+        free, solver = (teacher[label, steps][key] for key in ("value", "solver"))
+        where = f"{label} in {steps} step{'s' if steps > 1 else ''}"
+        if value > free if label in rising else value < free:
+            yield f"{where}: the student has {value:.4g}; without training, {solver} has {free:.4g}"
+        else:
+            yield f"{where}: nothing is won: without training, {solver} has {free:.4g}; the student has {value:.4g}"
 
 
 def write_png(path: Path, image: torch.Tensor) -> None:

@@ -14,6 +14,7 @@ from distillkit.component import Component
 from distillkit.errors import DistillkitError
 from distillkit.interfaces.student import StudentTable
 from distillkit.noise import Condition, NoisePath, PredictionType
+from distillkit.solver import Scheduler
 
 Sampler = Literal["ddim", "consistency"]
 """How a network is sampled: "ddim", or "consistency" (jump to clean data, add noise of the next time, jump again)."""
@@ -48,6 +49,8 @@ class ModelSpec:
             the scale among the network's inputs.
         sampler: how the model was made to be sampled, according to its scheduler.
         samplers: how a student made from it can be sampled: what the schedulers that `Model.export` writes can do.
+        solvers: the schedulers of diffusers' with which the undistilled network can be sampled (`Model.solver`), the
+            best in few steps first: unless a config names others, a teacher is scored with the first two, and DDIM.
         untrained: whether the weights are random: then there is no teacher to compare a student with.
     """
 
@@ -60,6 +63,7 @@ class ModelSpec:
     guidance_input: GuidanceInput | None = None
     sampler: Sampler = "ddim"
     samplers: tuple[Sampler, ...] = ("ddim", "consistency")
+    solvers: tuple[str, ...] = ()
     untrained: bool = False
 
     def with_grid(self, spacing: str, start: int | str | None) -> ModelSpec:
@@ -196,6 +200,16 @@ class Model(Component):
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """Optional. Samples -> images, on the samples' device; by default the samples themselves (pixel space)."""
         return samples
+
+    def solver(self, name: str, steps: int, path: NoisePath) -> Scheduler:
+        """Optional, with `ModelSpec.solvers`. A new scheduler, set to `steps` steps; each step is one evaluation.
+
+        Args:
+            name: one of `spec.solvers`.
+            steps: the number of steps.
+            path: the run's noise path. The scheduler begins where its grids begin.
+        """
+        raise NotImplementedError
 
     def inventory(self, student: StudentTable | None = None) -> Inventory | None:
         """Optional. What the model's files say of it before `load`; None if that is not known. Must not import torch.

@@ -106,14 +106,15 @@ class Predictor:
         Raises:
             ValueError: the network takes the step size, and is not told it; or there is no null condition for guidance.
         """
-        self.evaluations.count += 1
-        output = self._output(z, t, condition, step_size)
+        output = self.output(z, t, condition, step_size)
         alpha, sigma = self.path.alpha_sigma(t)
         return Prediction(z, read_x0(self.kind, output, z, alpha, sigma), alpha, sigma)
 
-    def _output(
-        self, z: torch.Tensor, t: torch.Tensor, condition: Condition, step_size: torch.Tensor | None
+    def output(
+        self, z: torch.Tensor, t: torch.Tensor, condition: Condition, step_size: torch.Tensor | None = None
     ) -> torch.Tensor:
+        """The network's output [B, C, H, W] as it is (ε, v, u or x), with guidance; as for a prediction of x̂."""
+        self.evaluations.count += 1
         guidance, null = condition.guidance, condition.null
         inputs = condition.inputs
         if guidance is not None:

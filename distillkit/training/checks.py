@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from math import inf
 from typing import get_args
 
 import torch
 
 from distillkit.config import Components, GridTable
 from distillkit.config.input_checks import no_new_input
+from distillkit.config.score_checks import check_samplers
 from distillkit.errors import DistillkitError, GridError, Mistake
 from distillkit.interfaces import Data, GuidanceInput, Model, ModelSpec, Sampler, Stage
 from distillkit.noise import NoisePath, PredictionType, TablePath
@@ -45,15 +45,13 @@ def check_model(
             _check_grid(components.model, path, steps)
         except GridError as error:
             mistakes[key] = Mistake(key, str(error))
-    if evaluation.sampler not in spec.samplers:
-        mistakes["evaluation.sampler"] = Mistake(
-            "evaluation.sampler",
-            f'is "{evaluation.sampler}", which the exported pipeline of {spec.label} cannot use; expected '
-            f"{' or '.join(spec.samplers)}",
-        )
     taught = any(phase.teacher is not None and "guidance" in phase.teacher.gives for phase in earlier)
     # Later phases start from a trained network, which an adapter fits.
-    for mistake in [*_check_guidance(components, taught), *([] if earlier else _check_adapter(components))]:
+    for mistake in [
+        *check_samplers(evaluation, spec),
+        *_check_guidance(components, taught),
+        *([] if earlier else _check_adapter(components)),
+    ]:
         mistakes[mistake.key] = mistake
     return [*mistakes.values()]
 
@@ -84,10 +82,12 @@ def check_spec(model: Model) -> None:
     known = get_args(Sampler)
     some = isinstance(samplers, tuple) and samplers and all(name in known for name in (*samplers, spec.sampler))
     checked(model, "spec.samplers", samplers, bool(some), f"some of {', '.join(map(repr, known))}")
+    named = isinstance(spec.solvers, tuple) and all(isinstance(name, str) for name in spec.solvers)
+    checked(model, "spec.solvers", spec.solvers, named, "a tuple of names, which solver() knows")
     for name in ("supports_guidance", "untrained"):
         checked(model, f"spec.{name}", getattr(spec, name), isinstance(getattr(spec, name), bool), "True or False")
     if taken is not None:
-        ranged = isinstance(taken, GuidanceInput) and 0 <= taken.low <= taken.high < inf
+        ranged = isinstance(taken, GuidanceInput) and 0 <= taken.low <= taken.high
         checked(model, "spec.guidance_input", taken, ranged, "a GuidanceInput with 0 ≤ low ≤ high, or None")
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from distillkit import distributed
 from distillkit.config import Components, Settings, best_score, make_plan, unreached
 from distillkit.errors import RunInterrupted, Terminated
+from distillkit.evaluation import gains
 from distillkit.interfaces import NoTracker, RunInfo, Tracker
 from distillkit.interfaces.tracker import Status
 from distillkit.registry import describe, heading
@@ -77,6 +78,9 @@ def run_phase(
             rows = _make(components, run_folder, info, changed, reporter, ready)
     if distributed.is_main_process():
         print_scores(rows)
+    # The teacher of a later phase is a student already.
+    for line in gains(rows, components) if parent is None else ():
+        reporter.say(line)
     record = f"   record: distillkit ui {folder}" if tracker.has_ui else ""
     adapter = "" if settings.adapter is None else f"   lora: {run_folder.lora}"
     reporter.say(f"pipeline: {run_folder.pipeline}{adapter}   samples: {run_folder.samples}{record}")

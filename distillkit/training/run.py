@@ -15,6 +15,7 @@ from rich.console import Console
 from distillkit import distributed
 from distillkit.config import Config, Settings, make_plan, read_choice, table_of_result
 from distillkit.errors import ConfigError, DistillkitError, Mistake
+from distillkit.evaluation import gains
 from distillkit.files import replacing, write_text
 from distillkit.interfaces import RunInfo, Tracker
 from distillkit.terminal import Reporter, print_scores
@@ -82,6 +83,8 @@ def run(
                 _run_phases(config, run_folder, tracker, allow)
                 rows = _gather(config, run_folder)
         _print(config, run_folder)
+        for line in gains(rows, config.phases[-1].components()):
+            Reporter(Console()).say(line)
     return rows
 
 

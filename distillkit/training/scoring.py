@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 from safetensors import safe_open
 
 from distillkit import distributed
-from distillkit.config import score_name, scores_taken
+from distillkit.config import score_name, scores_taken, teacher_solvers
 from distillkit.errors import RunInterrupted
 from distillkit.evaluation import Evaluator, Which, sheet, write_png
 from distillkit.files import replacing
@@ -39,7 +41,8 @@ class RunScores:
         self._folder = run_folder
         self._reporter = reporter
         self._evaluator = Evaluator(components, components.model, components.engine.device, components.engine.autocast)
-        self._teacher: dict[int, torch.Tensor] = {}
+        self._full: dict[str, torch.Tensor] = {}
+        self._teacher: dict[int, dict[str, torch.Tensor]] = {}
         self.rows: list[dict[str, Any]] = []
 
     @property
@@ -54,12 +57,21 @@ class RunScores:
         Args:
             known: rows of the teacher from before, if the run is resumed. These scores are not taken again.
         """
-        evaluation = self._components.evaluation
+        evaluation, solvers = self._components.evaluation, teacher_solvers(self._components)
         # Before the first update, the average is the network as it was loaded.
         with self._components.engine.averaged():
-            for steps in sorted({*evaluation.steps, self.full_steps}):
-                self._teacher[steps] = self._evaluator.pictures.first(self._parts.student, steps, which="teacher")
-            self._score("teacher", sorted({*evaluation.steps, *evaluation.teacher_steps}), known)
+            self._score("teacher", sorted({*evaluation.steps, *evaluation.teacher_steps}), known, solvers)
+            first = next(iter(self._evaluator.metrics), None)
+            best = {row["steps"]: row["solver"] for row in self.rows if row["best"] and row["metric"] == first}
+            full = self.full_steps
+            self._full = self._teacher_rows(full, [best.get(full, solvers[0])])
+            for steps in evaluation.steps:
+                self._teacher[steps] = self._teacher_rows(steps, [best[steps]] if best else solvers)
+
+    def _teacher_rows(self, steps: int, solvers: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Rows of a sheet, by label."""
+        draw = partial(self._evaluator.pictures.first, self._parts.student, steps, which="teacher")
+        return {f"teacher, {steps}, {solver}": draw(solver=solver) for solver in solvers}
 
     def student(self, known: list[dict[str, Any]]) -> None:
         """Score the trained network and draw the sheets.
@@ -101,22 +113,38 @@ class RunScores:
             return None
         return taken
 
-    def _score(self, which: Which, steps: tuple[int, ...] | list[int], known: list[dict[str, Any]]) -> None:
+    def _score(
+        self,
+        which: Which,
+        steps: Sequence[int],
+        known: list[dict[str, Any]],
+        solvers: Sequence[str | None] = (None,),
+    ) -> None:
         samples = self._components.evaluation.samples
         if not self._components.metrics:
             self._folder.write_scores(self.rows)
             return
-        with self._reporter.task(f"{which} samples", samples * len(steps)):
-            for number in steps:
-                self._reporter.detail = f"{number} steps"
-                if not (rows := [row for row in known if row["steps"] == number]):
+        with self._reporter.task(f"{which} samples", samples * len(steps) * len(solvers)):
+            for number, solver in product(steps, solvers):
+                self._reporter.detail = f"{number} steps" + (f", {solver}" if solver else "")
+                if not (rows := [row for row in known if (row["steps"], row.get("solver")) == (number, solver)]):
                     advance = self._reporter.advance
-                    scores = self._evaluator.score(self._parts.student, number, samples, which, advance)
-                    rows = self._evaluator.rows(which, number, samples, scores)
+                    scores = self._evaluator.score(self._parts.student, number, samples, which, advance, solver)
+                    rows = self._evaluator.rows(which, number, samples, scores, solver)
                 self.rows += rows
+                if which == "teacher":
+                    self._mark_best(number)
                 # Written after each score, so that a resumed run does not take it again.
                 self._folder.write_scores(self.rows)
                 self._components.tracker.sync()
+
+    def _mark_best(self, steps: int) -> None:
+        """Say in the teacher's rows which solver is the best at a number of steps, by each metric."""
+        for label, metric in self._evaluator.metrics.items():
+            rows = [row for row in self.rows if (row["steps"], row["metric"]) == (steps, label)]
+            best = (max if metric.higher_is_better else min)(rows, key=lambda row: float(row["value"]))
+            for row in rows:
+                row["best"] = row is best
 
     def _draw(self, name: str, steps: int) -> None:
         """Draw a sheet, and write it to samples/."""
@@ -124,11 +152,12 @@ class RunScores:
         distributed.on_main_process(lambda: write_png(path, image), path)
 
     def _sheet(self, steps: int) -> torch.Tensor:
-        """Samples from the same noise, in rows: the teacher in `full_steps` and in `steps`, the student in `steps`."""
-        rows = {f"student, {steps}": self._evaluator.pictures.first(self._parts.student, steps)}
-        if self._teacher:
-            full = self.full_steps
-            rows = {f"teacher, {full}": self._teacher[full], f"teacher, {steps}": self._teacher[steps]} | rows
+        """Samples from the same noise, in rows: the teacher in `full_steps` and in `steps`, the student in `steps`.
+
+        The teacher's solver is the best one at that number of steps; without scores, each has a row.
+        """
+        rows = self._full | self._teacher.get(steps, {})
+        rows[f"student, {steps}"] = self._evaluator.pictures.first(self._parts.student, steps)
         return sheet(list(rows.values()), list(rows))
 
 

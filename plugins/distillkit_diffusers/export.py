@@ -208,17 +208,14 @@ def model_card(
         guidance += f"; the network takes {scales} as an input, in one evaluation"
     pipeline_class = pipeline if isinstance(pipeline, type) else type(pipeline)
     file = f"{pipeline_class.__module__.rpartition('.')[2]}.py"
+    shown = [row for row in export.scores if row.get("best", True)]
     rows = "\n".join(
-        f"| {row['model']} | {row['steps']} | {row['metric']} | {row['value']:.4g} | {row['samples']} |"
-        for row in export.scores
+        f"| {', '.join(row[key] for key in ('model', 'solver') if key in row)} | {row['steps']} | {row['metric']} | "
+        f"{row['value']:.4g} | {row['samples']} |"
+        for row in shown
     )
-    protocols = "\n".join(f"- `{line}`" for line in dict.fromkeys(str(row["protocol"]) for row in export.scores))
-    scores = (
-        f"## Scores\n\n| model | steps | metric | value | samples |\n|---|---|---|---|---|\n{rows}\n\n"
-        f"Protocol:\n\n{protocols}\n"
-        if export.scores
-        else "## Scores\n\nNone were asked for.\n"
-    )
+    protocols = "\n".join(f"- `{line}`" for line in dict.fromkeys(str(row["protocol"]) for row in shown))
+    table = f"| model | steps | metric | value | samples |\n|---|---|---|---|---|\n{rows}\n\nProtocol:\n\n{protocols}"
     student = export.settings.get("student")
     trained = f"- Trained: a LoRA of rank {student['rank']}, which is part of the weights here\n" if student else ""
     return f"""---
@@ -242,7 +239,10 @@ A diffusion model that samples in **{export.steps} steps**, made with distillkit
 {snippet.format(steps=export.steps, guidance=f"{export.guidance:g}", file=file)}
 ```
 
-{scores}"""
+## Scores
+
+{table if shown else "None were asked for."}
+"""
 
 
 def known_to(scheduler: Any, config: Mapping[str, Any]) -> dict[str, Any]:

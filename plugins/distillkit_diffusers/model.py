@@ -12,7 +12,8 @@ import torch
 
 from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.interfaces import Export, Inventory, Model, ModelSpec, StudentTable
-from distillkit.noise import STEP_SIZE, Condition
+from distillkit.noise import STEP_SIZE, Condition, NoisePath
+from distillkit.solver import Scheduler
 from distillkit_diffusers import families, hub, lora, step_input
 from distillkit_diffusers.families.family import Family
 from distillkit_diffusers.folder import PipelineFolder
@@ -77,6 +78,7 @@ class FamilyModel(Model):
             guidance_input=family.guidance_input,
             sampler=family.sampler,
             samplers=family.samplers,
+            solvers=family.solvers,
             untrained=family.folder is None,
         )
 
@@ -109,6 +111,10 @@ class FamilyModel(Model):
     def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
         """The condition of labels and scales; see the base class."""
         return self.family.condition(labels, count, guidance)
+
+    def solver(self, name: str, steps: int, path: NoisePath) -> Scheduler:
+        """A scheduler of diffusers'; see the base class."""
+        return self.family.solver(name, steps, path)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images -> samples."""

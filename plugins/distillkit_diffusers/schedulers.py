@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 
 from distillkit.errors import DistillkitError, Mistake
 from distillkit_diffusers.scheduler_fields import CLIPS_BY_DEFAULT, IN_EVERY_CLASS, Fields
@@ -86,3 +88,16 @@ def _parameters(name: str) -> frozenset[str]:
     """The fields of a class. One whose package is missing has none."""
     parameters = signature(getattr(diffusers, name).__init__).parameters.values()
     return frozenset(one.name for one in parameters if one.kind is Parameter.POSITIONAL_OR_KEYWORD) - {"self"}
+
+
+def set_steps(scheduler: Any, steps: int) -> None:
+    """Set a scheduler to a number of steps, at its first one."""
+    with warnings.catch_warnings():
+        # numpy's, about how diffusers hands it a tensor.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        scheduler.set_timesteps(steps)
+    # By a rounding error, some trailing grids (of 61 steps, say) have one more time, -1.
+    scheduler.timesteps = scheduler.timesteps[:steps]
+    scheduler.sigmas = torch.cat([scheduler.sigmas[:steps], scheduler.sigmas[-1:]])
+    # Otherwise it looks up the first time, and takes the second of two equal ones.
+    scheduler.set_begin_index(0)

@@ -111,8 +111,10 @@ class RunReader:
     def _scores(self) -> Iterator[Point]:
         if (scores := self._folder / "scores.json").is_file():
             for row in json.loads(scores.read_text(encoding="utf-8")):
-                key = f"{row['model']}/{row['metric']}/steps-{row['steps']}"
-                yield self._point(key, row["value"], len(self._times))
+                # Of a teacher that was sampled with several solvers, the best one.
+                if row.get("best", True):
+                    key = f"{row['model']}/{row['metric']}/steps-{row['steps']}"
+                    yield self._point(key, row["value"], len(self._times))
         if (best := self._folder / "best.safetensors").is_file():
             with safe_open(best, "np") as file:
                 metadata = file.metadata()

@@ -29,6 +29,7 @@ PLAIN = """
 type = "digits"
 [evaluation]
 steps = [2]
+teacher_solvers = ["ddim"]
 grid = 2
 [tracker]
 type = "none"
@@ -43,12 +44,12 @@ type = "fid"
 """
 """Tables to put behind PLAIN's, for a run with scores."""
 
-FEW = "[source]\nbatch = 4\n[evaluation]\nsteps = [2]\nsamples = 5\ngrid = 2\nbatch = 5\n"
+FEW = '[source]\nbatch = 4\n[evaluation]\nsteps = [2]\nteacher_solvers = ["ddim"]\nsamples = 5\ngrid = 2\nbatch = 5\n'
 TWO_PHASES = (
     '[run]\nname = "two"\n'
     + FEW
     + MODEL
-    + PLAIN.replace("[evaluation]\nsteps = [2]\ngrid = 2\n", "")
+    + PLAIN.replace('[evaluation]\nsteps = [2]\nteacher_solvers = ["ddim"]\ngrid = 2\n', "")
     + SCORED
     + """
 [[phase]]

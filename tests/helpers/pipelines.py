@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from distillkit.config import Components, Config
 from distillkit.noise import Predictor
-from distillkit.sampling import sample
+from distillkit.sampling import sample, sample_with
 from distillkit.training import assemble
 from distillkit.training.run import run
 from helpers.digits import PLAIN, Run, read_checkpoint, settings
@@ -97,14 +97,23 @@ def load(folder: Path, **options: Any) -> DiffusersModel:
 
 
 def own(
-    model: DiffusersModel, noise: Tensor, steps: int, labels: list[int] | None = None, guidance: float = 1.0
+    model: DiffusersModel,
+    noise: Tensor,
+    steps: int,
+    labels: list[int] | None = None,
+    guidance: float = 1.0,
+    solver: str | None = None,
 ) -> Tensor:
-    """distillkit's images [B, C, H, W] in [0, 1] from noise N(0, I) [B, c, h, w]."""
+    """distillkit's images [B, C, H, W] in [0, 1] from noise N(0, I) [B, c, h, w], by DDIM or the solver."""
     spec = model.spec
     predictor = Predictor(model.network, spec.path, spec.prediction, model.forward, step_input=model.step_input)
     scales = None if guidance == 1 else torch.full((len(noise),), guidance)
     condition = model.condition(None if labels is None else torch.tensor(labels), len(noise), scales)
-    return (model.decode(sample(predictor, noise, condition, steps)) / 2 + 0.5).clamp(0, 1)
+    if solver is None:
+        samples = sample(predictor, noise, condition, steps)
+    else:
+        samples = sample_with(predictor, model.solver(solver, steps, spec.path), noise, condition)
+    return (model.decode(samples) / 2 + 0.5).clamp(0, 1)
 
 
 def stock(pipe: Any, noise: Tensor, **arguments: Any) -> Tensor:

@@ -10,7 +10,9 @@ import torch
 
 from distillkit.errors import Mistake
 from distillkit.interfaces import Export, Sampler
-from distillkit.noise import EdmPath
+from distillkit.noise import EdmPath, NoisePath
+from distillkit.solver import Scheduler
+from distillkit_diffusers import schedulers
 from distillkit_diffusers.export import TRAINED, Sampling, known_to
 from distillkit_diffusers.families.unet import Unet2D
 from distillkit_diffusers.scheduler_fields import EDMS
@@ -44,6 +46,37 @@ def make_scheduler(path: EdmPath, config: dict[str, Any], steps: int) -> Any:
     if path.spacing == "trailing":
         scheduler.register_to_config(**{TRAINED: {"sigma_min": path.sigma_min}})
     return scheduler
+
+
+class Solver:
+    """An EDMDPMSolverMultistepScheduler (DPM-Solver++(2M)) for a network that is asked for x̂ at the path's times.
+
+    Args:
+        path: the noise path.
+        config: the scheduler's config.
+        steps: the number of steps.
+    """
+
+    def __init__(self, path: EdmPath, config: dict[str, Any], steps: int) -> None:
+        known = known_to(diffusers.EDMDPMSolverMultistepScheduler, config) | {"sigma_min": path.sigma_min}
+        given = known | {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
+        self._scheduler = diffusers.EDMDPMSolverMultistepScheduler(**given)
+        schedulers.set_steps(self._scheduler, steps)
+        # It would make x̂ of the output of a network without preconditioning.
+        self._scheduler.precondition_outputs = lambda sample, model_output, sigma: model_output
+        self.init_noise_sigma = self._scheduler.init_noise_sigma
+        # Its noise levels are those of the path's linspace grid, but for a single exponential step, from σ_min.
+        grid = path.with_grid("linspace").grid(steps)
+        self._scheduler.sigmas = path.alpha_sigma(grid)[1].flatten()
+        self.timesteps = grid[:-1]
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: Any) -> torch.Tensor:
+        """The samples themselves."""
+        return sample
+
+    def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor) -> Any:
+        """A step of the scheduler; `model_output` is x̂."""
+        return self._scheduler.step(model_output, timestep, sample)
 
 
 def describe(steps: int) -> Sampling:
@@ -99,6 +132,12 @@ class Edm(Unet2D):
     ) -> torch.Tensor:
         """x̂, [B, C, H, W]."""
         return preconditioned(network, z, self.path.alpha_sigma(t)[1], self.scheduler, inputs)
+
+    solvers: ClassVar[tuple[str, ...]] = ("dpmsolver++",)
+
+    def solver(self, name: str, steps: int, path: NoisePath) -> Scheduler:
+        """See `Model.solver`."""
+        return Solver(cast(EdmPath, path), self.scheduler, steps)
 
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
         """The scheduler for the trained grid, and its description for the model card."""

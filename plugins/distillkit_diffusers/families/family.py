@@ -13,6 +13,7 @@ import torch
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, GuidanceInput, Inventory, Sampler, StudentTable
 from distillkit.noise import GUIDANCE, Condition, NoisePath, PredictionType
+from distillkit.solver import Scheduler
 from distillkit_diffusers import schedulers
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.options import DiffusersOptions
@@ -203,6 +204,13 @@ class Family(ABC):
     def sampler(self) -> Sampler:
         """See `ModelSpec.sampler`."""
         return "ddim"
+
+    solvers: ClassVar[tuple[str, ...]]
+    """See `ModelSpec.solvers`."""
+
+    @abstractmethod
+    def solver(self, name: str, steps: int, path: NoisePath) -> Scheduler:
+        """See `Model.solver`."""
 
     @abstractmethod
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:

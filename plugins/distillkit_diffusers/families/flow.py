@@ -10,8 +10,9 @@ import diffusers
 
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, Sampler
-from distillkit.noise import FlowPath
+from distillkit.noise import FlowPath, NoisePath
 from distillkit.noise.flow import FlowSpacing
+from distillkit.solver import Scheduler
 from distillkit_diffusers import schedulers
 from distillkit_diffusers.export import TRAINED, Sampling, known_to
 from distillkit_diffusers.families.family import Family
@@ -116,6 +117,23 @@ def describe(path: FlowPath, steps: int, pipeline: FlowSpacing) -> Sampling:
     return Sampling("deterministic (Euler)", fit)
 
 
+SOLVERS = {"dpmsolver++": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler"}
+"""The class of each solver."""
+
+
+def make_solver(name: str, path: FlowPath, steps: int) -> Scheduler:
+    """One of `SOLVERS`, of order 2, set to `steps` steps at the noise levels that it has for the path's shift."""
+    scheduler: Scheduler = getattr(diffusers, SOLVERS[name])(
+        num_train_timesteps=path.times,
+        prediction_type="flow_prediction",
+        solver_order=2,
+        use_flow_sigmas=True,
+        flow_shift=path.shift,
+    )
+    schedulers.set_steps(scheduler, steps)
+    return scheduler
+
+
 class FlowFamily(Family):
     """A family with a FlowMatchEulerDiscreteScheduler; a subclass's `load` calls `read_scheduler`."""
 
@@ -142,6 +160,12 @@ class FlowFamily(Family):
         """Set `path` and `prediction` from `scheduler`, for images of `length` tokens if the shift is dynamic."""
         self.path = read_path(self.scheduler, self.pipeline_spacing, length)
         self.prediction = "flow"
+
+    solvers: ClassVar[tuple[str, ...]] = tuple(SOLVERS)
+
+    def solver(self, name: str, steps: int, path: NoisePath) -> Scheduler:
+        """See `Model.solver`."""
+        return make_solver(name, cast(FlowPath, path), steps)
 
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
         """The scheduler for the trained grid, and its description for the model card."""

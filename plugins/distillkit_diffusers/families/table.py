@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import diffusers
 import torch
 
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, Sampler
-from distillkit.noise import CosinePath, PredictionType, TablePath
+from distillkit.noise import CosinePath, NoisePath, PredictionType, TablePath
 from distillkit.noise.path import Spacing
+from distillkit.solver import Scheduler
 from distillkit_diffusers import schedulers
 from distillkit_diffusers.export import Sampling
 from distillkit_diffusers.families.family import Family
@@ -95,6 +96,36 @@ def make_scheduler(path: TablePath, kind: PredictionType, config: dict[str, Any]
     return diffusers.DPMSolverMultistepScheduler(**common, **solver)
 
 
+_DPM = ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2})
+_UNIPC = ("UniPCMultistepScheduler", {"solver_order": 2})
+_KARRAS = {"use_karras_sigmas": True}
+SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dpmsolver++-karras": (_DPM[0], _DPM[1] | _KARRAS),
+    "dpmsolver++": _DPM,
+    "unipc-karras": (_UNIPC[0], _UNIPC[1] | _KARRAS),
+    "unipc": _UNIPC,
+}
+"""The class of each solver, and its fields. Those without Karras' noise levels have trailing times."""
+
+
+def make_solver(name: str, path: TablePath, kind: PredictionType, config: dict[str, Any], steps: int) -> Scheduler:
+    """One of `SOLVERS`, set to `steps` steps from the path's start.
+
+    Args:
+        name: its name.
+        path: the run's noise path.
+        kind: what the network predicts.
+        config: the scheduler's config.
+        steps: the number of steps.
+    """
+    class_name, fields = SOLVERS[name]
+    scheduler: Scheduler = getattr(diffusers, class_name)(
+        **_table(path, config), **fields, prediction_type=kind, timestep_spacing="trailing"
+    )
+    schedulers.set_steps(scheduler, steps)
+    return scheduler
+
+
 def describe(path: TablePath, steps: int, sampler: Sampler) -> Sampling:
     """How a pipeline with the scheduler of `make_scheduler` samples, for the model card."""
     if sampler == "consistency":
@@ -153,6 +184,12 @@ class TableFamily(Family):
     def sampler(self) -> Sampler:
         """Consistency for an LCMScheduler."""
         return sampler_of(self.scheduler)
+
+    solvers: ClassVar[tuple[str, ...]] = tuple(SOLVERS)
+
+    def solver(self, name: str, steps: int, path: NoisePath) -> Scheduler:
+        """See `Model.solver`."""
+        return make_solver(name, cast(TablePath, path), self.prediction, self.scheduler, steps)
 
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
         """The scheduler for the trained grid, and its description for the model card."""
