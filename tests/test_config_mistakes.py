@@ -82,7 +82,8 @@ MISTAKES = {
     "inf": (DSDI + "[source]\nguidance = inf\n", "source.guidance: must be a finite number, or a list (got inf)"),
     "not among the choices": (
         DSDI + '[grid]\nspacing = "even"\n',
-        "grid.spacing: must be 'trailing', 'leading' or 'linspace' (got 'even')",
+        "grid.spacing: must be 'trailing', 'leading', 'linspace', 'angle' or 'karras', or a blend of two of them, as "
+        "in 'trailing + angle' or '0.7 trailing + 0.3 angle' (got 'even')",
     ),
     "neither the word nor a number": (
         DSDI + '[grid]\nstart = "last"\n',

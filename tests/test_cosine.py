@@ -17,7 +17,6 @@ from distillkit.config import read_config
 from distillkit.errors import ConfigError, GridError
 from distillkit.interfaces import Export, JumpBatch, Stage
 from distillkit.noise import CosinePath, Predictor
-from distillkit.noise.path import Spacing
 from distillkit.sampling import noise_for, sample
 from distillkit.training import assemble
 
@@ -89,7 +88,7 @@ def test_at_whole_times_it_is_the_table() -> None:
         ("linspace", None, 4, [999, 749.25, 499.5, 249.75, -1]),
     ],
 )
-def test_grids_are_not_rounded(spacing: Spacing, start: int | None, steps: int, expected: list[float]) -> None:
+def test_grids_are_not_rounded(spacing: str, start: int | None, steps: int, expected: list[float]) -> None:
     grid = CosinePath(1000, (LOW, HIGH), spacing, start).grid(steps)
     assert grid.dtype == torch.float64
     np.testing.assert_allclose(grid, expected, rtol=0, atol=1e-9)
@@ -186,7 +185,7 @@ def test_every_source_and_target_takes_it(tmp_path: Path, preset: str) -> None:
 # --- diffusers -------------------------------------------------------------------------------------------------------
 
 
-def model(times: int, spacing: Spacing = "trailing", start: int | None = None) -> DiffusersModel:
+def model(times: int, spacing: str = "trailing", start: int | None = None) -> DiffusersModel:
     """A new network with random weights on the path."""
     options = {
         "cosine": (LOW, HIGH),
@@ -241,7 +240,7 @@ def own(made: DiffusersModel, steps: int) -> torch.Tensor:
     ],
 )
 def test_export_is_exact_at_whole_times(
-    tmp_path: Path, times: int, spacing: Spacing, start: int | None, steps: int
+    tmp_path: Path, times: int, spacing: str, start: int | None, steps: int
 ) -> None:
     made = model(times, spacing, start)
     theirs = exported(made, tmp_path / "pipeline", steps)
@@ -255,6 +254,16 @@ def test_export_rounds_times_between_whole_ones_and_says_so(tmp_path: Path) -> N
     card = (tmp_path / "pipeline/README.md").read_text(encoding="utf-8")
     assert "but at\n  16 steps that has times between whole numbers, which diffusers rounds" in card
     assert 1e-5 < (theirs - own(made, 16)).abs().max() < 0.05
+
+
+def test_times_that_are_handed_are_rounded_too(tmp_path: Path) -> None:
+    made = model(1000, "angle")
+    theirs = exported(made, tmp_path / "pipeline", 4)
+    card = (tmp_path / "pipeline/README.md").read_text(encoding="utf-8")
+    assert "for, with\n  the times below, which are rounded, as diffusers has only whole ones\n- Times" in card
+    assert "  - 4 steps: `timesteps=[999, 749, 499, 249]`\n\n```python" in card
+    # On this path angles are nearly linear in time.
+    torch.testing.assert_close(theirs, own(made, 4), rtol=0, atol=2e-3)
 
 
 def test_an_exported_pipeline_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -116,8 +116,8 @@ def test_mistakes(tmp_path: Path) -> None:
     folder = pipeline(tmp_path / "teacher")
     cases = {
         'grid.spacing="leading"': (
-            'grid.spacing: is "leading", and the model\'s noise path has grids that begin at the noise; expected '
-            '"trailing" or "linspace"'
+            'grid.spacing: is "leading", and grids of the model\'s noise path, which begin at pure noise, cannot be '
+            '"leading"; expected one of "trailing", "linspace", "angle", "karras", or a blend of two of them'
         ),
         "grid.start=500": (
             "grid.start: is 500, and the grids of the model's noise path begin at its noisiest time; leave it out"

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from distillkit.errors import GridError
 from distillkit.noise import Condition, NoisePath, Prediction, PredictionType, Predictor, TablePath
-from distillkit.noise.path import AUTO_START_RATIO, Spacing
+from distillkit.noise.grids import SCHEDULERS_OWN
 from distillkit.noise.predictor import read_x0
+from distillkit.noise.table import AUTO_START_RATIO
 
 T = 1000
 # LDM's β, linear in the square root; ᾱ in float64.
@@ -27,7 +28,7 @@ SHAPE = (2, 3, 4, 4)
 KINDS: tuple[PredictionType, ...] = get_args(PredictionType)
 
 
-def table(spacing: Spacing = "trailing", start: int | None = None) -> TablePath:
+def table(spacing: str = "trailing", start: int | None = None) -> TablePath:
     return TablePath(torch.from_numpy(ALPHA_BAR), spacing, start)
 
 
@@ -86,8 +87,8 @@ def test_noising_and_a_ddim_step(t: int, s: int) -> None:
     close(path.ddim(float32(z), float32(x0), times(t), times(s)), expected, 1e-5)
 
 
-@pytest.mark.parametrize("spacing", get_args(Spacing))
-def test_inverse_over_one_step_returns_x0(spacing: Spacing) -> None:
+@pytest.mark.parametrize("spacing", SCHEDULERS_OWN)
+def test_inverse_over_one_step_returns_x0(spacing: str) -> None:
     path, x0 = table(spacing), float32(normal(0))
     for t, s in pairwise(path.grid(64).tolist()):
         z = float32(normal(t))
@@ -170,8 +171,8 @@ def test_views_of_a_prediction(t: int) -> None:
 # diffusers' DPM-Solver has not kept up with numpy 2.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("spacing", get_args(Spacing))
-def test_grids_are_diffusers_grids(spacing: Spacing, steps: int) -> None:
+@pytest.mark.parametrize("spacing", SCHEDULERS_OWN)
+def test_grids_are_diffusers_grids(spacing: str, steps: int) -> None:
     scheduler = ldm_scheduler(spacing)
     if spacing == "linspace":
         # DDIMScheduler's has a last step at t = 0, where there is no noise to take away.
@@ -185,7 +186,7 @@ def test_grids_are_diffusers_grids(spacing: Spacing, steps: int) -> None:
 
 @pytest.mark.parametrize("steps", STEPS)
 def test_a_start_time_is_a_shorter_table(steps: int) -> None:
-    for spacing in get_args(Spacing)[:2]:
+    for spacing in SCHEDULERS_OWN[:2]:
         scheduler = ldm_scheduler(spacing, times=896)
         scheduler.set_timesteps(steps)
         assert table(spacing, start=895).grid(steps).tolist() == [*scheduler.timesteps.tolist(), -1]
@@ -196,9 +197,7 @@ def test_a_start_time_is_a_shorter_table(steps: int) -> None:
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])
 @pytest.mark.parametrize("steps", [1, 2, 4, 5, 8, 10, 20, 25, 50])
-def test_ddim_follows_diffusers_where_steps_divide_the_table(
-    steps: int, spacing: Spacing, kind: PredictionType
-) -> None:
+def test_ddim_follows_diffusers_where_steps_divide_the_table(steps: int, spacing: str, kind: PredictionType) -> None:
     scheduler = ldm_scheduler(spacing, kind)
     scheduler.set_timesteps(steps)
     path = TablePath(scheduler.alphas_cumprod, spacing)
@@ -216,8 +215,8 @@ def test_ddim_follows_diffusers_where_steps_divide_the_table(
 # --- grids -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spacing", get_args(Spacing))
-def test_every_grid_falls_to_clean(spacing: Spacing) -> None:
+@pytest.mark.parametrize("spacing", SCHEDULERS_OWN)
+def test_every_grid_falls_to_clean(spacing: str) -> None:
     path = table(spacing)
     for steps in range(1, 501):
         grid = path.grid(steps)

@@ -232,7 +232,7 @@ def test_grids_need_a_step(path: NoisePath) -> None:
 def test_grids_that_mean_nothing_on_these_paths() -> None:
     assert FLOW.with_grid("linspace", "auto").spacing == EDM.with_grid("linspace", "auto").spacing == "linspace"
     with pytest.raises(
-        DistillkitError, match=r'^grid\.spacing: is "leading", and the model\'s noise path has grids that'
+        DistillkitError, match=r'^grid\.spacing: is "leading", and grids of the model\'s noise path, which'
     ):
         FLOW.with_grid("leading", None)
     with pytest.raises(

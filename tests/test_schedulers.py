@@ -431,7 +431,10 @@ def test_stable_diffusion_overwrites_two_fields(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("steps", [4, 7])
 def test_betas_that_few_schedulers_know(name: str, schedule: str, zero_snr: bool, steps: int) -> None:
-    """An export has them as numbers, bit for bit; DDIM's scheduler at 4 steps, DPM-Solver's at 7."""
+    """An export has them as numbers, bit for bit; DDIM's scheduler at 4 steps, DPM-Solver's at 7.
+
+    But DPM-Solver's makes NaN of α = 0.
+    """
     config = {"beta_schedule": schedule, "prediction_type": "v_prediction"}
     if zero_snr and name == "DDPMScheduler":
         config |= {"rescale_betas_zero_snr": True}
@@ -440,9 +443,9 @@ def test_betas_that_few_schedulers_know(name: str, schedule: str, zero_snr: bool
     assert path.alphas_cumprod.float().equal(theirs)
     exported = table.make_scheduler(path, kind, config | {"_class_name": name}, steps, "ddim")
     again = type(exported).from_config(dict(exported.config))
-    assert again.alphas_cumprod.equal(theirs)
-    assert (
-        table.read_path(dict(again.config) | {"_class_name": type(again).__name__})[0]
-        .alphas_cumprod.float()
-        .equal(theirs)
-    )
+    read = table.read_path(dict(again.config) | {"_class_name": type(again).__name__})[0].alphas_cumprod.float()
+    last = len(theirs) - (steps == 7 and theirs[-1].item() == 0)
+    for bars in (again.alphas_cumprod, read):
+        assert bars[:last].equal(theirs[:last])
+        assert (bars[last:] > 0).all()
+        assert (bars[last:] < 1e-8).all()

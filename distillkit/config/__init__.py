@@ -13,8 +13,9 @@ from distillkit.config.settings import (
     series,
     teacher_solvers,
 )
-from distillkit.config.tables import Choice, EvaluationTable, GridTable, RunTable
+from distillkit.config.tables import Choice, EvaluationTable, RunTable
 from distillkit.interfaces import EmaTable, OptimizerTable
+from distillkit.noise.grids import GridTable
 
 __all__ = [
     "Choice",

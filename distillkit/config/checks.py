@@ -185,6 +185,16 @@ def _levels(components: Components) -> Iterator[Mistake]:
             return
 
 
+def check_spacing(components: Components) -> Iterator[Mistake]:
+    """The exported pipeline must be able to sample on the run's grids."""
+    if components.model.can_export(components.grid.spacing) is False:
+        yield Mistake(
+            "grid.spacing",
+            f'is "{components.grid.spacing}", and the stock pipeline that this model is exported as cannot be given '
+            'such times: its call takes none, and no scheduler\'s config in diffusers says them; set it to "trailing"',
+        )
+
+
 CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     _targets: {"loss", "target", "teacher", "source"},
     _stages: {"schedule", "target", "teacher"},
@@ -198,5 +208,6 @@ CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     check_guidance_input: {"model", "teacher"},
     check_step_input: {"model", "target"},
     check_baked: {"student", "teacher", "target", "source", "evaluation"},
+    check_spacing: {"model", "grid"},
     check_scores: {"metric", "features", "evaluation", "data"},
 }

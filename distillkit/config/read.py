@@ -16,9 +16,10 @@ from distillkit.config.explain import did_you_mean
 from distillkit.config.layers import assign, complete, lay_over, parse_assignments, read_toml
 from distillkit.config.score_checks import check_scores
 from distillkit.config.settings import Config, Scoring, Settings
-from distillkit.config.tables import CORE, Choice, EvaluationTable, GridTable, Reader, RunTable
+from distillkit.config.tables import CORE, Choice, EvaluationTable, Reader, RunTable
 from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.interfaces import EmaTable, OptimizerTable, StudentTable
+from distillkit.noise.grids import GridTable
 from distillkit.registry import TABLES, Registry, UnknownNameError, checked, load_registry
 
 SCORING = ("grid", "evaluation", "engine", "data", "features", "metric")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from distillkit import interfaces
-from distillkit.config.tables import Choice, EvaluationTable, GridTable, RunTable
+from distillkit.config.tables import Choice, EvaluationTable, RunTable
 from distillkit.interfaces import EmaTable, Features, Metric, OptimizerTable, Stage, StudentTable
+from distillkit.noise.grids import GridTable
 from distillkit.registry import checked
 
 

@@ -15,6 +15,7 @@ from distillkit.component import Component, StrictModel
 from distillkit.config.explain import explain, toml_key
 from distillkit.errors import Mistake
 from distillkit.interfaces import EmaTable, OptimizerTable, Sampler, StudentTable
+from distillkit.noise.grids import GridTable
 from distillkit.registry import KINDS, PartError, Registry, UnknownNameError, checked
 
 T = TypeVar("T")
@@ -66,19 +67,6 @@ class RunTable(StrictModel):
     on_divergence: Literal["stop", "rollback", "skip"] = "stop"
     loss_limit: float = Field(1e4, gt=1)
     x0_limit: float = Field(4.0, gt=1)
-
-
-class GridTable(StrictModel):
-    """`[grid]`: which times a sampler of S steps visits.
-
-    Attributes:
-        spacing: "trailing" (begins at the noise), "leading" (as CompVis) or "linspace".
-        start: the noisiest time used. "auto": the last time for v- and x-prediction and for leading grids; otherwise,
-            for ε-prediction, the noisiest time at which σ/α, which multiplies the error of ε, is not too large.
-    """
-
-    spacing: Literal["trailing", "leading", "linspace"] = "trailing"
-    start: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
 
 
 class EvaluationTable(StrictModel):

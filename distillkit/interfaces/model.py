@@ -212,11 +212,7 @@ class Model(Component):
         raise NotImplementedError
 
     def inventory(self, student: StudentTable | None = None) -> Inventory | None:
-        """Optional. What the model's files say of it before `load`; None if that is not known. Must not import torch.
-
-        Args:
-            student: the config's `[student]`.
-        """
+        """Optional. What the model's files say before `load`, for this `[student]`; None: unknown. Imports no torch."""
         return None
 
     def can_take_guidance_input(self) -> bool | None:
@@ -224,6 +220,10 @@ class Model(Component):
 
         None if that is not known before `load`; after it, None means no. Must not import torch.
         """
+        return None
+
+    def can_export(self, spacing: str) -> bool | None:
+        """Optional. Whether the exported pipeline can sample on grids with this `grid.spacing`; None: unknown."""
         return None
 
     def adapt(self, student: StudentTable) -> None:

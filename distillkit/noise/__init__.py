@@ -3,9 +3,10 @@
 from distillkit.noise.cosine import CosinePath
 from distillkit.noise.edm import EdmPath
 from distillkit.noise.flow import FlowPath
-from distillkit.noise.path import NoisePath, TablePath
+from distillkit.noise.path import NoisePath
 from distillkit.noise.prediction import GUIDANCE, STEP_SIZE, Condition, Prediction, PredictionType
 from distillkit.noise.predictor import Predictor
+from distillkit.noise.table import TablePath
 
 __all__ = [
     "GUIDANCE",

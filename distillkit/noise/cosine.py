@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from math import atan, exp
+from math import atan, exp, tan
 from typing import Self
 
 import torch
 
-from distillkit.errors import GridError
-from distillkit.noise.path import Spacing, TablePath
+from distillkit.noise.grids import blend, ended, karras, shares
+from distillkit.noise.table import TablePath, below
 
 
 class CosinePath(TablePath):
@@ -28,7 +28,7 @@ class CosinePath(TablePath):
     """
 
     def __init__(
-        self, times: int, logsnr: tuple[float, float], spacing: Spacing = "trailing", start: int | None = None
+        self, times: int, logsnr: tuple[float, float], spacing: str = "trailing", start: int | None = None
     ) -> None:
         low, high = logsnr
         self.logsnr = logsnr
@@ -49,18 +49,24 @@ class CosinePath(TablePath):
 
     def grid(self, steps: int) -> torch.Tensor:
         """Times (float64) of a sampler of `steps` steps, [steps + 1], noise first, −1 last."""
-        if steps < 1:
-            raise GridError(f"a grid of {steps} steps needs at least 1")
-        times, left = self.start + 1, torch.arange(steps, 0, -1, dtype=torch.float64)
-        if self.spacing == "trailing":
-            grid = left * times / steps - 1
-        elif self.spacing == "leading":
-            grid = (left - 1) * times / steps + 1
-            if grid[0] > self.start:
-                raise GridError(f"a leading grid of {steps} steps would begin at {grid[0]:g}, past {self.start}")
-        else:
-            grid = left * (times - 1) / steps
-        return torch.cat([grid, torch.tensor([self.clean], dtype=torch.float64)])
+        return ended(blend(self.spacing, lambda name: self.times_of(name, steps)), self.clean, self.spacing)
 
-    def _with_grid(self, spacing: Spacing, start: int | None) -> Self:
+    def times_of(self, name: str, steps: int) -> torch.Tensor:
+        """See the base class."""
+        share = shares(steps)
+        count, left = self.start + 1, torch.arange(steps, 0, -1, dtype=torch.float64)
+        if name == "trailing":
+            return left * count / steps - 1
+        if name == "leading":
+            return below((left - 1) * count / steps + 1, self.start)
+        if name == "linspace":
+            return left * (count - 1) / steps
+        if name == "angle":
+            # φ is linear in t, but it is b, and not 0, at t = −1.
+            return share * count - (1 - share) * self._b * self._times / self._a - 1
+        low, high = (tan(self._angle(torch.tensor(t)).item()) for t in (0, self.start))
+        times = (karras(steps, low, high).atan() - self._b) * self._times / self._a - 1
+        return torch.where(share == 1, self.start, times)
+
+    def _with_grid(self, spacing: str, start: int | None) -> Self:
         return type(self)(self._times, self.logsnr, spacing, start)

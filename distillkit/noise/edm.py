@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from math import log
-from typing import Literal, Self
+from math import atan, log
+from typing import Self
 
 import torch
 
-from distillkit.errors import GridError
-from distillkit.noise.path import NoisePath, check_real_time_grid
+from distillkit.noise.grids import blend, check_real_time_grid, ended, karras, shares
+from distillkit.noise.path import NoisePath
 from distillkit.noise.prediction import PredictionType
-
-EdmSpacing = Literal["trailing", "linspace"]
 
 
 class EdmPath(NoisePath):
@@ -26,7 +24,9 @@ class EdmPath(NoisePath):
         rho: ρ; None for an exponential schedule.
         times: T.
         spacing: a grid of S steps visits t = T(1 − i/S) ("trailing"; every other time is the grid of S/2), or goes
-            evenly from T to 0, both among them ("linspace": EDMEulerScheduler.set_timesteps(S)); then −1.
+            evenly from T to 0, both among them ("linspace": EDMEulerScheduler.set_timesteps(S)); then −1. "angle" has
+            equal steps of φ = atan2(σ, 1) to clean data, where φ = 0; "karras" (see `grids.karras`) is "trailing" where
+            ρ = 7. A blend is the weighted mean of two.
     """
 
     clean = -1.0
@@ -37,7 +37,7 @@ class EdmPath(NoisePath):
         sigma_max: float = 80.0,
         rho: float | None = 7.0,
         times: int = 1000,
-        spacing: EdmSpacing = "trailing",
+        spacing: str = "trailing",
     ) -> None:
         self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
         self.times = times
@@ -65,15 +65,32 @@ class EdmPath(NoisePath):
 
     def grid(self, steps: int) -> torch.Tensor:
         """Times (float64) of a sampler of `steps` steps, [steps + 1], noise first, −1 last."""
-        if steps < 1:
-            raise GridError(f"a grid of {steps} steps needs at least 1")
-        last = 1 / steps if self.spacing == "trailing" else 0.0
-        places = torch.linspace(1, last, steps, dtype=torch.float64)
-        return torch.cat([places * self.times, torch.tensor([self.clean], dtype=torch.float64)])
+        return ended(blend(self.spacing, lambda name: self.times_of(name, steps)), self.clean, self.spacing)
+
+    def times_of(self, name: str, steps: int) -> torch.Tensor:
+        """The times of a grid with one spacing, noise first: [S], float64."""
+        share = shares(steps)
+        if name in ("trailing", "linspace"):
+            last = 1 / steps if name == "trailing" else 0.0
+            return torch.linspace(1, last, steps, dtype=torch.float64) * self.times
+        if name == "angle":
+            sigma = (share * atan(self.sigma_max)).tan()
+        else:
+            sigma = karras(steps, self.sigma_min, self.sigma_max)
+        # Without rounding where it begins.
+        return torch.where(share == 1, self.start, self.time_of(sigma))
+
+    def time_of(self, sigma: torch.Tensor) -> torch.Tensor:
+        """t, of any shape: the inverse of `alpha_sigma`."""
+        if self.rho is None:
+            return (sigma / self.sigma_min).log() / log(self.sigma_max / self.sigma_min) * self.times
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        time: torch.Tensor = (sigma ** (1 / self.rho) - low) / (high - low) * self.times
+        return time
 
     def with_grid(
         self, spacing: str, start: float | str | None = None, prediction: PredictionType | None = None
     ) -> Self:
-        """The same path with other grids, trailing or linspace, from σ_max on."""
-        spacing = check_real_time_grid(spacing, start)
+        """The same path with other grids, all but leading, from σ_max on."""
+        check_real_time_grid(spacing, start, ("trailing", "linspace", "angle", "karras"))
         return type(self)(self.sigma_min, self.sigma_max, self.rho, self.times, spacing)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from math import pi
+from typing import Self
 
 import torch
 
-from distillkit.errors import DistillkitError, GridError
-from distillkit.noise.path import NoisePath, check_real_time_grid
+from distillkit.errors import DistillkitError
+from distillkit.noise.grids import blend, check_real_time_grid, ended, shares
+from distillkit.noise.path import NoisePath
 from distillkit.noise.prediction import PredictionType
-
-FlowSpacing = Literal["trailing", "linspace"]
 
 
 class FlowPath(NoisePath):
@@ -24,7 +24,8 @@ class FlowPath(NoisePath):
         shift: s.
         spacing: the places of a grid of S steps: "trailing" 1 − i/S, of which every other is the grid of S/2 (Flux's
             pipeline hands its scheduler these); "linspace" evenly from 1 to `cleanest`, both among them, which is what
-            FlowMatchEulerDiscreteScheduler.set_timesteps(S) does.
+            FlowMatchEulerDiscreteScheduler.set_timesteps(S) does. Neither the shift nor places matter to "angle", with
+            equal steps of φ = atan2(σ, 1 − σ) from 90° to 0, which is clean data. A blend is the weighted mean of two.
         cleanest: the last place of a "linspace" grid: that scheduler's `sigma_min`.
         terminal: the σ to which a "linspace" grid is stretched, its `shift_terminal`; None: it is not.
         only_trailing: whether the model's own pipeline cannot be sampled with other grids.
@@ -38,7 +39,7 @@ class FlowPath(NoisePath):
         self,
         times: int = 1000,
         shift: float = 1.0,
-        spacing: FlowSpacing = "trailing",
+        spacing: str = "trailing",
         cleanest: float = 0.001,
         terminal: float | None = None,
         only_trailing: bool = False,
@@ -58,15 +59,20 @@ class FlowPath(NoisePath):
 
     def grid(self, steps: int) -> torch.Tensor:
         """Times (float64) of a sampler of `steps` steps, [steps + 1], noise first, 0 last."""
-        if steps < 1:
-            raise GridError(f"a grid of {steps} steps needs at least 1")
-        if self.spacing == "trailing":
-            sigma = self.shifted(torch.arange(steps, 0, -1, dtype=torch.float64) / steps)
-        else:
+        return ended(blend(self.spacing, lambda name: self.times_of(name, steps)), self.clean, self.spacing)
+
+    def times_of(self, name: str, steps: int) -> torch.Tensor:
+        """The times of a grid with one spacing, noise first: [S], float64."""
+        if name == "trailing":
+            sigma = self.shifted(shares(steps))
+        elif name == "linspace":
             sigma = self.shifted(torch.linspace(1, self.cleanest, steps, dtype=torch.float64))
             if self.terminal is not None and steps > 1:
                 sigma = 1 - (1 - sigma) * (1 - self.terminal) / (1 - sigma[-1])
-        return torch.cat([sigma * self.times, torch.zeros(1, dtype=torch.float64)])
+        else:
+            angle = shares(steps) * (pi / 2)
+            sigma = angle.sin() / (angle.sin() + angle.cos())
+        return sigma * self.times
 
     def shifted(self, place: torch.Tensor) -> torch.Tensor:
         """σ at places in (0, 1], of any shape."""
@@ -75,8 +81,8 @@ class FlowPath(NoisePath):
     def with_grid(
         self, spacing: str, start: float | str | None = None, prediction: PredictionType | None = None
     ) -> Self:
-        """The same path with other grids, trailing or (but for `only_trailing`) linspace, from pure noise on."""
-        spacing = check_real_time_grid(spacing, start)
+        """The same path with other grids, trailing, angle or (but for `only_trailing`) linspace, from pure noise on."""
+        check_real_time_grid(spacing, start, ("trailing", "linspace", "angle"))
         if spacing == "linspace" and self.only_trailing:
             raise DistillkitError(
                 'grid.spacing: is "linspace", and the model\'s pipeline passes its scheduler "trailing" grids; set it '

@@ -9,6 +9,7 @@ from typing import get_args
 import torch
 
 from distillkit.config import Components, GridTable
+from distillkit.config.checks import check_spacing
 from distillkit.config.input_checks import no_new_input
 from distillkit.config.score_checks import check_samplers
 from distillkit.errors import DistillkitError, GridError, Mistake
@@ -49,6 +50,7 @@ def check_model(
     # Later phases start from a trained network, which an adapter fits.
     for mistake in [
         *check_samplers(evaluation, spec),
+        *check_spacing(components),
         *_check_guidance(components, taught),
         *([] if earlier else _check_adapter(components)),
     ]:

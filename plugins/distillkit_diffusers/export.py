@@ -6,10 +6,9 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from inspect import signature
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import diffusers
 import safetensors.torch
@@ -20,12 +19,11 @@ from distillkit.interfaces import Export
 from distillkit_diffusers import pipelines
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.reading import read_json
+from distillkit_diffusers.times import Sampling
 from distillkit_diffusers.weights import PICKLES
 
 NO_COPY = (*(f"*{suffix}" for suffix in PICKLES), "*.safetensors", "*.safetensors.index*.json")
 """Files that are not copied with the rest of a part: pickles, and weights, of which one variant is copied."""
-TRAINED = "_distillkit"
-"""A key of exported schedulers' configs, which diffusers keeps and does not read: the path's own parameters."""
 
 
 def save(pipeline: Any, folder: Path, card: str) -> None:
@@ -171,18 +169,6 @@ def text_conditional(prompt: str, arguments: Mapping[str, Any]) -> str:
     return TEXT_CONDITIONAL.replace("{arguments}", ",\n    ".join(words).replace("{", "{{").replace("}", "}}"))
 
 
-class Sampling(NamedTuple):
-    """How the exported pipeline samples, for the model card.
-
-    Attributes:
-        sampler: the name of the rule.
-        fit: for which numbers of steps the scheduler has the trained times; continues a sentence after a comma.
-    """
-
-    sampler: str
-    fit: str
-
-
 def model_card(
     export: Export,
     pipeline: Any,
@@ -216,6 +202,9 @@ def model_card(
     )
     protocols = "\n".join(f"- `{line}`" for line in dict.fromkeys(str(row["protocol"]) for row in shown))
     table = f"| model | steps | metric | value | samples |\n|---|---|---|---|---|\n{rows}\n\nProtocol:\n\n{protocols}"
+    handed = [(steps, *entry) for steps, given in sampling.times.items() for entry in given.items()]
+    times = "".join(f"  - {steps} steps: `{key}={values}`\n" for steps, key, values in handed)
+    times = times and f"- Times, which the scheduler has to be handed:\n{times}"
     student = export.settings.get("student")
     trained = f"- Trained: a LoRA of rank {student['rank']}, which is part of the weights here\n" if student else ""
     return f"""---
@@ -234,7 +223,7 @@ A diffusion model that samples in **{export.steps} steps**, made with distillkit
 - Guidance: {guidance}
 - Sampler: {sampling.sampler}
 - Pipeline: `{pipeline_class.__name__}`; the scheduler's config is the one it was trained for, {sampling.fit}
-
+{times}
 ```python
 {snippet.format(steps=export.steps, guidance=f"{export.guidance:g}", file=file)}
 ```
@@ -243,8 +232,3 @@ A diffusion model that samples in **{export.steps} steps**, made with distillkit
 
 {table if shown else "None were asked for."}
 """
-
-
-def known_to(scheduler: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a config, perhaps another scheduler's, that a class of schedulers takes as arguments."""
-    return {key: value for key, value in config.items() if key in signature(scheduler.__init__).parameters}

@@ -18,6 +18,7 @@ from distillkit_diffusers.families.table import TableFamily
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.frozen import Autoencoder
 from distillkit_diffusers.reading import read_json
+from distillkit_diffusers.times import has_own
 
 CLASSES = 1000
 """The null class that DiTPipeline uses for every network: ImageNet's."""
@@ -69,6 +70,10 @@ class Dit(TableFamily):
             if isinstance(module, embeddings.LabelEmbedding):
                 # In training mode each block would drop labels independently; `source.drop_labels` drops them for all.
                 module.dropout_prob = 0
+
+    def can_export(self, spacing: str) -> bool:
+        """Not where times have to be handed to a DiTPipeline, whose call takes none."""
+        return not has_own(spacing)
 
     def forward(
         self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]

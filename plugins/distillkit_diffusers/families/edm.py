@@ -11,11 +11,15 @@ import torch
 from distillkit.errors import Mistake
 from distillkit.interfaces import Export, Sampler
 from distillkit.noise import EdmPath, NoisePath
+from distillkit.noise.grids import RHO
 from distillkit.solver import Scheduler
 from distillkit_diffusers import schedulers
-from distillkit_diffusers.export import TRAINED, Sampling, known_to
 from distillkit_diffusers.families.unet import Unet2D
 from distillkit_diffusers.scheduler_fields import EDMS
+from distillkit_diffusers.times import TRAINED, Sampling, handed, known_to
+
+SAYS = ("trailing", "linspace", "karras")
+"""The spacings that an EDMEulerScheduler's config can say."""
 
 
 def read_path(config: dict[str, Any]) -> EdmPath:
@@ -24,27 +28,28 @@ def read_path(config: dict[str, Any]) -> EdmPath:
     Args:
         config: as in scheduler_config.json; `schedulers.check` finds no mistake in it.
     """
-    before = config.get(TRAINED, {})
-    return EdmPath(
-        before.get("sigma_min", config.get("sigma_min", 0.002)),
-        config.get("sigma_max", 80.0),
-        config.get("rho", 7.0) if config.get("sigma_schedule", "karras") == "karras" else None,
-        config.get("num_train_timesteps", 1000),
-        "trailing" if before else "linspace",
-    )
+    rho = config.get("rho", 7.0) if config.get("sigma_schedule", "karras") == "karras" else None
+    trained = config.get(TRAINED, {"sigma_min": config.get("sigma_min", 0.002), "spacing": "linspace"})
+    times, most = config.get("num_train_timesteps", 1000), config.get("sigma_max", 80.0)
+    return EdmPath(**{"sigma_max": most, "rho": rho, "times": times} | trained)
 
 
 def make_scheduler(path: EdmPath, config: dict[str, Any], steps: int) -> Any:
-    """An EDMEulerScheduler whose grid of `steps` steps is the path's own.
+    """An EDMEulerScheduler whose grid of `steps` steps is the path's own, or that can be handed its noise levels.
 
     The scheduler spaces σ^(1/ρ), or log σ, evenly from σ_max to σ_min. With the last nonzero σ of a trailing grid as
-    σ_min, that is the trailing grid.
+    σ_min, that is the trailing grid; with ρ = 7 as well, it is the one of "karras".
     """
-    known = known_to(diffusers.EDMEulerScheduler, config)
+    known = known_to(diffusers.EDMEulerScheduler, config) | {"final_sigmas_type": "zero"}
     last = path.alpha_sigma(path.grid(steps)[-2:-1])[1].item()
-    scheduler = diffusers.EDMEulerScheduler(**known | {"sigma_min": last, "final_sigmas_type": "zero"})
-    if path.spacing == "trailing":
-        scheduler.register_to_config(**{TRAINED: {"sigma_min": path.sigma_min}})
+    known["sigma_min"] = last if path.spacing in SAYS else path.sigma_min
+    # An exponential schedule ignores what it is handed.
+    rho = RHO if path.spacing == "karras" or (path.rho is None and path.spacing not in SAYS) else path.rho
+    known |= {"sigma_schedule": "exponential"} if rho is None else {"sigma_schedule": "karras", "rho": rho}
+    scheduler = diffusers.EDMEulerScheduler(**known)
+    if path.spacing != "linspace":
+        trained = {"sigma_min": path.sigma_min, "rho": path.rho, "spacing": path.spacing}
+        scheduler.register_to_config(**{TRAINED: trained})
     return scheduler
 
 
@@ -77,6 +82,14 @@ class Solver:
     def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor) -> Any:
         """A step of the scheduler; `model_output` is x̂."""
         return self._scheduler.step(model_output, timestep, sample)
+
+
+def _places(path: EdmPath, times: torch.Tensor) -> torch.Tensor:
+    """What an EDMEulerScheduler calls sigmas: places in its schedule, from 0 at σ_max to 1 at σ_min."""
+    if path.rho is None:
+        schedule = EdmPath(path.sigma_min, path.sigma_max, RHO, path.times)
+        times = schedule.time_of(path.alpha_sigma(times)[1].flatten().double())
+    return 1 - times / path.times
 
 
 def describe(steps: int) -> Sampling:
@@ -141,7 +154,15 @@ class Edm(Unet2D):
 
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:
         """The scheduler for the trained grid, and its description for the model card."""
-        return make_scheduler(cast(EdmPath, export.path), self.scheduler, export.steps), describe(export.steps)
+        path = cast(EdmPath, export.path)
+        scheduler = make_scheduler(path, self.scheduler, export.steps)
+        if path.spacing in SAYS:
+            return scheduler, describe(export.steps)
+        return scheduler, handed(export, "deterministic (Euler)", "sigmas", lambda times: _places(path, times))
+
+    def can_export(self, spacing: str) -> bool:
+        """Also "karras", without classes too."""
+        return spacing in SAYS or super().can_export(spacing)
 
     def unconditional(self, network: torch.nn.Module, scheduler: Any) -> Any:
         """diffusers' only pipeline for U-Nets that scales noise and inputs by its scheduler."""

@@ -122,6 +122,10 @@ class Family(ABC):
         """The guidance scale that the pipeline uses by default: the one it was saved with, or 1 (none)."""
         return float(folder.index.get("guidance_scale", 1.0))
 
+    def can_export(self, spacing: str) -> bool:
+        """See `Model.can_export`."""
+        return True
+
     @abstractmethod
     def load(self) -> None:
         """Load or build all parts. Called once.

@@ -11,15 +11,14 @@ import diffusers
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, Sampler
 from distillkit.noise import FlowPath, NoisePath
-from distillkit.noise.flow import FlowSpacing
 from distillkit.solver import Scheduler
 from distillkit_diffusers import schedulers
-from distillkit_diffusers.export import TRAINED, Sampling, known_to
 from distillkit_diffusers.families.family import Family
 from distillkit_diffusers.scheduler_fields import FLOWS
+from distillkit_diffusers.times import TRAINED, Sampling, handed, has_own, known_to
 
 
-def read_path(config: dict[str, Any], spacing: FlowSpacing, length: int | None = None) -> FlowPath:
+def read_path(config: dict[str, Any], spacing: str, length: int | None = None) -> FlowPath:
     """The noise path of a scheduler's config.
 
     Args:
@@ -33,16 +32,22 @@ def read_path(config: dict[str, Any], spacing: FlowSpacing, length: int | None =
     """
     schedulers.make(config, FLOWS)
     times = config.get("num_train_timesteps", 1000)
-    if TRAINED in config:
-        return FlowPath(times, config[TRAINED]["shift"], "trailing")
+    if trained := config.get(TRAINED):
+        grids = {"spacing": "trailing", "cleanest": _cleanest(trained["shift"], times)} | trained
+        return FlowPath(times, only_trailing=spacing == "trailing", **grids)
     if config.get("use_dynamic_shifting"):
         shift, cleanest = dynamic_shift(config, length), 1 / times
     else:
         # diffusers shifts first the range of its grids, and then the grid itself.
         shift = config.get("shift", 1.0)
-        cleanest = shift / (times + shift - 1)
+        cleanest = _cleanest(shift, times)
     terminal = config.get("shift_terminal") or None
     return FlowPath(times, shift, spacing, cleanest, terminal, only_trailing=spacing == "trailing")
+
+
+def _cleanest(shift: float, times: int) -> float:
+    """The last place of a scheduler's own grid, if its shift is the same for all images."""
+    return shift / (times + shift - 1)
 
 
 def dynamic_shift(config: dict[str, Any], length: int | None) -> float:
@@ -65,8 +70,8 @@ def dynamic_shift(config: dict[str, Any], length: int | None) -> float:
     return mu
 
 
-def make_scheduler(path: FlowPath, config: dict[str, Any], steps: int, pipeline: FlowSpacing) -> Any:
-    """A FlowMatchEulerDiscreteScheduler whose grid of `steps` steps is the path's own.
+def make_scheduler(path: FlowPath, config: dict[str, Any], steps: int, pipeline: str) -> Any:
+    """A FlowMatchEulerDiscreteScheduler whose grid of `steps` steps is the path's own, or that takes its noise levels.
 
     Args:
         path: the path with the trained grids.
@@ -78,12 +83,21 @@ def make_scheduler(path: FlowPath, config: dict[str, Any], steps: int, pipeline:
         DistillkitError: the path has trailing grids and a shift too large for what diffusers' config can say.
     """
     known = known_to(diffusers.FlowMatchEulerDiscreteScheduler, config)
-    if path.spacing == pipeline:
+    if path.spacing == pipeline and TRAINED not in config:
         return diffusers.FlowMatchEulerDiscreteScheduler(**known)
+    trained: dict[str, Any] = {"shift": path.shift}
+    if path.spacing == pipeline:
+        grids = {"shift": path.shift, "shift_terminal": path.terminal}
+    elif has_own(path.spacing):
+        # It would shift what it is handed.
+        grids = {"shift": 1.0, "shift_terminal": None}
+        trained |= {"spacing": path.spacing, "cleanest": path.cleanest, "terminal": path.terminal}
+    else:
+        grids = _as_linspace(path, steps)
     # A dynamic shift is a constant for images of one size.
-    static = known | {"use_dynamic_shifting": False} | _as_linspace(path, steps)
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**static)
-    scheduler.register_to_config(**{TRAINED: {"shift": path.shift}})
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**known | {"use_dynamic_shifting": False} | grids)
+    if path.spacing != pipeline:
+        scheduler.register_to_config(**{TRAINED: trained})
     return scheduler
 
 
@@ -109,7 +123,7 @@ def _as_linspace(path: FlowPath, steps: int) -> dict[str, Any]:
     return {"shift": shift, "shift_terminal": path.grid(steps)[-2].item() / path.times}
 
 
-def describe(path: FlowPath, steps: int, pipeline: FlowSpacing) -> Sampling:
+def describe(path: FlowPath, steps: int, pipeline: str) -> Sampling:
     """How a pipeline with the scheduler of `make_scheduler` samples, for the model card."""
     if path.spacing == pipeline:
         return Sampling("deterministic (Euler)", "\n  exact at every number of steps")
@@ -171,4 +185,6 @@ class FlowFamily(Family):
         """The scheduler for the trained grid, and its description for the model card."""
         path = cast(FlowPath, export.path)
         scheduler = make_scheduler(path, self.scheduler, export.steps, self.pipeline_spacing)
+        if has_own(path.spacing):
+            return scheduler, handed(export, "deterministic (Euler)", "sigmas", lambda times: times / path.times)
         return scheduler, describe(path, export.steps, self.pipeline_spacing)

@@ -125,5 +125,6 @@ class ClassLatent(TableFamily):
             export.steps,
             export.guidance,
             self.null_class,
+            sampling.by_steps(),
         )
         save(pipeline, folder, model_card(export, pipeline, CLASS_CONDITIONAL, sampling))

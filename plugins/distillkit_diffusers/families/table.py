@@ -11,12 +11,11 @@ import torch
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, Sampler
 from distillkit.noise import CosinePath, NoisePath, PredictionType, TablePath
-from distillkit.noise.path import Spacing
 from distillkit.solver import Scheduler
 from distillkit_diffusers import schedulers
-from distillkit_diffusers.export import Sampling
 from distillkit_diffusers.families.family import Family
 from distillkit_diffusers.scheduler_fields import BETA_SCHEDULES, BETAS, TABLES
+from distillkit_diffusers.times import TRAINED, Sampling, handed, has_own
 
 
 def read_path(config: dict[str, Any], cosine: tuple[float, float] | None = None) -> tuple[TablePath, PredictionType]:
@@ -44,12 +43,14 @@ def read_path(config: dict[str, Any], cosine: tuple[float, float] | None = None)
             "a v- or x-prediction network, or smaller betas"
         )
     known = scheduler.config
+    origin = known["original_inference_steps"] if sampler_of(config) == "consistency" else None
+    if trained := config.get(TRAINED):
+        return TablePath(bars, trained["spacing"], offset=trained["offset"], origin=origin), kind
     spacing = known.get("timestep_spacing")
     if spacing not in SPACINGS.get(type(scheduler).__name__, ()):
         spacing = "trailing"
     offset = known["steps_offset"] if spacing == "leading" else 1
-    origin = known["original_inference_steps"] if sampler_of(config) == "consistency" else None
-    return TablePath(bars, cast(Spacing, spacing), offset=offset, origin=origin), kind
+    return TablePath(bars, spacing, offset=offset, origin=origin), kind
 
 
 def with_cosine(config: dict[str, Any], cosine: tuple[float, float]) -> dict[str, Any]:
@@ -76,24 +77,32 @@ def sampler_of(config: dict[str, Any]) -> Sampler:
 
 
 def make_scheduler(path: TablePath, kind: PredictionType, config: dict[str, Any], steps: int, sampler: Sampler) -> Any:
-    """A scheduler of diffusers' that visits exactly the path's times in `steps` steps.
+    """A scheduler of diffusers' that visits exactly the path's times in `steps` steps, or that can be handed them.
 
     For consistency sampling LCMScheduler, which has the path's `consistency_times` at every number of steps. Otherwise
     DDIM, if its rule, previous time = t − ⌊T/S⌋, gives the path's times; else DPM-Solver++ of order 1, which makes the
     same deterministic step with explicit times (diffusers #9261, #11347). If the path's times are not whole numbers,
     the scheduler rounds them.
     """
+    own = has_own(path.spacing)
     # Only leading grids use the offset, but Stable Diffusion's pipeline requires it to be 1.
-    common = _table(path, config) | {"prediction_type": kind, "timestep_spacing": path.spacing}
-    common |= {"steps_offset": path.offset}
+    common = _table(path, config) | {"prediction_type": kind, "steps_offset": path.offset}
+    common |= {"timestep_spacing": "trailing" if own else path.spacing}
     if sampler == "consistency":
         return diffusers.LCMScheduler(**common, original_inference_steps=path.origin or path.start + 1)
     exact = path.spacing == "trailing" and (path.start + 1) % steps == 0
     exact |= path.spacing == "leading"
     if exact:
         return diffusers.DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True)
+    if not path.alphas_cumprod[path.start]:
+        # Where α = 0, it would take 2⁻¹². This is the noisiest last β, in float32, with which it is finite.
+        betas = [*schedulers.make(config, TABLES).betas.tolist()[:-1], 1 - 2**-24]
+        common |= {"trained_betas": betas, "rescale_betas_zero_snr": False}
     solver = {"algorithm_type": "dpmsolver++", "solver_order": 1, "final_sigmas_type": "zero"}
-    return diffusers.DPMSolverMultistepScheduler(**common, **solver)
+    scheduler = diffusers.DPMSolverMultistepScheduler(**common, **solver)
+    if own:
+        scheduler.register_to_config(**{TRAINED: {"spacing": path.spacing, "offset": path.offset}})
+    return scheduler
 
 
 _DPM = ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2})
@@ -195,4 +204,9 @@ class TableFamily(Family):
         """The scheduler for the trained grid, and its description for the model card."""
         path = cast(TablePath, export.path)
         scheduler = make_scheduler(path, self.prediction, self.scheduler, export.steps, export.sampler)
+        if has_own(path.spacing):
+            sampling = handed(export, "deterministic (DDIM)", "timesteps", lambda times: times.round().long())
+            rounded = path.grid(export.steps).is_floating_point()
+            fit = "with\n  the times below, which are rounded, as diffusers has only whole ones"
+            return scheduler, sampling._replace(fit=fit) if rounded else sampling
         return scheduler, describe(path, export.steps, export.sampler)

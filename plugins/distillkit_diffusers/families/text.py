@@ -17,12 +17,13 @@ from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, GuidanceInput
 from distillkit.noise import Condition
 from distillkit_diffusers import frozen, networks
-from distillkit_diffusers.export import Sampling, model_card, save_over, text_conditional
+from distillkit_diffusers.export import model_card, save_over, text_conditional
 from distillkit_diffusers.families.family import Family
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.frozen import Autoencoder
 from distillkit_diffusers.options import PROMPT_OPTIONS, check_prompts, read_prompts
 from distillkit_diffusers.reading import read_json
+from distillkit_diffusers.times import Sampling
 
 _logger = logging.getLogger(__name__)
 
@@ -193,7 +194,8 @@ class Text(Family):
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write the pipeline with another network and another scheduler."""
         scheduler, sampling = self.write_scheduler(export)
-        snippet = text_conditional(self.prompts[0], {"num_inference_steps": export.steps} | self.call(export))
+        steps = sampling.times.get(export.steps, {"num_inference_steps": export.steps})
+        snippet = text_conditional(self.prompts[0], {**steps, **self.call(export)})
         taken = self.guidance_input
         scales = None if taken is None else (taken.low, taken.high)
         stock = getattr(diffusers, self.pipeline)

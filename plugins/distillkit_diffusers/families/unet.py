@@ -13,9 +13,11 @@ import torch
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export, GuidanceInput
 from distillkit_diffusers import networks, pipelines
-from distillkit_diffusers.export import CLASS_CONDITIONAL, UNCONDITIONAL, Sampling, model_card, save
+from distillkit_diffusers.export import CLASS_CONDITIONAL, UNCONDITIONAL, model_card, save
 from distillkit_diffusers.families.family import Family
 from distillkit_diffusers.families.table import TableFamily
+from distillkit_diffusers.reading import read_json
+from distillkit_diffusers.times import Sampling, has_own
 
 
 class Unet2D(Family):
@@ -78,9 +80,15 @@ class Unet2D(Family):
             return
         taken = networks.config(network).get("guidance_range")
         pipeline = pipelines.class_conditional.ClassConditionalPipeline(
-            network, scheduler, export.steps, export.guidance, self.null_class
+            network, scheduler, export.steps, export.guidance, self.null_class, sampling.by_steps()
         )
         save(pipeline, folder, model_card(export, pipeline, CLASS_CONDITIONAL, sampling, taken))
+
+    def can_export(self, spacing: str) -> bool:
+        """For networks with classes, as the pipeline that the folder brings hands its scheduler the times."""
+        folder = self.folder
+        config = (self.options.network or {}) if folder is None else read_json(folder.part("unet") / "config.json")
+        return not has_own(spacing) or config.get("num_class_embeds") is not None
 
     @abstractmethod
     def write_scheduler(self, export: Export) -> tuple[Any, Sampling]:

@@ -22,7 +22,16 @@ from diffusers.utils.torch_utils import randn_tensor
 
 
 class ClassConditionalPipeline(DiffusionPipeline):
-    """Pixels. Args: unet, scheduler; the steps and guidance scale that it was made for; the class that means "none"."""
+    """Pixels.
+
+    Args:
+        unet, scheduler: the parts.
+        num_inference_steps, guidance_scale: those that it was made for.
+        null_class: the class that means "none".
+        times: for numbers of steps, the argument of the scheduler's `set_timesteps`, {"4": {"timesteps": [999, 463,
+            251, 83]}}. At other numbers, and with a scheduler that does not take it, the scheduler's own times are
+            used; also without (`pipe.register_to_config(times=None)`).
+    """
 
     model_cpu_offload_seq = "unet"
     _callback_tensor_inputs = ("latents",)
@@ -34,11 +43,12 @@ class ClassConditionalPipeline(DiffusionPipeline):
         num_inference_steps: int = 50,
         guidance_scale: float = 1.0,
         null_class: int | None = None,
+        times: dict[str, dict[str, list[float]]] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(
-            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, null_class=null_class
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, null_class=null_class, times=times
         )
         self.image_processor = VaeImageProcessor()
 
@@ -106,6 +116,16 @@ class ClassConditionalPipeline(DiffusionPipeline):
                 f"callback_on_step_end_tensor_inputs must be in {list(self._callback_tensor_inputs)} (got {unknown})"
             )
 
+    def set_timesteps(self, steps: int, device: Any) -> None:
+        """Hand the scheduler the times for so many steps, if there are any and it takes them."""
+        taken = signature(self.scheduler.set_timesteps).parameters
+        times = (self.config.times or {}).get(str(steps), {})
+        # EDMEulerScheduler takes only tensors, and all take them.
+        own: dict[str, Any] = {
+            key: torch.tensor(values, dtype=torch.float64) for key, values in times.items() if key in taken
+        }
+        self.scheduler.set_timesteps(**(own or {"num_inference_steps": steps}), device=device)
+
     def prepare_latents(self, count: int, generator: Any, latents: torch.Tensor | None, device: Any) -> torch.Tensor:
         """The noise [count, C, H, W], given or drawn, as large as the scheduler begins with."""
         size = self.unet.config.sample_size
@@ -163,7 +183,7 @@ class ClassConditionalPipeline(DiffusionPipeline):
         device = self._execution_device
         labels = torch.as_tensor(class_labels, device=device).reshape(-1)
         self.check_inputs(labels, steps, scale, generator, output_type, callback_on_step_end_tensor_inputs)
-        self.scheduler.set_timesteps(steps, device=device)
+        self.set_timesteps(steps, device)
         self._num_timesteps = len(self.scheduler.timesteps)
         z = self.prepare_latents(len(labels), generator, latents, device)
 
@@ -212,8 +232,9 @@ class ClassLatentPipeline(ClassConditionalPipeline):
         num_inference_steps: int = 50,
         guidance_scale: float = 1.0,
         null_class: int | None = None,
+        times: dict[str, dict[str, list[float]]] | None = None,
     ) -> None:
-        super().__init__(unet, scheduler, num_inference_steps, guidance_scale, null_class)
+        super().__init__(unet, scheduler, num_inference_steps, guidance_scale, null_class, times)
         self.register_modules(vqvae=vqvae, class_embedder=class_embedder)
 
     @property
