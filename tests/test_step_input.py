@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from diffusers import DiffusionPipeline, DiTPipeline, EDMEulerScheduler
 from distillkit_diffusers import step_input
 from distillkit_diffusers.model import DiffusersModel
@@ -23,6 +24,7 @@ from helpers.text_pipelines import PROMPTS, flux, sd3, sdxl, stable_diffusion
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from distillkit.cli.group import cli
 from distillkit.config import make_plan, read_config
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.interfaces import OptimizerTable
@@ -150,6 +152,37 @@ def test_exports_are_stock_pipelines(name: str, adapter: bool, tmp_path: Path) -
     assert (own(opened, noise, 2, labels) - expected[2]).abs().max() > 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' DPM-Solver++
+def test_export_for_another_number(tmp_path: Path) -> None:
+    """`distillkit export`: the same student as a stock pipeline for 3 steps."""
+    ddpm_pipeline(tmp_path / "teacher")
+    found, _ = distil_folder(tmp_path, tmp_path / "teacher", "dsdi", *FAST, "model.step_input=true")
+
+    def call(*words: object) -> Result:
+        return CliRunner().invoke(cli, ["export", *map(str, words)], catch_exceptions=False)
+
+    made = call(found.folder, "--steps", 3)
+    assert (made.exit_code, made.output) == (0, f"{found.folder / 'steps-003'}: a pipeline for 3 steps\n")
+    opened = load(found.folder / "pipeline")
+    noise, _ = start(opened)
+    pipe = DiffusionPipeline.from_pretrained(found.folder / "steps-003")
+    images, expected = stock(pipe, noise, batch_size=2, num_inference_steps=3), own(opened, noise, 3)
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-5)
+    assert not [name for name in pipe.unet.state_dict() if "step_embedding" in name]
+    # And that folder serves all numbers as well.
+    torch.testing.assert_close(
+        own(load(found.folder / "steps-003"), noise, 2), own(opened, noise, 2), rtol=0, atol=1e-5
+    )
+    shake(opened.network, 0.0)
+    assert (own(opened, noise, 3) - expected).abs().max() > 1e-4
+    again = call(found.folder, "--steps", 3)
+    assert again.exit_code == 2
+    assert again.output.endswith("already exists; nothing was overwritten. Give a new folder with --output\n")
+    stranger = call(tmp_path / "teacher", "--steps", 3)
+    assert stranger.exit_code == 2
+    assert "is not the folder of a finished run; expected config.toml and pipeline/ in it" in stranger.output
+
+
 PRESETS = {
     "dsdi": ("schedule.start=8", "run.updates=4"),
     "dsd-anchored": ("schedule.start=8", "schedule.cycles=1", "run.updates=4"),
@@ -272,6 +305,12 @@ def test_a_chain_goes_on_with_it(tmp_path: Path) -> None:
     assert first.step_input
     assert second.step_input
     states = [load_file(tmp_path / f"run/phases/{i}/pipeline" / step_input.FILE) for i in (1, 2)]
+    made = CliRunner().invoke(cli, ["export", str(tmp_path / "run"), "--steps", "3"], catch_exceptions=False)
+    assert made.exit_code == 0, made.output
+    noise, _ = start(second)
+    torch.testing.assert_close(
+        own(load(tmp_path / "run/steps-003"), noise, 3, [0, 1]), own(second, noise, 3, [0, 1]), rtol=0, atol=1e-5
+    )
     # Adam moves a weight by no more than the learning rate (2e-4) a step.
     moved = (states[1]["outs.0.weight"] - states[0]["outs.0.weight"]).abs().max()
     assert 0 < moved < 1e-3

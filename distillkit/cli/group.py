@@ -23,6 +23,7 @@ COMMANDS = {
     "plugins": "List the installed components and presets.",
     "sample": "Draw samples from a pipeline.",
     "evaluate": "Score a pipeline at several numbers of steps.",
+    "export": "Write a run's pipeline for another number of steps.",
     "convert": "Convert an original checkpoint to a diffusers pipeline.",
     "compare": "Compare the scores of several runs.",
     "track": "Send what a run's tracker has not received.",
