@@ -362,6 +362,9 @@ def of_text(folder: Path, *overrides: str) -> Inventory:
 def text_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("text")
     request.param(folder)
+    config = folder / "transformer/config.json"
+    # Positions for 256 pixels.
+    config.write_text(config.read_text(encoding="utf-8").replace('"pos_embed_max_size": 8', '"pos_embed_max_size": 64'))
     (folder / "prompts.txt").write_text("a cat", encoding="utf-8")
     return folder
 

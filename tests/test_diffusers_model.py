@@ -280,7 +280,7 @@ def test_grid_that_the_path_does_not_have(tmp_path: Path) -> None:
     found = mistakes(tmp_path, MODEL + PLAIN, "grid.start=700", *asked)
     assert found.splitlines() == [
         f"{key}: a grid of {steps} steps needs 1 to 701 steps: the noise path has 701 times"
-        for key, steps in (("schedule", 1024), ("evaluation.steps", 1001), ("evaluation.export_steps", 702))
+        for key, steps in (("evaluation.steps", 1001), ("evaluation.export_steps", 702), ("schedule", 1024))
     ]
 
 

@@ -146,12 +146,12 @@ def test_weights_that_are_not_whole(tmp_path: Path, change: str) -> None:
         DiffusersModel(DiffusersModel.Options(path=tmp_path)).load()
 
 
-@pytest.mark.parametrize("size", ["x", [8], {"a": 1}])
+@pytest.mark.parametrize("size", ["x", [8], {"a": 1}, 0, [8, -8]])
 def test_a_size_that_is_none(tmp_path: Path, size: Any) -> None:
     ddpm_pipeline(tmp_path)
     file = tmp_path / "unet/config.json"
     file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"sample_size": size}))
-    with pytest.raises(DistillkitError, match=r"config\.json: sample_size must be one number or two \(got "):
+    with pytest.raises(DistillkitError, match=r"config\.json: sample_size must be one number or two, above 0 \(got "):
         DiffusersModel(DiffusersModel.Options(path=tmp_path)).inventory()
 
 

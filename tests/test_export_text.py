@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from diffusers.utils import logging
@@ -77,6 +78,41 @@ def test_a_safety_checker(tmp_path: Path, weights: str) -> None:
     assert (pipe.safety_checker is None) != carried
     pipe.set_progress_bar_config(disable=True)
     assert len(pipe("a cat", num_inference_steps=1, height=16, width=16).images) == 1
+
+
+def test_no_progress_bars_in_a_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """While a model is loaded; the libraries' own switch is what it was."""
+    stable_diffusion(tmp_path / "teacher")
+    loggers = [logging, transformers.utils.logging]
+    shown = [logger.is_progress_bar_enabled() for logger in loggers]
+    for logger in loggers:
+        logger.enable_progress_bar()
+    capfd.readouterr()
+    load(tmp_path / "teacher")
+    assert "Loading" not in capfd.readouterr().err
+    assert all(logger.is_progress_bar_enabled() for logger in loggers)
+    for logger, before in zip(loggers, shown, strict=True):
+        if not before:
+            logger.disable_progress_bar()
+
+
+def test_a_part_that_no_pipeline_knows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Left out, so that the export loads without a warning."""
+    teacher, exported = tmp_path / "teacher", tmp_path / "pipeline"
+    stable_diffusion(teacher)
+    (teacher / "watermarker").mkdir()
+    (teacher / "watermarker/config.json").write_text('{"_class_name": "MyMark"}', encoding="utf-8")
+    index = json.loads((teacher / "model_index.json").read_text(encoding="utf-8"))
+    (teacher / "model_index.json").write_text(json.dumps(index | {"watermarker": ["my_mark", "MyMark"]}))
+    logger = logging.get_logger("diffusers")
+    logger.addHandler(caplog.handler)
+    write(load(teacher), exported)
+    DiffusionPipeline.from_pretrained(exported)
+    logger.removeHandler(caplog.handler)
+    assert json.loads((exported / "model_index.json").read_text(encoding="utf-8")) == index
+    assert not (exported / "watermarker").exists()
+    assert "Without the teacher's `watermarker`, which " in (exported / "README.md").read_text(encoding="utf-8")
+    assert [record.getMessage() for record in caplog.records if "watermarker" in record.getMessage()] == []
 
 
 def test_an_export_that_does_not_load_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,6 +213,21 @@ def test_saved_and_loaded_again_and_again(pipe: Any, name: str, tmp_path: Path) 
     torch.testing.assert_close(draw(half).float(), expected, rtol=0, atol=0.05)
 
 
+def test_made_from_another_pipeline(pipe: Any, tmp_path: Path) -> None:
+    """As stock pipelines are; also from a class that a folder brought along, and with a part replaced."""
+    expected = draw(pipe)
+    other = scheduler()
+    pipe.save_pretrained(tmp_path)
+    loaded = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
+    for source in (pipe, loaded):
+        again = type(source).from_pipe(source)
+        again.set_progress_bar_config(disable=True)
+        assert again.unet is source.unet
+        assert again.config.null_class == NULL
+        torch.testing.assert_close(draw(again), expected, rtol=0, atol=0)
+        assert type(source).from_pipe(source, scheduler=other, guidance_scale=1.0).scheduler is other
+
+
 # --- the call ---------------------------------------------------------------------------------------------------------
 
 

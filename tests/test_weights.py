@@ -20,7 +20,7 @@ from distillkit_diffusers.model import DiffusersModel
 from distillkit_diffusers.weights import variants
 from helpers.networks import ddpm_pipeline, latent_pipeline, pixel_unet, tables, unet, vq_autoencoder
 from helpers.pipelines import load
-from helpers.text_pipelines import PROMPTS, sd3, stable_diffusion
+from helpers.text_pipelines import PROMPTS, clip_encoder, sd3, stable_diffusion
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -228,12 +228,151 @@ def test_wrapped_text_encoders_and_autoencoders(tmp_path: Path) -> None:
     same(stock.vae, plain.family.autoencoder.network)  # type: ignore[attr-defined]
 
 
-def test_weights_of_another_wrapper(teacher: Path) -> None:
-    """The names tell what happened."""
-    rewrite(teacher / FILE, lambda found: {f"ema.{name}": weight for name, weight in found.items()})
+@pytest.mark.parametrize("prefix", ["ema.", "unet.", "model.diffusion_model."])
+def test_weights_of_a_module_that_holds_the_network(teacher: Path, prefix: str) -> None:
+    rewrite(teacher / FILE, lambda found: {prefix + name: weight for name, weight in found.items()})
     said = refusal(teacher)
     assert "is missing, of " in said
-    assert "(the files have names like ema.conv_in.bias)" in said
+    assert f', because every name in the files begins with "{prefix}", as where a training script ' in said
+
+
+def test_weights_of_another_network(teacher: Path) -> None:
+    """The names tell what happened."""
+    rewrite(teacher / FILE, lambda found: {f"{name}.ema": weight for name, weight in found.items()})
+    assert "(the files have names like conv_in.bias.ema); get the folder anew\n" in refusal(teacher)
+
+
+def test_two_tensors_for_one_weight(teacher: Path) -> None:
+    """Those of a compiled network beside its own."""
+    rewrite(teacher / FILE, lambda found: {**found, "_orig_mod.conv_in.bias": found["conv_in.bias"] + 1})
+    for said in (all_refuse(teacher), refusal(teacher)):
+        assert f"{teacher}/unet has two tensors for the weight conv_in.bias: " in said
+
+
+# --- shards ----------------------------------------------------------------------------------------------------------
+
+INDEX = f"unet/{NAME}.safetensors.index.json"
+
+
+def shard(teacher: Path) -> None:
+    shutil.rmtree(teacher / "unet")
+    pixel_unet().save_pretrained(teacher / "unet", max_shard_size="20KB")
+
+
+def shards(teacher: Path) -> list[Path]:
+    return sorted(teacher.glob("unet/*-of-*.safetensors"))
+
+
+def test_a_shard_that_lacks_what_the_index_names(teacher: Path) -> None:
+    """diffusers takes the index's word, and leaves the weight as it finds the memory."""
+    shard(teacher)
+    name, file = next(iter(load_file(shards(teacher)[1]))), shards(teacher)[1]
+    rewrite(file, lambda found: {key: weight for key, weight in found.items() if key != name})
+    for said in (all_refuse(teacher), refusal(teacher)):
+        assert f"{teacher}/{INDEX}: names the weight {name} in {file.name}, which does not have it (1 of " in said
+
+
+def test_shards_that_overlap(teacher: Path) -> None:
+    shard(teacher)
+    rewrite(shards(teacher)[1], lambda found: found | {"conv_in.bias": torch.ones(8)})
+    assert f"{teacher}/unet has two tensors for the weight conv_in.bias: " in all_refuse(teacher)
+
+
+def test_an_index_that_lacks_a_weight(teacher: Path) -> None:
+    shard(teacher)
+    content = json.loads((teacher / INDEX).read_text(encoding="utf-8"))
+    del content["weight_map"]["conv_in.bias"]
+    for file in shards(teacher):
+        rewrite(file, lambda found: {key: weight for key, weight in found.items() if key != "conv_in.bias"})
+    (teacher / INDEX).write_text(json.dumps(content), encoding="utf-8")
+    assert f"the weights in {teacher}/unet are not whole: conv_in.bias is missing, of 1" in refusal(teacher)
+
+
+@pytest.mark.parametrize("weight_map", [[f"{NAME}-00001-of-00002.safetensors"] * 200, {"conv_in.bias": 3}, None])
+def test_an_index_that_is_none(teacher: Path, weight_map: Any) -> None:
+    shard(teacher)
+    (teacher / INDEX).write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
+    assert all_refuse(teacher).endswith(
+        f"{teacher}/{INDEX}: weight_map must be an object: the name of a file for each weight; get it anew\n"
+    )
+
+
+def test_a_text_encoders_shard_that_lacks_a_weight(tmp_path: Path) -> None:
+    stable_diffusion(tmp_path / "teacher")
+    folder = tmp_path / "teacher/text_encoder"
+    (folder / "model.safetensors").unlink()
+    clip_encoder().save_pretrained(folder, max_shard_size="5KB")
+    file = sorted(folder.glob("*-of-*.safetensors"))[-1]
+    name = next(iter(load_file(file)))
+    rewrite(file, lambda found: {key: weight for key, weight in found.items() if key != name} | {"a": torch.ones(1)})
+    model = DiffusersModel(DiffusersModel.Options(path=tmp_path / "teacher", prompts=PROMPTS))
+    [mistake] = model.check()
+    assert f"names the weight {name} in {file.name}, which does not have it" in mistake.message
+
+
+# --- types and shapes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(torch.int8, "I8"), (torch.float8_e4m3fn, "F8_E4M3"), (torch.int64, "I64")]
+)
+def test_quantized_weights(teacher: Path, dtype: torch.dtype, name: str) -> None:
+    rewrite(teacher / FILE, lambda found: found | {"conv_out.weight": found["conv_out.weight"].to(dtype)})
+    for said in (all_refuse(teacher), refusal(teacher)):
+        assert f"{teacher}/{FILE}: conv_out.weight has the type {name}; expected F16, BF16, F32, F64: " in said
+
+
+def test_quantized_weights_of_another_name(tmp_path: Path) -> None:
+    """A parameter that is called neither weight nor bias."""
+    latent_pipeline(tmp_path / "teacher")
+    sd3(tmp_path / "sd3")
+    file = tmp_path / f"sd3/transformer/{NAME}.safetensors"
+    rewrite(file, lambda found: found | {"pos_embed.pos_embed": found["pos_embed.pos_embed"].to(torch.int8)})
+    with pytest.raises(DistillkitError, match=r": pos_embed.pos_embed has the type I8; expected F16"):
+        load(tmp_path / "sd3", prompts=PROMPTS)
+
+
+def test_a_quantized_networks_config(teacher: Path) -> None:
+    config = json.loads((teacher / "unet/config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (teacher / "unet/config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert all_refuse(teacher).endswith(
+        f"{teacher}/unet/config.json: has a quantization_config; give the network as it was before that\n"
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_and_buffers_of_whole_numbers(
+    teacher: Path, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    extra = {"step": torch.tensor(3)}
+    rewrite(teacher / FILE, lambda found: {name: weight.to(dtype) for name, weight in found.items()} | extra)
+    same(load(teacher).network, pixel_unet().to(dtype).float())
+    said = [record.getMessage() for record in caplog.records if "unet" in record.getMessage()]
+    assert said == [f"model.path: {teacher}/unet: weights that are not used: 1, such as step"]
+
+
+def test_a_shape_that_is_another(teacher: Path) -> None:
+    """Of the file, and of the config."""
+    rewrite(teacher / FILE, lambda found: found | {"conv_in.weight": torch.ones(4, 1, 3, 3)})
+    said = refusal(teacher)
+    assert f"{teacher}/{FILE}: conv_in.weight has the shape [4, 1, 3, 3], and the network that " in said
+    assert f" {teacher}/unet/config.json describes has [8, 1, 3, 3] there; get both files from one place\n" in said
+
+
+def test_a_text_encoder_of_another_shape(tmp_path: Path) -> None:
+    stable_diffusion(tmp_path / "teacher")
+    clip_encoder(width=32).save_pretrained(tmp_path / "wide")
+    shutil.copy(tmp_path / "wide/model.safetensors", tmp_path / "teacher/text_encoder")
+    with pytest.raises(DistillkitError, match=r"/text_encoder/model.safetensors: .* has the shape \[.*32.*, and the "):
+        load(tmp_path / "teacher", prompts=PROMPTS)
+
+
+@pytest.mark.parametrize("tensors", [{}, {"conv_in.bias": torch.ones(0)}])
+def test_a_file_without_weights(teacher: Path, tensors: dict[str, torch.Tensor]) -> None:
+    save_file(tensors, teacher / FILE)
+    for said in (all_refuse(teacher), refusal(teacher)):
+        assert said.endswith(f"{teacher}/{FILE}: holds no weights; get the file anew\n")
 
 
 # --- files that are not what they should be --------------------------------------------------------------------------
@@ -253,6 +392,22 @@ def test_git_lfs_pointers_in_other_parts(tmp_path: Path, name: str) -> None:
     model = DiffusersModel(DiffusersModel.Options(path=tmp_path / "teacher", prompts=PROMPTS))
     start = f"path: {tmp_path}/teacher/{name}: is a Git LFS pointer in the place of the file; run `git lfs pull` in "
     assert [str(mistake).startswith(start) for mistake in model.check()] == [True]
+
+
+def test_weights_that_are_no_file(teacher: Path) -> None:
+    (teacher / FILE).unlink()
+    (teacher / FILE).symlink_to("elsewhere")
+    for said in (all_refuse(teacher), refusal(teacher)):
+        told = "is a link to elsewhere, which is not there; expected the weights: get the file anew"
+        assert said.endswith(f"{teacher}/{FILE}: {told}\n")
+    (teacher / FILE).unlink()
+    (teacher / FILE).mkdir()
+    assert f"{teacher}/{FILE}: is a folder; expected the weights: " in all_refuse(teacher)
+
+
+def test_a_config_that_is_nested_too_deep(teacher: Path) -> None:
+    (teacher / "unet/config.json").write_text("[" * 100_000 + "]" * 100_000, encoding="utf-8")
+    assert f"{teacher}/unet/config.json: cannot be read as JSON (" in all_refuse(teacher)
 
 
 def test_a_file_cut_short(teacher: Path) -> None:

@@ -48,6 +48,7 @@ def describe(components: Components, inventory: Inventory, memory: float, run_fo
     steps = ",".join(map(str, evaluation.steps))
     lines = {
         "model": f"{inventory.what}, {_count(inventory.parameters)} parameters{beside}{adapter}",
+        "beside it": inventory.others,
         "method": f"{components.run.method}: {components.run.updates} updates, {batch}, {rate}",
         "stages": _stages(components),
         "time": f"shown once the first {MEASURED} updates are measured",
@@ -62,6 +63,8 @@ def describe(components: Components, inventory: Inventory, memory: float, run_fo
         " ": f"distillkit evaluate {run_folder} --steps {steps} {scored} --reference FOLDER",
         "config": f"{config} (distillkit run {config})",
     }
+    if not inventory.others:
+        del lines["beside it"]
     if not prompts:
         del lines["  "]
     if components.run.updates <= 2 * MEASURED:

@@ -10,7 +10,7 @@ from distillkit.config.score_checks import check_best, check_scores
 from distillkit.config.settings import Components, scores_taken, wanted_score, watched
 from distillkit.errors import Mistake
 from distillkit.interfaces import Engine, Source, Stage
-from distillkit.registry import PartError, Registry
+from distillkit.registry import PartError, Registry, whole
 
 
 def check_together(components: Components, wrong: Collection[str], registry: Registry) -> Iterator[Mistake]:
@@ -124,6 +124,27 @@ def _stages(components: Components) -> Iterator[Mistake]:
             return
 
 
+def wanted_steps(components: Components) -> list[tuple[str, int]]:
+    """The numbers of steps of all grids that a run needs, each with the key that asks for it."""
+    evaluation = components.evaluation
+    wanted = [("schedule", steps) for steps, _ in shares(components.schedule)]
+    wanted += [("evaluation.steps", steps) for steps in evaluation.steps]
+    wanted += [("evaluation.teacher_steps", steps) for steps in evaluation.teacher_steps]
+    return wanted + [("evaluation.export_steps", steps) for steps in (evaluation.export_steps,) if steps is not None]
+
+
+def _grids(components: Components) -> Iterator[Mistake]:
+    most, start = components.model.most_steps(), components.grid.start
+    if most is None:
+        return
+    whole(components.model, "most_steps()", most, "steps", 1)
+    if isinstance(start, int):
+        most = min(most, start + 1)
+    faults = {key: steps for key, steps in wanted_steps(components) if steps > most}
+    for key, steps in faults.items():
+        yield Mistake(key, f"a grid of {steps} steps needs 1 to {most} steps: the noise path has {most} times")
+
+
 def _plan(components: Components) -> Iterator[Mistake]:
     if not any(_stages(components)):
         make_plan(components)  # raises if a part is wrong
@@ -200,6 +221,7 @@ CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     _stages: {"schedule", "target", "teacher"},
     _levels: {"schedule", "target", "teacher", "source"},
     _plan: {"schedule", "target", "teacher", "source", "run", "optimizer"},
+    _grids: {"model", "schedule", "grid", "evaluation"},
     _watched: {"schedule", "target", "evaluation", "features", "metric"},
     check_best: {"evaluation", "features", "metric"},
     _data: {"source", "data"},

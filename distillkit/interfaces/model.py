@@ -87,6 +87,8 @@ class Inventory:
         guidance: the guidance scale s that its own pipeline uses by default (1: none).
         adapter: the number of parameters of the student's adapter; 0 without one.
         encoders: bytes of the parts that are freed before the first update (text encoders), as they are loaded.
+        others: a sentence on what else the files hold that could be distilled in the network's place, and how to take
+            it; "" for nothing.
     """
 
     what: str
@@ -96,6 +98,7 @@ class Inventory:
     guidance: float
     adapter: int = 0
     encoders: int = 0
+    others: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,13 @@ class Model(Component):
 
     def inventory(self, student: StudentTable | None = None) -> Inventory | None:
         """Optional. What the model's files say before `load`, for this `[student]`; None: unknown. Imports no torch."""
+        return None
+
+    def most_steps(self) -> int | None:
+        """Optional. The most steps that a grid of the noise path has; None if any number, or if that is not known.
+
+        Asked before `load`. Must not import torch.
+        """
         return None
 
     def can_take_guidance_input(self) -> bool | None:

@@ -57,7 +57,7 @@ def load(components: Components) -> Parts:
     check_spec(model)
     path = path_of(model, components.grid)
     plan = make_plan(components)
-    if mistakes := check_model(components, path, plan):
+    if mistakes := check_model(components, path):
         raise ConfigError(mistakes, components.origin)
     if components.adapter is not None:
         torch.manual_seed(generator(components.run.seed, "adapter").initial_seed())

@@ -9,11 +9,11 @@ from typing import get_args
 import torch
 
 from distillkit.config import Components, GridTable
-from distillkit.config.checks import check_spacing
+from distillkit.config.checks import check_spacing, wanted_steps
 from distillkit.config.input_checks import no_new_input
 from distillkit.config.score_checks import check_samplers
 from distillkit.errors import DistillkitError, GridError, Mistake
-from distillkit.interfaces import Data, GuidanceInput, Model, ModelSpec, Sampler, Stage
+from distillkit.interfaces import Data, GuidanceInput, Model, ModelSpec, Sampler
 from distillkit.noise import NoisePath, PredictionType, TablePath
 from distillkit.registry import check_tensor, checked, described, whole, wrong
 
@@ -23,27 +23,21 @@ ROUNDING = 1e-5
 """Relative, of products of float32."""
 
 
-def check_model(
-    components: Components, path: NoisePath, plan: Sequence[Stage], earlier: Sequence[Components] = ()
-) -> list[Mistake]:
+def check_model(components: Components, path: NoisePath, earlier: Sequence[Components] = ()) -> list[Mistake]:
     """The mistakes in a config that can be seen once the model is loaded.
 
     Args:
         components: the run's; the model is loaded.
         path: the model's noise path, with the config's grid.
-        plan: the stages.
         earlier: the phases before this one.
     """
     spec, evaluation = components.model.spec, components.evaluation
-    wanted = [("schedule", stage.steps) for stage in plan]
-    wanted += [("evaluation.steps", steps) for steps in evaluation.steps]
-    wanted += [("evaluation.teacher_steps", steps) for steps in evaluation.teacher_steps]
-    if evaluation.export_steps is not None:
-        wanted.append(("evaluation.export_steps", evaluation.export_steps))
     mistakes = {}
-    for key, steps in wanted:
+    for key, steps in wanted_steps(components):
         try:
             _check_grid(components.model, path, steps)
+            if evaluation.sampler == "consistency" and key in ("evaluation.steps", "evaluation.export_steps"):
+                path.consistency_times(steps)
         except GridError as error:
             mistakes[key] = Mistake(key, str(error))
     taught = any(phase.teacher is not None and "guidance" in phase.teacher.gives for phase in earlier)

@@ -102,8 +102,7 @@ def check_phases(phases: Sequence[Settings]) -> None:
         path = path_of(model, phase.grid)
         earlier = [phase.components() for phase in phases[:i]]
         mistakes += [
-            Mistake(f"phase[{i}].{mistake.key}", mistake.message)
-            for mistake in check_model(components, path, make_plan(components), earlier)
+            Mistake(f"phase[{i}].{mistake.key}", mistake.message) for mistake in check_model(components, path, earlier)
         ]
     if mistakes:
         raise ConfigError(mistakes, phases[0].origin)

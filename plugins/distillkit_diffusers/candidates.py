@@ -33,11 +33,22 @@ def beside(folder: Path, used: str | None = None) -> str:
         for name in sorted(found)
         if name != (used or "") and _readable(folder, name)
     ]
+    offers += [f'{name}/ (model.subfolder = "{name}")' for name in _near(folder)]
+    return f"; what can be read there: {', '.join(offers)}" if offers else ""
+
+
+def others(folder: Path) -> str:
+    """The networks beside a good one, such as an average of its weights, and how to take them; may be empty."""
+    return ", ".join(f"{name}/ (to distil it instead: --set model.subfolder={name})" for name in _near(folder))
+
+
+def _near(folder: Path) -> Iterator[str]:
+    """The names of a pipeline's other networks of the same kind that can be read."""
     base = folder.name.partition("_")[0]
     if base in DISTILLED:
-        near = (other for other in sorted(folder.parent.glob(f"{base}*/")) if other != folder)
-        offers += [f'{other.name}/ (model.subfolder = "{other.name}")' for other in near if _readable(other, None)]
-    return f"; what can be read there: {', '.join(offers)}" if offers else ""
+        for other in sorted(folder.parent.glob(f"{base}*/")):
+            if other != folder and _readable(other, None):
+                yield other.name
 
 
 def _readable(folder: Path, wanted: str | None) -> bool:

@@ -6,21 +6,22 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import safetensors.torch
-import transformers
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export
 from distillkit_diffusers import pipelines
 from distillkit_diffusers.folder import PipelineFolder
+from distillkit_diffusers.libraries import without_bars
 from distillkit_diffusers.reading import read_json
 from distillkit_diffusers.times import Sampling
-from distillkit_diffusers.weights import PICKLES
+from distillkit_diffusers.weights import PICKLES, stem_of
 
 NO_COPY = (*(f"*{suffix}" for suffix in PICKLES), "*.safetensors", "*.safetensors.index*.json")
 """Files that are not copied with the rest of a part: pickles, and weights, of which one variant is copied."""
@@ -55,7 +56,7 @@ def save_over(source: PipelineFolder, parts: Mapping[str, Any], folder: Path, ca
     """Write the pipeline of another folder with some of its parts replaced, and the others copied; load it once.
 
     A part whose weights are no safetensors (Stable Diffusion's safety checker may be a pickle) is left out, as if the
-    pipeline had been made without it.
+    pipeline had been made without it. So is a part that diffusers' pipeline does not know.
 
     Args:
         source: the other folder.
@@ -68,8 +69,12 @@ def save_over(source: PipelineFolder, parts: Mapping[str, Any], folder: Path, ca
     """
     folder.mkdir(parents=True)
     index = source.index
+    known = signature(getattr(diffusers, str(source.pipeline_class)).__init__).parameters
     for name in sorted(source.components.keys() - parts.keys()):
-        if source.has_weights(name):
+        if name not in known:
+            del index[name]
+            card += f"\nWithout the teacher's `{name}`, which diffusers' pipeline does not use.\n"
+        elif source.has_weights(name):
             _copy(source, name, folder / name)
         else:
             index[name] = [None, None]
@@ -92,19 +97,13 @@ def _must_load() -> Iterator[None]:
     It costs little: diffusers maps the files of weights into memory, and reads them when they are used. transformers
     copies text encoders, which the run has held before, to encode its prompts.
     """
-    loggers = [diffusers.utils.logging, transformers.utils.logging]
-    bars = [logger for logger in loggers if logger.is_progress_bar_enabled()]
-    for logger in bars:
-        logger.disable_progress_bar()
     try:
-        yield
+        with without_bars(True):
+            yield
     # Loaders raise whatever the libraries below them do.
     except Exception as error:
         reason = " ".join(str(error).split())
         raise DistillkitError(f"diffusers cannot load the exported pipeline, which was not kept: {reason}") from error
-    finally:
-        for logger in bars:
-            logger.enable_progress_bar()
 
 
 def _copy(source: PipelineFolder, part: str, target: Path) -> None:
@@ -114,7 +113,9 @@ def _copy(source: PipelineFolder, part: str, target: Path) -> None:
         return
     weights = source.weights(part)
     if weights.wrapped:
-        safetensors.torch.save_file(weights.tensors(), target / f"{weights.stem}.safetensors", {"format": "pt"})
+        safetensors.torch.save_file(
+            weights.tensors(), target / f"{stem_of(weights.folder)}.safetensors", {"format": "pt"}
+        )
         return
     variant = f".{weights.variant}" if weights.variant else ""
     for file in weights.files:

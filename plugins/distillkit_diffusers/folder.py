@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from distillkit.errors import DistillkitError, Mistake
-from distillkit.files import links
 from distillkit.interfaces import StudentTable
 from distillkit_diffusers import candidates, weights
-from distillkit_diffusers.reading import check_not_a_pointer, read_json
-from distillkit_diffusers.weights import DISTILLED, PICKLES, VariantError, Weights
-
-WEIGHTS = (".safetensors", *PICKLES)
+from distillkit_diffusers.headers import Weights
+from distillkit_diffusers.reading import read_json
+from distillkit_diffusers.weights import DISTILLED, VariantError
 
 
 @dataclass(frozen=True)
@@ -58,18 +56,19 @@ class PipelineFolder:
         """The name of the pipeline's class; None for a bare network."""
         found = self.index.get("_class_name")
         # With a file of its own, it is [file, class].
-        return str(found[-1]) if isinstance(found, list) and found else found or None
+        return str(found[-1] if isinstance(found, list) else found) if found else None
 
     @property
     def components(self) -> dict[str, str]:
         """The parts of the pipeline, and the names of their classes."""
-        entries = {name: entry for name, entry in self.index.items() if isinstance(entry, list) and name[0] != "_"}
-        return {name: entry[1] for name, entry in entries.items() if entry[1] is not None}
+        entries = {name: entry for name, entry in self.index.items() if isinstance(entry, list) and name[:1] != "_"}
+        return {name: entry[1] for name, entry in entries.items() if len(entry) == 2 and entry[1] is not None}
 
     @property
     def network_class(self) -> str | None:
         """The name of the class of the U-Net, or of the bare network."""
-        return read_json(self.part("unet") / "config.json").get("_class_name")
+        found = read_json(self.part("unet") / "config.json").get("_class_name")
+        return None if found is None else str(found)
 
     def check_there(self) -> None:
         """Check that the folder was saved by diffusers.
@@ -108,16 +107,21 @@ class PipelineFolder:
             return
         written = read_json(config)
         # diffusers writes the first key, and transformers, which has the text encoders, the second.
-        found = written.get("_class_name") or next(iter(written.get("architectures") or []), None)
+        architectures = written.get("architectures")
+        found = written.get("_class_name") or (
+            next(iter(architectures), None) if isinstance(architectures, list) else architectures
+        )
         if found not in classes:
             yield Mistake("path", f"{config}: the network is a {found}; supported: {', '.join(classes)}")
         else:
-            yield from self._check_weights(part)
+            yield from self.check_weights(part)
 
-    def _check_weights(self, part: str) -> Iterator[Mistake]:
+    def check_weights(self, part: str) -> Iterator[Mistake]:
         """Mistakes in the files of weights, whose headers are read."""
-        used = None
+        used, config = None, self.part(part) / "config.json"
         try:
+            if "quantization_config" in read_json(config):
+                yield Mistake("path", f"{config}: has a quantization_config; give the network as it was before that")
             found = self.weights(part)
             used = found.variant
             found.shapes()
@@ -128,48 +132,11 @@ class PipelineFolder:
 
     def has_weights(self, name: str) -> bool:
         """Whether a part has the weights that it needs, as safetensors; true of tokenizers and the like."""
-        return not self._is_network(name) or bool(weights.variants_in(self.path / name))
+        return not self.is_network(name) or bool(weights.variants_in(self.path / name))
 
-    def _is_network(self, name: str) -> bool:
+    def is_network(self, name: str) -> bool:
         """Only networks have a config of this name."""
         return (self.path / name / "config.json").is_file()
-
-    def check_components(self, known: Collection[str]) -> Iterator[Mistake]:
-        """Mistakes in the parts that the index names.
-
-        Args:
-            known: those that are checked already.
-        """
-        for name in self.components:
-            if name in known and self.part(name) != self.path / name:
-                continue
-            if Path(name).name != name or not (self.path / name).is_dir():
-                yield Mistake("path", f"{self.path / 'model_index.json'}: names '{name}', which is no folder beside it")
-                continue
-            yield from self._check_links(name)
-            try:
-                for file in sorted((self.path / name).iterdir()):
-                    if file.is_file() and file.suffix not in WEIGHTS:
-                        check_not_a_pointer(file)
-                if name not in known and self._is_network(name) and self.has_weights(name):
-                    yield from self._check_weights(name)
-            except DistillkitError as error:
-                yield Mistake("path", str(error))
-
-    def _check_links(self, name: str) -> Iterator[Mistake]:
-        """Mistakes where a link leads out of the folder: an export would copy what is there, which may be private.
-
-        In the hub's cache, files are links to `blobs`.
-        """
-        cache = self.path.resolve().parents[1:2]
-        inside = [self.path.resolve(), *(folder / "blobs" for folder in cache if folder.name.startswith("models--"))]
-        for link in [*filter(Path.is_symlink, [self.path / name]), *links(self.path / name)]:
-            if not any(link.resolve().is_relative_to(folder) for folder in inside):
-                yield Mistake(
-                    "path",
-                    f"{link}: is a link that leads out of the folder, to {link.resolve()}, and the export would copy "
-                    "what is there; put a copy in its place, if you trust it",
-                )
 
     def check_scheduler(self, given: bool) -> Iterator[Mistake]:
         """A mistake if there is no noise schedule, neither `given` by the config nor in the folder."""
@@ -210,12 +177,25 @@ class PipelineFolder:
         match read_json(file).get("sample_size"):
             case None:
                 return None
-            case int(size):
+            case int(size) if size > 0:
                 return size, size
-            case [int(height), int(width)]:
+            case [int(height), int(width)] if height > 0 and width > 0:
                 return height, width
             case found:
-                raise DistillkitError(f"{file}: sample_size must be one number or two (got {found!r})")
+                raise DistillkitError(f"{file}: sample_size must be one number or two, above 0 (got {found!r})")
+
+    def levels(self, part: str, default: int) -> int:
+        """The number of a network's levels, each half as high and wide as the one above.
+
+        Args:
+            part: the part.
+            default: diffusers' number, where its config does not say.
+        """
+        file = self.part(part) / "config.json"
+        channels = read_json(file).get("block_out_channels", [0] * default)
+        if not isinstance(channels, list):
+            raise DistillkitError(f"{file}: block_out_channels must be a list (got {channels!r})")
+        return len(channels)
 
     def scheduler_config(self) -> dict[str, Any]:
         """The config of the scheduler; empty if the folder has none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
@@ -12,13 +11,16 @@ import torch
 import transformers
 
 from distillkit.errors import DistillkitError
-from distillkit_diffusers import networks
+from distillkit_diffusers import libraries, networks
 from distillkit_diffusers.folder import PipelineFolder
+from distillkit_diffusers.headers import Weights
 from distillkit_diffusers.reading import read_json
-from distillkit_diffusers.weights import Weights
 
 AT_ONCE = 512 * 512
 """Pixels to encode or decode at once (at least one image): activations at full size dominate the memory."""
+
+LONGEST = 1_000_000
+"""Tokens of a text; transformers writes 10^30 where a tokenizer does not say how many it takes."""
 
 
 class Autoencoder:
@@ -63,7 +65,7 @@ class Autoencoder:
     @property
     def factor(self) -> int:
         """The height of an image over that of its latents; the same for the width."""
-        return downscaling(self.network.config)
+        return 1 << len(self.network.config["block_out_channels"]) - 1
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B, C, H, W] -> latents [B, c, h, w] on the images' device."""
@@ -91,12 +93,6 @@ class Autoencoder:
         return max(1, AT_ONCE // (batch.shape[-2] * batch.shape[-1] * factor**2))
 
 
-def downscaling(config: Mapping[str, Any]) -> int:
-    """The height of an image over that of its latents, from the autoencoder's config."""
-    # Without the key, it is diffusers' default: one block.
-    return 1 << len(config.get("block_out_channels", (64,))) - 1
-
-
 def cut_prompts(pipeline: Any, prompts: Sequence[str]) -> Iterator[str]:
     """Sentences on prompts that are longer than the tokenizers of a pipeline of text encoders let through."""
     said = set()
@@ -112,20 +108,6 @@ def cut_prompts(pipeline: Any, prompts: Sequence[str]) -> Iterator[str]:
             if cut and (most, cut) not in said:
                 said.add((most, cut))
                 yield f"{cut} of {len(prompts)} prompts have more than {most} tokens, and {name} cuts off the rest"
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silences what the libraries warn of at each batch of prompts; `cut_prompts` says it once."""
-    loggers = [diffusers.utils.logging, transformers.utils.logging]
-    before = [logger.get_verbosity() for logger in loggers]
-    for logger in loggers:
-        logger.set_verbosity_error()
-    try:
-        yield
-    finally:
-        for logger, verbosity in zip(loggers, before, strict=True):
-            logger.set_verbosity(verbosity)
 
 
 def load_text_encoders(
@@ -149,8 +131,20 @@ def load_text_encoders(
         part: networks.load_frozen(folder.weights(part), getattr(transformers, name), as_saved=True).to(device)
         for part, name in encoders.items()
     }
-    nothing = {part: None for part in folder.components if not part.startswith("tokenizer")}
+    taken = signature(pipeline_class.__init__).parameters
+    nothing = {part: None for part in folder.components if part in taken and not part.startswith("tokenizer")}
     try:
-        return pipeline_class.from_pretrained(folder.path, **nothing | loaded | dict(others), local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise DistillkitError(f"model.path: diffusers cannot load the tokenizers in {folder.path}: {error}") from error
+        # What they warn of is in the teacher's index, and not to be mended here.
+        with libraries.quiet():
+            made = pipeline_class.from_pretrained(folder.path, **nothing | loaded | dict(others), local_files_only=True)
+    # They raise whatever the libraries below them do.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise DistillkitError(f"model.path: diffusers cannot load the tokenizers in {folder.path}: {reason}") from error
+    for name, tokenizer in made.components.items():
+        if isinstance(tokenizer, transformers.CLIPTokenizer) and tokenizer.model_max_length > LONGEST:
+            raise DistillkitError(
+                f"model.path: {folder.path / name}: has no tokenizer_config.json that gives model_max_length, the "
+                "number of tokens to which texts are padded; get the folder anew"
+            )
+    return made

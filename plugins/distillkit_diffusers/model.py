@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.interfaces import Export, Inventory, Model, ModelSpec, StudentTable
 from distillkit.noise import STEP_SIZE, Condition, NoisePath
 from distillkit.solver import Scheduler
-from distillkit_diffusers import families, hub, lora, step_input
+from distillkit_diffusers import families, hub, libraries, lora, step_input
 from distillkit_diffusers.families.family import Family
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.options import PROMPT_OPTIONS, DiffusersOptions, FamilyOptions
@@ -51,6 +52,10 @@ class FamilyModel(Model):
         """See the base class."""
         return self.find_family().inventory(student)
 
+    def most_steps(self) -> int | None:
+        """See the base class."""
+        return self.find_family().most_steps()
+
     def can_take_guidance_input(self) -> bool | None:
         """See the base class."""
         return "guidance_input" in self.find_family().takes
@@ -65,7 +70,8 @@ class FamilyModel(Model):
         # Again, as it may have been downloaded since.
         if mistakes := [Mistake(f"model.{mistake.key}", mistake.message) for mistake in self.family.check()]:
             raise ConfigError(mistakes, self.label)
-        self.family.load()
+        with libraries.without_bars(not sys.stderr.isatty()):
+            self.family.load()
         family = self.family
         self.network = family.network
         if (written := self._step_input_file) is not None:
@@ -188,6 +194,10 @@ class DiffusersModel(FamilyModel):
     def can_export(self, spacing: str) -> bool | None:
         """See the base class; None for a repository of the hub that is still to be downloaded."""
         return None if self._is_unknown else super().can_export(spacing)
+
+    def most_steps(self) -> int | None:
+        """See the base class; None for a repository of the hub that is still to be downloaded."""
+        return None if self._is_unknown else super().most_steps()
 
     def find_family(self) -> Family:
         """The family of the folder, or that of new networks."""

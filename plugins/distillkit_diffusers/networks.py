@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import diffusers
 import torch
 
+from distillkit import distributed
 from distillkit.errors import DistillkitError
 from distillkit_diffusers import pipelines
 from distillkit_diffusers.candidates import beside
+from distillkit_diffusers.headers import Weights, check_type
+from distillkit_diffusers.libraries import quiet
 from distillkit_diffusers.reading import read_json
-from distillkit_diffusers.weights import Weights
+
+_logger = logging.getLogger(__name__)
+
+Read = tuple[Any, Collection[str], Collection[str]]
+"""A network, the names of the weights that the files lack, and of those that it does not use."""
 
 
 def load(weights: Weights, network_class: Any, as_saved: bool = False) -> torch.nn.Module:
@@ -30,25 +38,81 @@ def load(weights: Weights, network_class: Any, as_saved: bool = False) -> torch.
     try:
         # transformers takes the config's word for the type, if it is not told.
         dtype = {"dtype": getattr(torch, weights.precision)} if as_saved else {}
-        network, missing = (_read_wrapped if weights.wrapped else _read)(weights, network_class, dtype)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        with quiet():
+            _check_fits(weights, _empty(weights, network_class))
+            read = _read_wrapped if weights.wrapped else _read
+            network, missing, unused = read(weights, network_class, dtype)
+    except DistillkitError:
+        raise
+    # They raise whatever the libraries below them do.
+    except Exception as error:
+        reason = " ".join(str(error).split())
         raise DistillkitError(
-            f"model.path: diffusers cannot load the network in {folder}: {error}{beside(folder, weights.variant)}"
+            f"model.path: diffusers cannot load the network in {folder}: {reason}{beside(folder, weights.variant)}"
         ) from error
-    # diffusers would initialise them at random.
+    # The libraries would leave them at random.
     if missing:
-        example = next(iter(weights.shapes()))
         raise DistillkitError(
-            f"model.path: the weights in {folder} are not whole: {sorted(missing)[0]} is missing, of {len(missing)} "
-            f"(the files have names like {example}); get the folder anew{beside(folder, weights.variant)}"
+            f"model.path: the weights in {folder} are not whole: {sorted(missing)[0]} is missing, of {len(missing)}"
+            f"{_why(weights, missing)}{beside(folder, weights.variant)}"
         )
+    if unused and distributed.is_main_process():
+        example = sorted(unused)[0]
+        _logger.warning("model.path: %s: weights that are not used: %d, such as %s", folder, len(unused), example)
     loaded: torch.nn.Module = network if as_saved else network.float()
     _check_finite(loaded, weights)
     return loaded
 
 
-def _read(weights: Weights, network_class: Any, dtype: Mapping[str, Any]) -> tuple[Any, Collection[str]]:
-    """The network, and the names of the weights that the files lack."""
+def _empty(weights: Weights, network_class: Any) -> torch.nn.Module:
+    """The network of the folder's config.json on the "meta" device."""
+    with torch.device("meta"):
+        if issubclass(network_class, diffusers.ModelMixin):
+            network = network_class.from_config(network_class.load_config(weights.folder))
+        else:
+            network = network_class(network_class.config_class.from_pretrained(weights.folder))
+    made: torch.nn.Module = network
+    return made
+
+
+def _check_fits(weights: Weights, network: torch.nn.Module) -> None:
+    """Check the shapes and the types of weights. Those that the libraries rename are left to them.
+
+    Args:
+        weights: the files.
+        network: on the "meta" device.
+
+    Raises:
+        DistillkitError: the network has other shapes, or a weight is quantized.
+    """
+    for name, values in network.state_dict().items():
+        if (entry := weights.entries.get(name)) is None:
+            continue
+        if list(values.shape) != entry.shape:
+            raise DistillkitError(
+                f"model.path: {entry.file}: {entry.name} has the shape {entry.shape}, and the network that "
+                f"{weights.folder / 'config.json'} describes has {list(values.shape)} there; get both files from one "
+                f"place{beside(weights.folder, weights.variant)}"
+            )
+        if values.is_floating_point():
+            check_type(entry)
+
+
+def _why(weights: Weights, missing: Collection[str]) -> str:
+    """What the names in the files tell of weights that they lack, as the middle of a sentence."""
+    names = [*weights.entries]
+    first = min(missing)
+    prefix = next((name.removesuffix(first) for name in names if name.endswith(f".{first}")), "")
+    if prefix and all(name.startswith(prefix) for name in names):
+        return (
+            f', because every name in the files begins with "{prefix}", as where a training script (PyTorch '
+            "Lightning) saves the module that holds the network; write the network itself with save_pretrained"
+        )
+    return f" (the files have names like {names[0]}); get the folder anew"
+
+
+def _read(weights: Weights, network_class: Any, dtype: Mapping[str, Any]) -> Read:
+    """Read files that have the network's own names."""
     network, found = network_class.from_pretrained(
         weights.folder,
         variant=weights.variant,
@@ -58,20 +122,21 @@ def _read(weights: Weights, network_class: Any, dtype: Mapping[str, Any]) -> tup
         output_loading_info=True,
         **dtype,
     )
-    return network, found["missing_keys"]
+    return network, found["missing_keys"], found["unexpected_keys"]
 
 
-def _read_wrapped(weights: Weights, network_class: Any, dtype: Mapping[str, Any]) -> tuple[Any, Collection[str]]:
+def _read_wrapped(weights: Weights, network_class: Any, dtype: Mapping[str, Any]) -> Read:
     """The same from files with a wrapper's names, which the libraries do not read."""
     state = weights.tensors()
     if issubclass(network_class, diffusers.ModelMixin):
         network = network_class.from_config(network_class.load_config(weights.folder))
-        return network, network.load_state_dict(state, strict=False).missing_keys
+        keys = network.load_state_dict(state, strict=False)
+        return network, keys.missing_keys, keys.unexpected_keys
     config = network_class.config_class.from_pretrained(weights.folder)
     network, found = network_class.from_pretrained(
         None, config=config, state_dict=state, output_loading_info=True, **dtype
     )
-    return network, found["missing_keys"]
+    return network, found["missing_keys"], found["unexpected_keys"]
 
 
 def _check_finite(network: torch.nn.Module, weights: Weights) -> None:

@@ -60,10 +60,19 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        if isinstance(error, ValueError):
+    except (OSError, ValueError, RecursionError) as error:
+        if not isinstance(error, OSError):
             check_not_a_pointer(file)
         raise DistillkitError(f"{file}: cannot be read as JSON ({error})") from None
     if not isinstance(content, dict):
         raise DistillkitError(f"{file}: must hold a JSON object")
     return content
+
+
+def what_is(path: Path) -> str:
+    """What a path is that is no file, as the end of a sentence."""
+    if path.is_dir():
+        return "is a folder"
+    if path.is_symlink() and not path.exists():
+        return f"is a link to {path.readlink()}, which is not there"
+    return "is no file, but a pipe, a socket or a device" if path.exists() else "is not there"

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distillkit.errors import DistillkitError
-from distillkit_diffusers.reading import opened, read_json
+from distillkit_diffusers.headers import Weights
+from distillkit_diffusers.reading import read_json, what_is
 
 DISTILLED = ("unet", "transformer")
 """The names that diffusers' pipelines have for the network that is distilled."""
@@ -24,13 +23,9 @@ _FILE = re.compile(
     r"\.safetensors(?P<index>\.index(?:\.(?P<last>[\w-]+))?\.json)?"
 )
 """One file, a shard of several, or the index of shards; a variant's name stands in one of three places."""
-_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""What torch's wrappers (compile, FSDP, activation checkpointing) write into the names of weights."""
 
 LORAS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 """The files in which diffusers and peft save a LoRA alone."""
-_ADAPTED = re.compile(r"(^|[._])(lora_[AB]|lora_(down|up)|lora\.(down|up)|base_layer)[._]")
-"""What peft, diffusers and others write into the names of a network's weights that has an adapter."""
 
 
 class VariantError(DistillkitError):
@@ -80,93 +75,6 @@ def choose(found: Collection[str], wanted: str | None, strict: bool, where: obje
     return next(iter(found))
 
 
-@dataclass(frozen=True)
-class Weights:
-    """The weights of one network that are read.
-
-    Attributes:
-        folder: the network's.
-        variant: the variant's name; None for weights without one.
-        files: one, or several shards.
-        index: the index of the shards; None for one file.
-    """
-
-    folder: Path
-    variant: str | None
-    files: tuple[Path, ...]
-    index: Path | None = None
-
-    def shapes(self) -> dict[str, list[int]]:
-        """The shapes of the weights by the names that the network has for them.
-
-        Raises:
-            DistillkitError: a file is damaged, or no safetensors.
-        """
-        found: dict[str, list[int]] = {}
-        for file in self.files:
-            with opened(file, "np") as content:
-                found |= {name: content.get_slice(name).get_shape() for name in content.offset_keys()}
-        return {bare: found[name] for name, bare in self.bare_names().items()}
-
-    @property
-    def bytes(self) -> int:
-        """The size of the files."""
-        return sum(file.stat().st_size for file in self.files)
-
-    @property
-    def precision(self) -> str:
-        """torch's name for the type of most of the weights: "float16", "bfloat16" or "float32"."""
-        with opened(self.files[0], "np") as content:
-            types = [content.get_slice(name).get_dtype() for name in content.offset_keys()]
-        return {"F16": "float16", "BF16": "bfloat16"}.get(max(types, key=types.count), "float32")
-
-    @property
-    def stem(self) -> str:
-        """How the names of the files begin; one of `STEMS`."""
-        return stem_of(self.folder)
-
-    def bare_names(self) -> dict[str, str]:
-        """The names in the files -> the network's own, without what wrappers put into them. Raises as `shapes`.
-
-        DistributedDataParallel and DataParallel begin every name with "module."; a network's own may begin so, too.
-        """
-        names: list[str] = []
-        for file in self.files:
-            with opened(file, "np") as content:
-                names += content.offset_keys()
-        bare = {name: _WRAPPERS.sub("", name) for name in names}
-        if bare and all(name.startswith("module.") for name in bare.values()):
-            bare = {name: own.removeprefix("module.") for name, own in bare.items()}
-        if adapted := next(filter(_ADAPTED.search, bare.values()), None):
-            raise DistillkitError(
-                f"{self.folder} has a LoRA that is not fused into the network's weights ({adapted}): fuse it in the "
-                "script that saved it (diffusers: fuse_lora, then unload_lora; peft: merge_and_unload), and save again"
-            )
-        return bare
-
-    @property
-    def wrapped(self) -> bool:
-        """Whether names in the files are not the network's own. Raises as `shapes`."""
-        return any(name != own for name, own in self.bare_names().items())
-
-    def tensors(self) -> dict[str, Any]:
-        """The weights, torch's, by the network's own names. Raises as `shapes`."""
-        bare = self.bare_names()
-        found: dict[str, Any] = {}
-        for file in self.files:
-            with opened(file, "pt") as content:
-                found |= {bare[name]: content.get_tensor(name) for name in content.offset_keys()}
-        return found
-
-    def file_of(self, name: str) -> Path:
-        """The file with a weight, which has this name in the network; the folder if the network renames it."""
-        for file in self.files:
-            with opened(file, "np") as content:
-                if any(key == name or key.endswith(f".{name}") for key in content.offset_keys()):
-                    return file
-        return self.files[0] if len(self.files) == 1 else self.folder
-
-
 def find(folder: Path, wanted: str | None, strict: bool) -> Weights:
     """Find the weights that are read. Their headers are not.
 
@@ -192,13 +100,14 @@ def find(folder: Path, wanted: str | None, strict: bool) -> Weights:
 
 
 def _shards(index: Path) -> Iterator[Path]:
-    weight_map = read_json(index).get("weight_map")
-    names = weight_map.values() if isinstance(weight_map, dict) else [weight_map]
-    for name in sorted({str(name) for name in names}):
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise DistillkitError(f"{index}: weight_map must be an object: the name of a file for each weight; get it anew")
+    for name in sorted(set(names.values())):
         if Path(name).name != name:
             raise DistillkitError(f"{index}: names '{name}', which is not a file of its own folder")
         if not (index.parent / name).is_file():
-            raise DistillkitError(f"{index}: names '{name}', which is not there")
+            raise DistillkitError(f"{index}: names '{name}', which {what_is(index.parent / name)}")
         yield index.parent / name
 
 
@@ -225,6 +134,8 @@ def _none(folder: Path) -> str:
     """Why there are no weights."""
     expected = f"{stem_of(folder)}.safetensors"
     names = sorted(file.name for file in folder.iterdir())
+    if odd := next((name for name in names if _FILE.fullmatch(name) and not (folder / name).is_file()), None):
+        return f"{folder / odd}: {what_is(folder / odd)}; expected the weights: get the file anew"
     if lora := next((name for name in names if name in LORAS), None):
         return f"{folder} has no weights of a network ({expected}){about_lora(lora)}"
     if pickles := [name for name in names if name.endswith(PICKLES)]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ import diffusers
 import diffusers.models.embeddings as embeddings
 import torch
 
-from distillkit.errors import DistillkitError
+from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export
 from distillkit_diffusers import networks
 from distillkit_diffusers.export import DIT, model_card, save
@@ -43,6 +43,16 @@ class Dit(TableFamily):
         """DiTPipeline's default, if it can guide the network."""
         config = read_json(folder.part("transformer") / "config.json")
         return 4.0 if config.get("num_embeds_ada_norm") == CLASSES else 1.0
+
+    def check_size(self, folder: PipelineFolder) -> Iterator[Mistake]:
+        """See the base class."""
+        config = folder.part("transformer") / "config.json"
+        if not config.is_file() or (size := folder.sample_size("transformer")) is None:
+            return
+        patch = read_json(config).get("patch_size", 2)
+        if not isinstance(patch, int) or patch < 1 or any(length % patch for length in size):
+            written = " × ".join(map(str, size))
+            yield Mistake("path", f"{config}: sample_size is {written}; expected multiples of patch_size ({patch!r})")
 
     def load(self) -> None:
         """Load the transformer and the autoencoder."""

@@ -14,7 +14,7 @@ from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, GuidanceInput, Inventory, Sampler, StudentTable
 from distillkit.noise import GUIDANCE, Condition, NoisePath, PredictionType
 from distillkit.solver import Scheduler
-from distillkit_diffusers import schedulers
+from distillkit_diffusers import candidates, schedulers
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.options import DiffusersOptions
 from distillkit_diffusers.scheduler_fields import Fields
@@ -76,6 +76,10 @@ class Family(ABC):
         if self.folder is not None:
             for part, classes in self.parts.items():
                 yield from self.folder.check_network(part, classes)
+            try:
+                yield from self.check_size(self.folder)
+            except DistillkitError as error:
+                yield Mistake("path", str(error))
             yield from self.folder.check_scheduler(bool(self.options.scheduler))
 
     def check_scheduler(self, config: Mapping[str, Any], supported: tuple[Fields, ...]) -> Iterator[Mistake]:
@@ -112,7 +116,22 @@ class Family(ABC):
             guidance=self.default_guidance(folder),
             adapter=0 if student is None else folder.adapter_parameters(self.distilled, student),
             encoders=sum(folder.weights(part).bytes for part in self.parts if part.startswith("text_encoder")),
+            others="" if folder.subfolder else candidates.others(folder.part(self.distilled)),
         )
+
+    def check_size(self, folder: PipelineFolder) -> Iterator[Mistake]:
+        """Mistakes in the size of the samples, before the network is loaded.
+
+        Raises:
+            DistillkitError: a config gives none.
+        """
+        if (folder.part(self.distilled) / "config.json").is_file():
+            folder.sample_size(self.distilled)
+        return iter(())
+
+    def most_steps(self) -> int | None:
+        """See `Model.most_steps`."""
+        return None
 
     def latent_size(self, folder: PipelineFolder) -> tuple[int, int] | None:
         """(H, W) of the samples that the network takes, before it is loaded; None if the files do not say."""
@@ -120,7 +139,12 @@ class Family(ABC):
 
     def default_guidance(self, folder: PipelineFolder) -> float:
         """The guidance scale that the pipeline uses by default: the one it was saved with, or 1 (none)."""
-        return float(folder.index.get("guidance_scale", 1.0))
+        scale = folder.index.get("guidance_scale", 1.0)
+        if not isinstance(scale, int | float):
+            raise DistillkitError(
+                f"{folder.path / 'model_index.json'}: guidance_scale must be a number (got {scale!r})"
+            )
+        return float(scale)
 
     def can_export(self, spacing: str) -> bool:
         """See `Model.can_export`."""

@@ -28,7 +28,6 @@ class Flux(FlowFamily, Text):
     distilled = "transformer"
     pipeline = "FluxPipeline"
     pipeline_spacing = "trailing"
-    default_size = 128
     stock_guidance = 3.5
     scale_key = "guidance_embeds"
 
@@ -38,17 +37,16 @@ class Flux(FlowFamily, Text):
 
     def latent_size(self, folder: PipelineFolder) -> tuple[int, int] | None:
         """The config of the network does not say what the pipeline makes by default."""
-        return super().latent_size(folder) or (self.default_size, self.default_size)
+        return super().latent_size(folder) or (128, 128)
 
     @property
     def channels(self) -> int:
         """A quarter of a token's, which has those of 2×2 latents."""
         return int(self.config["in_channels"]) // 4
 
-    @property
-    def multiple(self) -> int:
+    def multiple(self, folder: PipelineFolder) -> int:
         """The size of a token in pixels."""
-        return 2 * self.autoencoder.factor
+        return 2 * self.factor(folder)
 
     def read_scheduler(self, length: int | None = None) -> None:
         """See the base class; `length` is the number of tokens of an image."""

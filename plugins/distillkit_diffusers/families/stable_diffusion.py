@@ -13,6 +13,8 @@ from distillkit.noise import GUIDANCE
 from distillkit_diffusers.families.flow import FlowFamily
 from distillkit_diffusers.families.table import TableFamily
 from distillkit_diffusers.families.text import Text
+from distillkit_diffusers.folder import PipelineFolder
+from distillkit_diffusers.reading import read_json
 from distillkit_diffusers.scheduler_values import shown
 
 
@@ -127,17 +129,29 @@ class StableDiffusion3(FlowFamily, Text):
     def read_scheduler(self, length: int | None = None) -> None:
         """See the base class; `length` is the number of patches of an image."""
         _, height, width = self.sample_shape
-        patch, most = self.config["patch_size"], self.config["pos_embed_max_size"]
-        if max(height, width) > most * patch:
-            raise DistillkitError(
-                f"model.size: the network knows positions for {most * patch * self.autoencoder.factor} pixels at most"
-            )
+        patch = self.config["patch_size"]
         super().read_scheduler((height // patch) * (width // patch))
 
-    @property
-    def multiple(self) -> int:
+    def multiple(self, folder: PipelineFolder) -> int:
         """The size of a patch in pixels."""
-        return int(self.autoencoder.factor * self.config["patch_size"])
+        return self.factor(folder) * self._number(folder, "patch_size", 2)
+
+    def check_size(self, folder: PipelineFolder) -> Iterator[Mistake]:
+        """Adds a size for which the network has no positions."""
+        mistakes = [*super().check_size(folder)]
+        yield from mistakes
+        if not mistakes and (size := self.latent_size(folder)) is not None:
+            most = self._number(folder, "pos_embed_max_size", 96) * self.multiple(folder)
+            if max(size) * self.factor(folder) > most:
+                yield Mistake("size", f"the network knows positions for {most} pixels at most")
+
+    def _number(self, folder: PipelineFolder, key: str, default: int) -> int:
+        """A whole number in the network's config."""
+        file = folder.part(self.distilled) / "config.json"
+        found = read_json(file).get(key, default)
+        if not isinstance(found, int) or found < 1:
+            raise DistillkitError(f"{file}: {key} must be a whole number above 0 (got {found!r})")
+        return found
 
     def embed(self, pipeline: Any, texts: list[str]) -> Mapping[str, torch.Tensor]:
         """The CLIPs' hidden states, followed by T5's; the CLIPs' pooled embeddings."""

@@ -15,6 +15,7 @@ from distillkit.solver import Scheduler
 from distillkit_diffusers import schedulers
 from distillkit_diffusers.families.family import Family
 from distillkit_diffusers.scheduler_fields import BETA_SCHEDULES, BETAS, TABLES
+from distillkit_diffusers.scheduler_values import DEFAULTS
 from distillkit_diffusers.times import TRAINED, Sampling, handed, has_own
 
 
@@ -181,6 +182,11 @@ class TableFamily(Family):
         yield from super().check()
         config = self.scheduler_config()
         yield from self.check_scheduler(config if self.options.cosine is None else _without_betas(config), TABLES)
+
+    def most_steps(self) -> int | None:
+        """The number of times; a cosine path has every real time."""
+        count = self.scheduler_config().get("num_train_timesteps", DEFAULTS["num_train_timesteps"])
+        return count if self.options.cosine is None and isinstance(count, int) else None
 
     def read_scheduler(self) -> None:
         """Set `path` (a table of ᾱ, or a cosine path) and `prediction` from `scheduler`."""

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from math import inf
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import diffusers
 import torch
@@ -16,7 +16,7 @@ from distillkit import distributed
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, GuidanceInput
 from distillkit.noise import Condition
-from distillkit_diffusers import frozen, networks
+from distillkit_diffusers import components, frozen, libraries, networks
 from distillkit_diffusers.export import model_card, save_over, text_conditional
 from distillkit_diffusers.families.family import Family
 from distillkit_diffusers.folder import PipelineFolder
@@ -53,7 +53,7 @@ class Text(Family):
         yield from super().check()
         yield from check_prompts(self.options, self.what)
         if self.folder is not None:
-            yield from self.folder.check_components(self.parts)
+            yield from components.check(self.folder, self.parts)
             if self.options.negative_prompt is not None and self.takes_scale(self.folder):
                 yield Mistake(
                     "negative_prompt",
@@ -83,7 +83,7 @@ class Text(Family):
                 f"model.path: the autoencoder in {self.saved.part('vae')} makes latents of {channels} channels, and "
                 f"the network in {network_folder} takes {self.channels}"
             )
-        self.sample_shape = (channels, *self._latent_size())
+        self.sample_shape = (channels, *cast(tuple[int, int], self.latent_size(self.saved)))
         self.scheduler = self.scheduler_config()
         self.read_scheduler()
         if self.takes_scale(self.saved):
@@ -99,39 +99,36 @@ class Text(Family):
         """The number of channels of the latents that the network takes."""
         return int(self.config["in_channels"])
 
-    @property
-    def default_size(self) -> int | tuple[int, int] | None:
-        """Height and width of the latents that the pipeline makes by default."""
-        size: int | tuple[int, int] | None = self.config["sample_size"]
-        return size
+    def factor(self, folder: PipelineFolder) -> int:
+        """The height of a picture over that of its latents, before the autoencoder is loaded."""
+        # Without block_out_channels, diffusers' default is one block.
+        return 1 << folder.levels("vae", 1) - 1
 
-    @property
-    def multiple(self) -> int:
+    def multiple(self, folder: PipelineFolder) -> int:
         """The pictures' height and width must be multiples of this."""
-        return max(8, self.autoencoder.factor)
+        return max(8, self.factor(folder))
 
     def latent_size(self, folder: PipelineFolder) -> tuple[int, int] | None:
         """That of the option `size`, if it is given."""
         size = self.options.size
         if size is None:
             return super().latent_size(folder)
-        factor = frozen.downscaling(read_json(folder.part("vae") / "config.json"))
         height, width = (size, size) if isinstance(size, int) else size
-        return height // factor, width // factor
+        return height // self.factor(folder), width // self.factor(folder)
 
-    def _latent_size(self) -> tuple[int, int]:
-        size, factor = self.options.size, self.autoencoder.factor
-        if size is None:
-            default = self.default_size
-            if default is None:
-                raise DistillkitError("model.size: is required: the network's config does not say the pictures' size")
-            return (default, default) if isinstance(default, int) else default
-        height, width = (size, size) if isinstance(size, int) else size
-        if height % self.multiple or width % self.multiple:
-            raise DistillkitError(
-                f"model.size: {height} × {width}; {self.what} takes multiples of {self.multiple} pixels"
-            )
-        return height // factor, width // factor
+    def check_size(self, folder: PipelineFolder) -> Iterator[Mistake]:
+        """Mistakes in the pictures' size."""
+        if not all((folder.part(part) / "config.json").is_file() for part in (self.distilled, "vae")):
+            return
+        latents, size, multiple = self.latent_size(folder), self.options.size, self.multiple(folder)
+        if latents is None:
+            yield Mistake("size", "is required: the network's config does not say the pictures' size")
+            return
+        height, width = (self.factor(folder) * length for length in latents)
+        if size is not None:
+            height, width = (size, size) if isinstance(size, int) else size
+        if height % multiple or width % multiple:
+            yield Mistake("size", f"{height} × {width}; {self.what} takes multiples of {multiple} pixels")
 
     def _encode_prompts(self) -> None:
         encoders = {name: classes[0] for name, classes in self.parts.items() if name.startswith("text_encoder")}
@@ -139,7 +136,8 @@ class Text(Family):
         pipeline = frozen.load_text_encoders(self.saved, getattr(diffusers, self.pipeline), encoders, others)
         self.prompts = read_prompts(self.options)
         self.classes = len(self.prompts)
-        with torch.no_grad(), frozen.quiet():
+        # Of prompts that are cut they warn for every batch, and `cut_prompts` once.
+        with torch.no_grad(), libraries.quiet():
             cut = [*frozen.cut_prompts(pipeline, self.prompts)]
             # Row 0 is the class −1.
             parts = [_kept(self.embed_negative(pipeline, self.options.negative_prompt))]

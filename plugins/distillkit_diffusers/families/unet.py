@@ -3,27 +3,58 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import diffusers
 import torch
 
-from distillkit.errors import DistillkitError
+from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Export, GuidanceInput
 from distillkit_diffusers import networks, pipelines
 from distillkit_diffusers.export import CLASS_CONDITIONAL, UNCONDITIONAL, model_card, save
 from distillkit_diffusers.families.family import Family
 from distillkit_diffusers.families.table import TableFamily
+from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.reading import read_json
 from distillkit_diffusers.times import Sampling, has_own
+
+LEVELS = 4
+"""The number of levels of diffusers' default `UNet2DModel`."""
+
+
+def _check_size(key: str, where: str, size: Sequence[int], levels: int) -> Iterator[Mistake]:
+    """Mistakes in (H, W) of a `UNet2DModel`'s samples: its lower levels have whole halves of them."""
+    multiple = 1 << max(levels - 1, 0)
+    if any(length < 1 or length % multiple for length in size):
+        yield Mistake(
+            key,
+            f"{where}sample_size is {' × '.join(map(str, size))}; expected multiples of {multiple}, as the network "
+            f"has {levels} levels (block_out_channels)",
+        )
 
 
 class Unet2D(Family):
     """A `UNet2DModel`, unconditional or class-conditional; a subclass reads its noise path."""
 
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {"unet": ("UNet2DModel", "GuidedUNet2DModel")}
+
+    def check(self) -> Iterator[Mistake]:
+        """Adds mistakes in the size of a new network's samples."""
+        yield from super().check()
+        config = self.options.network
+        if config is not None:
+            size, channels = config.get("sample_size"), config.get("block_out_channels", (0,) * LEVELS)
+            sizes: list[Any] = size if isinstance(size, list) else [size]
+            if isinstance(channels, list | tuple) and all(isinstance(length, int) for length in sizes):
+                yield from _check_size("network", "", sizes, len(channels))
+
+    def check_size(self, folder: PipelineFolder) -> Iterator[Mistake]:
+        """See the base class."""
+        config = folder.part("unet") / "config.json"
+        if config.is_file() and (size := folder.sample_size("unet")) is not None:
+            yield from _check_size("path", f"{config}: ", size, folder.levels("unet", LEVELS))
 
     def load(self) -> None:
         """Load or build the network, and set the other attributes from its config and the scheduler's."""

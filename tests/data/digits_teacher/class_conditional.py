@@ -52,6 +52,14 @@ class ClassConditionalPipeline(DiffusionPipeline):
         )
         self.image_processor = VaeImageProcessor()
 
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
+        """A pipeline of this class with another one's parts and settings; `kwargs` replace some of them."""
+        # Given by name, parts may be of classes that diffusers lacks.
+        taken = signature(cls.__init__).parameters
+        parts = {name: part for name, part in pipeline.components.items() if name in taken}
+        return super().from_pipe(pipeline, **parts | kwargs)
+
     def save_config(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write model_index.json, and the files with the classes that diffusers lacks."""
         super().save_config(save_directory, push_to_hub, **kwargs)
