@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 
 from distillkit.noise import Condition, NoisePath, Prediction, Predictor
-from distillkit.solver import Scheduler
+from distillkit.solver import Scheduler, SolverState
 
 
 def generator(*what: int | str) -> torch.Generator:
@@ -42,8 +42,9 @@ def walk(
     noise: torch.Tensor,
     condition: Condition,
     steps: int,
+    order: int = 1,
 ) -> Iterator[torch.Tensor]:
-    """Yield the states of DDIM sampling (Song et al. 2021) from noise to clean samples. Computes no gradient.
+    """Yield the states of sampling from noise to clean samples. Computes no gradient.
 
     These are `steps` + 1 states [B, C, H, W]: the noise, scaled to the start of the path, and the result of each step.
     The last one is not clamped.
@@ -53,19 +54,20 @@ def walk(
         path: the noise path; its grid of `steps` steps gives the times.
         noise: N(0, I), [B, C, H, W], on the network's device.
         condition: the samples' conditions, on the network's device.
-        steps: number of DDIM steps.
+        steps: number of steps.
+        order: of the solver: 1 is DDIM (Song et al. 2021), 2 DPM-Solver++(2M) (Lu et al. 2022).
 
     Raises:
         GridError: the path has no grid of `steps` steps.
     """
-    grid = path.grid(steps).to(noise.device)
-    z = noise * path.initial_scale
-    step_size = torch.full((len(z),), 1 / steps, device=z.device)
-    yield z
-    for t, s in pairwise(grid.unsqueeze(1).expand(-1, len(z))):
+    grid = path.grid(steps).to(noise.device).unsqueeze(1).expand(-1, len(noise))
+    state = SolverState.begin(noise * path.initial_scale, grid[0])
+    step_size = torch.full((len(noise),), 1 / steps, device=noise.device)
+    yield state.z
+    for t, s in pairwise(grid):
         with torch.no_grad():
-            z = path.ddim(z, predict(z, t, condition, step_size).x0, t, s)
-        yield z
+            state = state.step(predict(state.z, t, condition, step_size).x0, t, s, order, path)
+        yield state.z
 
 
 def sample(predictor: Predictor, noise: torch.Tensor, condition: Condition, steps: int) -> torch.Tensor:

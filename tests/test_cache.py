@@ -24,7 +24,8 @@ from torch import Tensor
 from distillkit.config import Components, evaluations_before, make_plan
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import JumpBatch, Stage
-from distillkit.sampling import noise_for
+from distillkit.noise import Condition
+from distillkit.sampling import noise_for, sample_with
 from distillkit.training import assemble
 from distillkit.training.assemble import Parts
 
@@ -110,6 +111,25 @@ def test_targets_are_those_made_on_the_fly(stride: int, guidance: str) -> None:
     close = 1e-6 if guidance == "1.0" else 3e-6
     torch.testing.assert_close(found.z_next, expected.z_next, rtol=0, atol=close)
     torch.testing.assert_close(found.x0, expected.x0, rtol=0, atol=close if stride == 4 else 4 * close)
+
+
+def test_trajectories_of_order_2_are_diffusers_own() -> None:
+    """DPM-Solver++(2M) on the run's grid; beside those of DDIM, which stay what they are."""
+    ddim = made()
+    parts = begin("source.order=2").do()
+    assert files() == ddim
+    [*names] = sorted(path.name for path in Path("trajectories").iterdir())
+    assert names == [f"steps-{STEPS}-stride-{STEPS}", f"steps-{STEPS}-stride-{STEPS}-order-2"]
+    shards = [load_file(file) for file in sorted(Path("trajectories", names[1]).glob("*.safetensors"))]
+    others = [load_file(file) for file in sorted(Path("trajectories", names[0]).glob("*.safetensors"))]
+    model, student = parts.components.model, parts.student
+    for shard, other in zip(shards, others, strict=True):
+        condition = Condition.from_tensors({key: value for key, value in shard.items() if key != "states"})
+        noise, end = shard["states"].unbind(1)
+        stock = model.solver("dpmsolver++", STEPS, student.path)
+        torch.testing.assert_close(end, sample_with(student, stock, noise, condition), rtol=0, atol=1e-5)
+        assert torch.equal(noise, other["states"][:, 0])
+        assert (end - other["states"][:, 1]).abs().max() > 1e-2
 
 
 def test_a_trajectory_depends_on_seed_and_number_alone() -> None:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
@@ -18,8 +18,6 @@ from distillkit.interfaces import EmaTable, OptimizerTable, Sampler, StudentTabl
 from distillkit.noise.grids import GridTable
 from distillkit.registry import KINDS, PartError, Registry, UnknownNameError, checked
 
-T = TypeVar("T")
-
 
 def _folder_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -27,7 +25,7 @@ def _folder_name(name: str) -> str:
     return name
 
 
-def _each_once(given: tuple[T, ...]) -> tuple[T, ...]:
+def _each_once(given: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(given))
 
 
@@ -76,10 +74,9 @@ class EvaluationTable(StrictModel):
         steps: numbers of sampling steps at which teacher and student are scored.
         teacher: whether the undistilled teacher is scored and sampled too. Turn it off if another run has scored it.
         teacher_steps: further numbers at which the teacher alone is scored.
-        teacher_solvers: how the teacher is sampled for its scores: "ddim" (on the run's grid), or by a scheduler of
-            diffusers' that the model has ("dpmsolver++-karras", "dpmsolver++", "unipc-karras", "unipc"; for flow
-            matching "dpmsolver++" and "unipc", for EDM "dpmsolver++"). The student is compared with the best of them at
-            each number of steps. Left out: DDIM and the first two that the model has.
+        teacher_solvers: how the teacher is sampled for its scores; the best counts: "ddim" (the run's grid), or a
+            scheduler of diffusers' that the model has ("dpmsolver++-karras", "dpmsolver++", "unipc-karras",
+            "unipc"; see docs/concepts.md). Left out: DDIM and the first two that the model has.
         samples: pictures per score.
         batch: pictures per network call.
         seed: of the noise; picture i starts from the noise (seed, i) in every model and every run.

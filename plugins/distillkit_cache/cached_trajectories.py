@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -38,6 +38,7 @@ class CachedTrajectories(PrecomputingSource):
             folder: where they are stored, relative to the working directory. Runs with the same teacher share it.
             max_gigabytes: the disk space that they may take, in 10⁹ bytes.
             shard: trajectories per file. They are generated in one batch, with N evaluations.
+            order: of the teacher's solver: 1 is DDIM, 2 DPM-Solver++(2M), which is more exact with as many steps.
             levels: numbers of steps: every sample's jump is 1/n of its trajectory, for an n that is drawn from them, so
                 that a batch has jumps of all sizes. Each must divide the jumps of a stage, N / `target.stride`.
                 Default: that number alone.
@@ -49,6 +50,7 @@ class CachedTrajectories(PrecomputingSource):
         max_gigabytes: float = Field(10.0, gt=0)
         shard: int = Field(64, ge=1)
         seed: int = Field(0, ge=0)
+        order: Literal[1, 2] = 1
         levels: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
 
     options: Options
@@ -87,7 +89,7 @@ class CachedTrajectories(PrecomputingSource):
         self._check_room({grid: making.size(begin(0), grid[0] // grid[1]) for grid in _grids(stages)})
 
         def fill(store: Store, shard: int, grid: tuple[int, int]) -> None:
-            made = making.make([begin(i) for i in self._indices(shard)], student, walker, *grid)
+            made = making.make([begin(i) for i in self._indices(shard)], student, walker, *grid, options.order)
             # One process after the other, because all write the manifest.
             for writer in range(distributed.world_size()):
                 write = partial(store.write, shard, made) if distributed.rank() == writer else lambda: None
@@ -96,7 +98,10 @@ class CachedTrajectories(PrecomputingSource):
         work, made_by = [], teacher_of(student, walker) | self._conditions()
         for steps, stride in _grids(stages):
             origin = made_by | grid_of(student.path, steps) | {"stride": stride}
-            store = Store(options.folder / f"steps-{steps}-stride-{stride}", origin)
+            name = f"steps-{steps}-stride-{stride}"
+            if options.order > 1:
+                name, origin = f"{name}-order-{options.order}", origin | {"order": options.order}
+            store = Store(options.folder / name, origin)
             self._stores[steps, stride] = store
             missing = distributed.on_main_process(partial(self._missing, store))
             work += [

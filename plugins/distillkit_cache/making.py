@@ -28,9 +28,14 @@ def begin(source: Source, model: Model, seed: int, index: int) -> dict[str, torc
 
 
 def make(
-    begun: Sequence[Mapping[str, torch.Tensor]], student: Predictor, teacher: Teacher, steps: int, stride: int
+    begun: Sequence[Mapping[str, torch.Tensor]],
+    student: Predictor,
+    teacher: Teacher,
+    steps: int,
+    stride: int,
+    order: int,
 ) -> dict[str, torch.Tensor]:
-    """Take `steps` DDIM steps with the teacher, in one batch.
+    """Take `steps` steps with the teacher, in one batch, with a solver of this order (see `walk`).
 
     Returns:
         The states at the ends of jumps of `stride` steps, noise first, [n, J + 1, C, H, W], and the condition's
@@ -40,7 +45,7 @@ def make(
     device = student.device
     condition = Condition.from_tensors(tensors).to(device)
     noise = tensors[STATES][:, 0].to(device)
-    states = islice(walk(teacher.predict, student.path, noise, condition, steps), None, None, stride)
+    states = islice(walk(teacher.predict, student.path, noise, condition, steps, order), None, None, stride)
     return tensors | {STATES: torch.stack([state.cpu() for state in states], 1)}
 
 
