@@ -12,9 +12,17 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""The signals that stop a command. Clusters send SIGUSR1 or SIGUSR2 before they end a job, and a terminal sends SIGHUP
-when it is closed."""
+TIMERS = (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO)
+"""The signals for which libraries have handlers of their own: for timeouts, profiles and files."""
+SIGNALS = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
+    *([signal.SIGPWR] if hasattr(signal, "SIGPWR") else []),  # Linux alone has it
+    *TIMERS,
+)
+"""The signals that stop a command: those that a user, a batch system or a terminal sends, and that would kill it.
+
+Clusters send SIGUSR1, SIGUSR2 or SIGXCPU before they end a job, a terminal SIGHUP when it is closed. SIGXCPU also comes
+from the system, each second from a soft limit of CPU time on."""
 
 HIDDEN = "***"
 """Replaces credentials in messages."""
@@ -32,6 +40,17 @@ QUERY = re.compile(rf"(?i)([?&;#][^=&;#\s]*(?:{_NAMES})=)([^&;#\s'\"]*)")
 def redact(text: str) -> str:
     """Return the text with the credentials in every URI replaced by `***`."""
     return QUERY.sub(rf"\1{HIDDEN}", _USER.sub(rf"\1{HIDDEN}@", text))
+
+
+def printable(text: str, lines: bool = True) -> str:
+    """The text with control characters, such as names of files may have, as escapes: a terminal would obey them.
+
+    Args:
+        text: the text.
+        lines: whether line breaks and tabs stay.
+    """
+    kept = "\n\t" if lines else ""
+    return "".join(char if char.isprintable() or char in kept else repr(char)[1:-1] for char in text)
 
 
 class DistillkitError(Exception):
@@ -96,8 +115,16 @@ class Terminated(KeyboardInterrupt):
 
 
 def heeded_signals() -> list[signal.Signals]:
-    """Those of `SIGNALS` that the process does not ignore: with `nohup` it ignores SIGHUP, in a script's `&` SIGINT."""
-    return [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    """Those of `SIGNALS` that the process does not ignore: with `nohup` it ignores SIGHUP, in a script's `&` SIGINT.
+
+    A timer's signal is left to whoever has a handler for it.
+    """
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    return [
+        number
+        for number, handler in handlers.items()
+        if handler not in (signal.SIG_IGN, None) and (number not in TIMERS or handler in (signal.SIG_DFL, terminate))
+    ]
 
 
 def terminate(number: int, frame: FrameType | None) -> NoReturn:

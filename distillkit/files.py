@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import os
 import re
 import shutil
@@ -14,19 +13,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, SoftFileLock
 from safetensors import SafetensorError
 
 from distillkit.errors import DistillkitError
+from distillkit.reading import FOLDER, kind_of
 
 OWNER = ".owner"
 """The file in a folder of `aside` that the process which made the folder keeps locked."""
 ASIDE = re.compile(r"\..+\.[a-z0-9_]{8}\.partial")
 """The names of folders that `aside` makes."""
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-"""What file systems without locks answer, such as some NFS and FUSE ones."""
-
-_logger = logging.getLogger(__name__)
+IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENXIO, errno.ESPIPE)
+"""What is answered where something else is at the path than was expected there."""
 
 
 def readable_bytes(number: float) -> str:
@@ -48,7 +45,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Yields:
         The path to write to. Nothing is there yet.
+
+    Raises:
+        DistillkitError: something is there that is never replaced. See `check_replaceable`.
     """
+    check_replaceable(path, may_be_folder=True)
     with aside(path.parent, path.name) as temporary:
         yield temporary
         replace(temporary, path)
@@ -142,6 +143,7 @@ def replace(temporary: Path, path: Path) -> None:
 
     A folder cannot be renamed over another one, so an existing folder at `path` is renamed first. See `recover`.
     """
+    check_replaceable(path, may_be_folder=temporary.is_dir())
     old = path.with_name(f".{path.name}.old")
     if temporary.is_dir():
         for folder, _, files in os.walk(temporary):
@@ -157,6 +159,21 @@ def replace(temporary: Path, path: Path) -> None:
     flush(path.parent)
     if path.is_dir():
         remove(old)
+
+
+def check_replaceable(path: Path, may_be_folder: bool = False) -> None:
+    """Check that what is at a path may be replaced: a file or nothing. A renaming would remove a device for good.
+
+    Args:
+        path: the path.
+        may_be_folder: whether it may be a folder.
+
+    Raises:
+        DistillkitError: it is something else, or a link to that.
+    """
+    kind = kind_of(path)
+    if kind is not None and not (may_be_folder and kind == FOLDER):
+        raise DistillkitError(f"{path}: is {kind}, which is never replaced by a file: give another path")
 
 
 def recover(folder: Path) -> None:
@@ -185,35 +202,9 @@ def open_in_place(path: Path, mode: str) -> Any:
     """
 
     def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
     return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=opener)
-
-
-def links(folder: Path) -> Iterator[Path]:
-    """The symbolic links in a folder and the folders below it, in order."""
-    for top, folders, names in os.walk(folder):
-        yield from filter(Path.is_symlink, (Path(top, name) for name in sorted(folders + names)))
-
-
-def file_lock(path: Path) -> BaseFileLock:
-    """A lock that the operating system releases when the process ends; a link at its path is not followed.
-
-    On a file system without locks it is a second file beside `path`, with a warning: one that a crashed machine left
-    has to be deleted.
-    """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in NO_LOCKS:
-            owner = path.with_name(f"{path.name}{OWNER}")
-            _logger.warning("%s: this file system has no locks (%s); using the file %s", path, error.strerror, owner)
-            return SoftFileLock(owner)
-        # Any other error means that it is locked, or comes again.
-    finally:
-        os.close(handle)
-    return FileLock(path)
 
 
 def flush(path: Path) -> None:
@@ -235,9 +226,12 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
+        advice = "make room, or see to the folder's permissions,"
+        if getattr(error, "errno", None) in IN_THE_WAY:
+            path, advice = Path(getattr(error, "filename", None) or path), "take away what is there in its place,"
         raise DistillkitError(
-            f"{path}: cannot be written ({reason(error)}); nothing that was there before is lost: make room, or see to "
-            "the folder's permissions, and go on with --resume"
+            f"{path}: cannot be written ({reason(error)}); nothing that was there before is lost: {advice} and go on "
+            "with --resume"
         ) from None
 
 

@@ -204,7 +204,8 @@ def deferred(on_request: Callable[[], None] = lambda: None) -> Iterator[StopRequ
             asked_at = time.monotonic()
 
             def again(number: int, frame: FrameType | None) -> None:
-                if time.monotonic() - asked_at >= ECHO:
+                # A limit of CPU time repeats its signal each second.
+                if time.monotonic() - asked_at >= ECHO and number != signal.SIGXCPU:
                     terminate(number, frame)
 
             for other in before.keys() - {signal.SIGINT}:

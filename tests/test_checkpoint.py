@@ -18,7 +18,7 @@ from helpers.digits import Run, distil, read_checkpoint, settings
 from distillkit.config import Choice, Config
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import NoTracker, RunInfo
-from distillkit.training import checkpoint
+from distillkit.training import checkpoint, manifest
 from distillkit.training.assemble import load, prepare
 from distillkit.training.folder import RunFolder
 from distillkit.training.run import run
@@ -283,6 +283,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file missing": (lambda folder: (folder / STATE).unlink(), f"{STATE} is missing"),
     "the manifest missing": (lambda folder: (folder / MANIFEST).unlink(), f"{MANIFEST} is missing"),
     "the manifest truncated": (lambda folder: os.truncate(folder / MANIFEST, 99), f"{MANIFEST} cannot be read: "),
+    "the manifest a list": (
+        lambda folder: (folder / MANIFEST).write_text("[]"),
+        f"{MANIFEST} cannot be read: it is no JSON object",
+    ),
+    "the manifest nested deep": (
+        lambda folder: (folder / MANIFEST).write_text("[" * 100_000),
+        f"{MANIFEST} cannot be read: ",
+    ),
     "the manifest of nothing": (lambda folder: (folder / MANIFEST).write_text("{}"), f"{MANIFEST} cannot be read: "),
 }
 
@@ -323,6 +331,23 @@ def test_no_checkpoint_that_is_whole(pair: Run, tmp_path: Path) -> None:
         "in another folder with --output"
     )
     assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("text", ["[]", '{"update": "2"}', '{"update": 2}'])
+def test_a_position_that_no_run_writes(pair: Run, tmp_path: Path, text: str) -> None:
+    """With the hash of just that."""
+    shutil.copytree(pair.folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/pipeline")
+    newest = tmp_path / "run/checkpoints/update-000002"
+    (newest / POSITION).write_text(text, encoding="utf-8")
+    about = manifest.read(newest)
+    manifest.write(newest, about.pop("files") | manifest.entries(newest, [POSITION]), about)
+    with pytest.raises(DistillkitError) as caught:
+        distil(tmp_path, "dsdi", *OPTIONS, "run.checkpoint_every=1", resume=True)
+    assert str(caught.value) == (
+        f"{newest}: this checkpoint is damaged ({POSITION} is not what a run writes): restore it from a backup, or "
+        "delete it, and the run goes on from the one before"
+    )
 
 
 def test_a_journal_that_lacks_lines(pair: Run, tmp_path: Path) -> None:

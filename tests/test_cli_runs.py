@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -123,7 +124,21 @@ def test_sample_writes_png_whatever_the_file_is_called(run: Path, tmp_path: Path
 
 def test_sample_that_cannot_be_written(run: Path, tmp_path: Path) -> None:
     result = call("sample", run, "--steps", "1", "--count", "1", "--output", tmp_path)
-    assert (result.exit_code, result.output) == (2, f"{tmp_path}: cannot be written (Is a directory)\n")
+    assert (result.exit_code, result.output) == (
+        2,
+        f"{tmp_path}: is a folder, which is never replaced by a file: give another path\n",
+    )
+
+
+def test_sample_replaces_no_device(run: Path, tmp_path: Path) -> None:
+    """Nor a pipe, nor what a link like /dev/stdout leads to."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for output in (tmp_path / "pipe", tmp_path / "link"):
+        result = call("sample", run, "--steps", "1", "--count", "1", "--output", output)
+        message = f"{tmp_path}/pipe: is a pipe (FIFO), which is never replaced by a file: give another path\n"
+        assert (result.exit_code, result.output) == (2, message)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_sample_depends_on_seed_guidance_and_classes_only(run: Path, tmp_path: Path) -> None:
@@ -320,6 +335,27 @@ def test_compare_wants_runs_that_are_done(tmp_path: Path) -> None:
     result = call("compare", tmp_path)
     assert result.exit_code == 2
     assert result.stderr == f"{tmp_path}: there is no scores.json; give the folder of a finished run\n"
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', "[1]", '[{"model": 1}]'])
+def test_compare_wants_scores(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "scores.json"
+    file.write_text(text, encoding="utf-8")
+    result = call("compare", tmp_path)
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"{file}: is damaged: expected a list of rows, each with model, steps, metric, value, protocol; get it anew, "
+        "or score the pipeline with distillkit evaluate\n",
+    )
+
+
+def test_compare_wants_json(tmp_path: Path) -> None:
+    file = tmp_path / "scores.json"
+    for text in ("[" * 100_000, "{"):
+        file.write_text(text, encoding="utf-8")
+        result = call("compare", tmp_path)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"{file}: cannot be read as JSON (")
 
 
 def test_ui_of_a_run_that_recorded_nothing(run: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 from pathlib import Path
 
 import pytest
@@ -333,13 +335,28 @@ def test_all_at_once_in_the_file_s_order(config: ConfigFile) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DistillkitError) as caught:
         read_config(tmp_path / "no.toml")
-    assert str(caught.value) == f"{tmp_path}/no.toml: there is no such file"
+    assert str(caught.value) == f"{tmp_path}/no.toml: there is no such file; give the path of a file"
 
 
 def test_folder_for_a_file(tmp_path: Path) -> None:
     with pytest.raises(DistillkitError) as caught:
         read_config(tmp_path)
-    assert str(caught.value) == f"{tmp_path}: cannot be read as a text file ([Errno 21] Is a directory: '{tmp_path}')"
+    assert str(caught.value) == f"{tmp_path}: is a folder, and not a file; give the path of a file"
+
+
+def test_pipe_for_a_file(tmp_path: Path) -> None:
+    """Opening it would wait for ever."""
+    os.mkfifo(tmp_path / "my.toml")
+    with pytest.raises(DistillkitError) as caught:
+        read_config(tmp_path / "my.toml")
+    assert str(caught.value) == f"{tmp_path}/my.toml: is a pipe (FIFO), and not a file; give the path of a file"
+
+
+def test_file_of_a_windows_editor(config: ConfigFile) -> None:
+    """It begins with a byte-order mark."""
+    path = config.write(DSDI)
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert read_config(path).phases
 
 
 def test_unreadable_toml_tells_line_and_column(config: ConfigFile) -> None:

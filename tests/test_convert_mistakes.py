@@ -24,6 +24,8 @@ def test_files_that_are_not_there() -> None:
     assert refused() == "config.yaml: there is no such file; give the path of the config"
     Path("model.ckpt").unlink()
     assert refused() == "model.ckpt: there is no such file; give the path of the checkpoint"
+    os.mkfifo("model.ckpt")
+    assert refused() == "model.ckpt: is a pipe (FIFO), and not a file; give the path of the checkpoint"
 
 
 def test_an_output_that_is_there() -> None:

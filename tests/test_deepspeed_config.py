@@ -83,9 +83,9 @@ def test_all_conflicts_at_once(config: ConfigFile) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON (Expecting property name"),
+        ("{", "cannot be read as JSON (Expecting property name"),
         ("[1]", "expected a JSON object"),
-        (None, "cannot be read (No such file"),
+        (None, "there is no such file"),
     ],
 )
 def test_no_json(config: ConfigFile, text: str | None, message: str) -> None:

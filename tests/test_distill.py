@@ -109,8 +109,24 @@ def test_a_config_is_written_and_nothing_run(tmp_path: Path, monkeypatch: pytest
         4,
     )
     assert "distillkit plan mine.toml --measure" in result.stdout
-    again = call(TEACHER, "--write", "mine.toml")
-    assert (again.exit_code, again.stderr) == (2, "mine.toml: cannot be written (File exists)\n")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("mine.toml", "mine.toml: already exists; nothing was overwritten. Give a new file with --write"),
+        (".", ".: already exists; nothing was overwritten. Give a new file with --write"),
+        ("no/mine.toml", "no/mine.toml: there is no folder no; make it, or give another file with --write"),
+    ],
+)
+def test_a_config_that_cannot_be_written_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, message: str
+) -> None:
+    """It is said before the plan is made."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").touch()
+    result = call(TEACHER, "--write", file)
+    assert (result.exit_code, result.output) == (2, f"{message}\n")
 
 
 def test_the_time_is_measured(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_hostfile_mistakes(tmp_path: Path, text: str, message: str) -> None:
     file.write_text(text, encoding="utf-8")
     with pytest.raises(DistillkitError, match=message):
         read_hosts(file)
-    with pytest.raises(DistillkitError, match="cannot be read"):
+    with pytest.raises(DistillkitError, match="there is no such file"):
         read_hosts(tmp_path / "none")
 
 

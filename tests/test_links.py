@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from distillkit import files
+from distillkit import files, locks
 from distillkit.errors import DistillkitError
 from distillkit.training.folder import RunFolder
 from distillkit.training.journal import Curves, Journal, keep_lines
@@ -45,6 +46,39 @@ def test_a_run_with_links_is_not_resumed(tmp_path: Path, private: Path, name: st
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.parametrize("name", ["journal.jsonl", "samples/steps-002.png", ".lock"])
+def test_nor_one_with_pipes(tmp_path: Path, name: str) -> None:
+    """Opening one would wait for ever."""
+    folder = RunFolder(tmp_path / "run")
+    pipe = folder.path / name
+    pipe.parent.mkdir(parents=True)
+    folder.config.write_text("", encoding="utf-8")
+    os.mkfifo(pipe)
+    for attempt in (lambda: folder.open({}), folder.check_idle):
+        with pytest.raises(DistillkitError) as caught:
+            attempt()
+        assert str(caught.value) == f"{pipe}: is a pipe (FIFO), which a run's folder must not have: take it away"
+
+
+@pytest.mark.parametrize("name", [".lock", "journal.jsonl"])
+def test_nor_one_with_a_folder_for_a_file(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(tmp_path / "run")
+    (folder.path / name).mkdir(parents=True)
+    folder.config.write_text("", encoding="utf-8")
+
+    def attempt() -> None:
+        with folder:
+            folder.open({})
+            Journal(folder.journal, None, 0)  # type: ignore[arg-type]
+
+    with pytest.raises(DistillkitError) as caught:
+        attempt()
+    assert str(caught.value) == (
+        f"{folder.path / name}: cannot be written (Is a directory); nothing that was there before is lost: take away "
+        "what is there in its place, and go on with --resume"
+    )
+
+
 @pytest.mark.parametrize("name", ["checkpoints", "samples"])
 def test_nor_one_with_links_to_folders(tmp_path: Path, name: str) -> None:
     folder = RunFolder(tmp_path / "run")
@@ -81,7 +115,7 @@ def test_files_that_grow_follow_no_link(tmp_path: Path, private: Path) -> None:
         lambda: keep_lines(link, 0),
         lambda: Journal(link, None, 0),  # type: ignore[arg-type]
         lambda: Curves(link, 5).add(6, {}),
-        lambda: files.file_lock(link),
+        lambda: locks.file_lock(link),
     ):
         with pytest.raises((OSError, DistillkitError)):
             write()

@@ -25,8 +25,8 @@ from helpers.digits import MODEL, PLAIN, settings
 from helpers.run_folders import RunFolder
 
 from distillkit.errors import DistillkitError
-from distillkit.files import file_lock
 from distillkit.interfaces.tracker import Status
+from distillkit.locks import file_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

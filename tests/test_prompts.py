@@ -174,7 +174,11 @@ def test_no_prompts(teacher: Path) -> None:
 def test_prompts_that_are_wrong(teacher: Path, tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     line = f'prompts_file = "{file}"'
-    assert mistakes(teacher, line).startswith(f"model.prompts_file: {file}: cannot be read as a text file (")
+    assert mistakes(teacher, line) == f"model.prompts_file: {file}: there is no such file; give the path of a file"
+    os.mkfifo(file)
+    found = mistakes(teacher, line)
+    assert found == f"model.prompts_file: {file}: is a pipe (FIFO), and not a file; give the path of a file"
+    file.unlink()
     file.write_text("# nothing yet\n\n", encoding="utf-8")
     assert mistakes(teacher, line) == (
         f"model.prompts_file: {file}: has no prompts; expected one a line (blank lines, and those that begin with #, "

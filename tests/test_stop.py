@@ -12,12 +12,13 @@ import pytest
 from helpers.faults import Fault
 from helpers.forked_runs import ForkedRun, content, forked_run
 
-from distillkit.errors import Terminated
+from distillkit.errors import SIGNALS, TIMERS, Terminated
 from distillkit.terminal import deferred
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
 HUP, USR1, USR2 = signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2
-CODES = {TERM: 143, INT: 130, HUP: 129, USR1: 138, USR2: 140}
+XCPU, ALRM = signal.SIGXCPU, signal.SIGALRM
+CODES = {TERM: 143, INT: 130, HUP: 129, USR1: 138, USR2: 140, XCPU: 152}
 
 # Phase -> the event at which the signal comes, which of them, and the updates after which the run stops (None: it
 # stops at once, in a part of the run that is made again).
@@ -56,17 +57,17 @@ def test_stopped_in_a_phase(whole: ForkedRun, tmp_path: Path, phase: str, number
     assert content(stopped.run) == content(whole.run)
 
 
-@pytest.mark.parametrize("number", [HUP, USR1, USR2], ids=str)
+@pytest.mark.parametrize("number", [HUP, USR1, USR2, XCPU], ids=str)
 @pytest.mark.parametrize("phase", ["start-up", "an update"])
 def test_other_signals_stop_it_too(tmp_path: Path, phase: str, number: int) -> None:
-    """SIGUSR1 and SIGUSR2 announce a cluster's preemption, SIGHUP a terminal that is closed."""
+    """SIGUSR1, SIGUSR2 and SIGXCPU announce a cluster's preemption, SIGHUP a terminal that is closed."""
     stopped_in(phase, number, tmp_path)
 
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
     """Gives this process its own handlers of signals back."""
-    before = {number: signal.getsignal(number) for number in CODES}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -81,6 +82,36 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         assert not stop.asked
         signal.raise_signal(USR1)
         assert (stop.asked, stop.number) == (True, USR1)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_each_signal_that_would_kill_the_run_stops_it() -> None:
+    for number in SIGNALS:
+        if number in TIMERS:
+            signal.signal(number, signal.SIG_DFL)
+        with deferred() as stop:
+            signal.raise_signal(number)
+        assert (stop.asked, stop.number) == (True, number)
+        signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_timer_of_somebody_elses_stays_so() -> None:
+    """As in a metric with a timeout."""
+    rung: list[int] = []
+    signal.signal(ALRM, lambda number, _: rung.append(number))
+    with deferred() as stop:
+        signal.raise_signal(ALRM)
+    assert (rung, stop.asked) == ([ALRM], False)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_limit_of_cpu_time_says_it_each_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distillkit.terminal.ECHO", 0.0)
+    with deferred() as stop:
+        signal.raise_signal(XCPU)
+        signal.raise_signal(XCPU)
+    assert stop.asked
 
 
 @pytest.mark.usefixtures("handlers")

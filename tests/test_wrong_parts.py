@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from distillkit_cache.cached_trajectories import CachedTrajectories
 from distillkit_data.datasets import Digits
 from distillkit_diffusers.model import DiffusersModel
@@ -25,6 +28,7 @@ from distillkit_schedules.schedules import Halving
 from helpers.digits import MODEL, PLAIN, SCORED, TWO_PHASES, Run, settings, two_phases
 
 from distillkit import __version__
+from distillkit.cli.group import cli
 from distillkit.component import Component
 from distillkit.config import Config, evaluations_before, make_plan, read_config
 from distillkit.config.checks import check_together
@@ -51,6 +55,20 @@ def part(base: type[Any], **methods: Any) -> type[Any]:
 def giving(base: type[Any], method: str, change: Callable[[Any], Any]) -> type[Any]:
     """A part of another one whose method gives something else."""
     return part(base, **{method: lambda self, *given: change(getattr(base, method)(self, *given))})
+
+
+def giving_after(base: type[Any], method: str, change: Callable[..., Any]) -> type[Any]:
+    """A part of another one whose method first changes what it gets."""
+
+    @functools.wraps(getattr(base, method))
+    def give(self: Any, *given: Any) -> Any:
+        change(*given)
+        return getattr(base, method)(self, *given)
+
+    return part(base, **{method: give})
+
+
+ALONE = "expected arguments that stay as they are, as others use them: no methods such as sub_() and no -="
 
 
 def loading(**changes: Any) -> type[Any]:
@@ -316,6 +334,30 @@ OTHERS: dict[str, tuple[str, str, type[Any], str]] = {
         "per_sample()",
         giving(XMse, "per_sample", torch.detach),
         "gave numbers without a gradient; expected numbers that depend on the student's",
+    ),
+    "loss that empties its goal": (
+        "loss",
+        "per_sample()",
+        part(XMse, per_sample=lambda self, jumps, student, goal: (student.x0 - goal.zero_()).flatten(1).mean(1)),
+        f"gave a result, but changed goal in place; {ALONE}",
+    ),
+    "loss that changes the jumps": (
+        "loss",
+        "per_sample()",
+        giving_after(XMse, "per_sample", lambda jumps, student, goal: jumps.z.add_(1)),
+        f"gave a result, but changed jumps.z in place; {ALONE}",
+    ),
+    "network that changes its input": (
+        "model",
+        "forward()",
+        giving_after(DiffusersModel, "forward", lambda network, z, *_: z.add_(1)),
+        f"gave a result, but changed z in place; {ALONE}",
+    ),
+    "target that changes the student's prediction": (
+        "target",
+        "compute()",
+        giving_after(MergedSteps, "compute", lambda jumps, student, *_: student.x0.add_(1)),
+        f"gave a result, but changed student.x0 in place; {ALONE}",
     ),
     "loss that is a list": (
         "loss",
@@ -597,6 +639,15 @@ def test_shares_that_are_none(tmp_path: Path, shares: Any, key: str, fault: str)
     )
 
 
+def test_shares_of_too_many_stages(tmp_path: Path) -> None:
+    schedule = part(Schedule, name="odd", shares=lambda self: [(4, 1.0)] * 1_000_000)
+    [mistake] = mistakes(tmp_path, "schedule", schedule)
+    assert mistake == (
+        f"schedule: {HERE}, schedule 'odd': shares() gave 1000000 pairs; expected at most 10000: each is a stage of "
+        "its own"
+    )
+
+
 PLANS = {
     "no list": (lambda stages: tuple(stages), "an object of the type tuple; expected a list of Stages"),
     "nothing": (lambda stages: None, "None; expected a list of Stages"),
@@ -798,6 +849,28 @@ class Raising(NoTracker):
 
     def finish(self, status: Status) -> None:
         raise SystemExit(f"{status}, and no way to say so")
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "method"),
+    [("loss", XMse, "setup"), ("loss", XMse, "per_sample"), ("schedule", Halving, "shares")],
+)
+def test_part_that_exits_is_one_that_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, base: type[Any], method: str
+) -> None:
+    """sys.exit() would end the run with the exit code 0, and without a word."""
+
+    def leave(self: Component, *given: Any) -> None:
+        sys.exit()
+
+    leave.__code__ = leave.__code__.replace(co_name=method)
+    made = Config.of(with_part(tmp_path, kind, part(base, **{method: leave})))
+    monkeypatch.setattr("distillkit.cli.run.read_config", lambda *_: made)
+    result = CliRunner().invoke(cli, ["run", "any.toml", "--output", str(tmp_path / "run")])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, RuntimeError)
+    assert str(result.exception) == "sys.exit(None) was called"
+    assert f"{HERE}, {kind} '{base.name}': {method}() raised SystemExit\n" in result.stderr
 
 
 def test_tracker_that_raises_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import click
 
 from distillkit.cli.options import echo_json, json_option
 from distillkit.errors import DistillkitError
+from distillkit.reading import read_scores
 from distillkit.terminal import print_scores
 
 
@@ -34,12 +34,9 @@ def command(runs: tuple[Path, ...], as_json: bool) -> None:
 
 def _scores(run: Path) -> list[dict[str, Any]]:
     file = run / "scores.json"
-    try:
-        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise DistillkitError(f"{run}: there is no scores.json; give the folder of a finished run") from None
-    except ValueError as error:
-        raise DistillkitError(f"{file}: cannot be read as JSON ({error})") from None
+    if not file.exists():
+        raise DistillkitError(f"{run}: there is no scores.json; give the folder of a finished run")
+    rows = read_scores(file)
     if not rows:
         raise DistillkitError(f"{run}: the run took no scores, because its config has no [[metric]]")
     return rows

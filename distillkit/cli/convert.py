@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from distillkit.config import read_component
 from distillkit.errors import DistillkitError
 from distillkit.files import aside, reason, replace
+from distillkit.reading import check_file
 from distillkit.registry import checked, load_registry, wrong
 
 
@@ -25,9 +26,8 @@ def command(checkpoint: Path, config: Path, output: Path, no_ema: bool, kind: st
     This is the only command that opens a pickle. It uses torch's restricted loading, which makes tensors and runs no
     code; a file that needs more is refused.
     """
-    for file, what in ((checkpoint, "checkpoint"), (config, "config")):
-        if not file.is_file():
-            raise DistillkitError(f"{file}: there is no such file; give the path of the {what}")
+    check_file(checkpoint, "the checkpoint")
+    check_file(config, "the config")
     if output.exists():
         raise DistillkitError(f"{output}: already exists; nothing was overwritten. Give a new folder with --output")
     kind = kind or load_registry().default("converter")

@@ -74,6 +74,8 @@ def command(
     The command chooses settings for the network and the machine, shows them, and writes the config to the run's folder.
     `distillkit run` repeats the run from it. --set changes any setting.
     """
+    if write is not None:
+        _check_new(write)
     folder = Path(pipeline)
     model = str(pipeline_folder(folder)) if folder.is_dir() else pipeline
     try:
@@ -100,10 +102,18 @@ def _with_flag(mistake: Mistake) -> Mistake:
     return Mistake(mistake.key, f"{mistake.message} ({flag})") if flag else mistake
 
 
+def _check_new(file: Path) -> None:
+    """Check that a config can be written to a file, before a plan is made."""
+    if file.exists() or file.is_symlink():
+        raise DistillkitError(f"{file}: already exists; nothing was overwritten. Give a new file with --write")
+    if not file.parent.is_dir():
+        raise DistillkitError(f"{file}: there is no folder {file.parent}; make it, or give another file with --write")
+
+
 def _write(tables: dict[str, Any], file: Path) -> None:
     """Write a config to a new file."""
     try:
         with file.open("x", encoding="utf-8") as config:
             config.write(tomli_w.dumps(tables))
     except OSError as error:
-        raise DistillkitError(f"{file}: cannot be written ({error.strerror})") from None
+        raise DistillkitError(f"{file}: cannot be written ({error.strerror}); give another file with --write") from None

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from distillkit import __version__, distributed
-from distillkit.errors import DistillkitError, RunInterrupted
+from distillkit.errors import DistillkitError, RunInterrupted, printable
 from distillkit.lazy import lazy_imports
 
 COMMANDS = {
@@ -75,13 +75,13 @@ class LazyGroup(click.Group):
             ctx.exit(STOPPED + getattr(stop, "number", signal.SIGINT))
         except DistillkitError as error:
             if distributed.first_to_fail():
-                click.echo(str(error), err=True)
+                click.echo(printable(str(error)), err=True)
             ctx.exit(2)
         except click.ClickException as error:
             if distributed.first_to_fail():
                 raise
             ctx.exit(error.exit_code)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             from distillkit.registry import raised_by  # only a failure needs it
 
             # A collective raises this when another process has failed.
@@ -89,6 +89,8 @@ class LazyGroup(click.Group):
                 ctx.exit(1)
             if (heading := raised_by(error)) is not None:
                 click.echo(heading, err=True)
+            if isinstance(error, SystemExit):  # of a part, which has no business to end the run, and with no word
+                raise RuntimeError(f"sys.exit({error.code!r}) was called") from error
             raise
 
 

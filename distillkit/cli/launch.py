@@ -23,6 +23,7 @@ import torch.distributed.launcher.api
 
 from distillkit.cli import LAUNCHER
 from distillkit.errors import DistillkitError, Terminated, heeded_signals, leave_terminal
+from distillkit.reading import read_text
 
 GRACE = 5.0
 """Seconds after a second signal before the processes are killed."""
@@ -186,10 +187,7 @@ def read_hosts(file: Path) -> dict[str, int]:
     Raises:
         DistillkitError: the file cannot be read, or a line has another form.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DistillkitError(f"{file}: cannot be read ({getattr(error, 'strerror', 'it is no text')})") from None
+    lines = read_text(file).splitlines()
     hosts: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if not (text := line.split("#")[0].strip()):

@@ -13,6 +13,7 @@ from distillkit.cli.options import prompts_option, set_option
 from distillkit.cli.pipeline import load_model, make_predictor, pipeline_folder, split_assignments, tables_of_run
 from distillkit.config import read_scoring
 from distillkit.evaluation import Pictures, sheet, write_png
+from distillkit.files import check_replaceable
 from distillkit.registry import load_registry
 
 
@@ -40,6 +41,9 @@ def command(
     assignments: tuple[str, ...],
 ) -> None:
     """Draw samples from PIPELINE, the folder of a diffusers pipeline or of a run, into one PNG."""
+    # /dev/stdout is a link to what is there, and would itself be replaced.
+    target = output.resolve()
+    check_replaceable(target)
     folder = pipeline_folder(pipeline)
     evaluation = {"guidance": tables_of_run(folder).get("evaluation", {}).get("guidance", 1.0), "seed": seed}
     if guidance is not None:
@@ -64,7 +68,7 @@ def command(
     ]
     rows = torch.split(torch.cat(drawn)[:count], size)
     if distributed.is_main_process():
-        write_png(output, sheet(rows))
+        write_png(target, sheet(rows))
     click.echo(f"{output}: {count} samples in {steps} steps")
 
 

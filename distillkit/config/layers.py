@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.errors import DistillkitError, Mistake
+from distillkit.reading import read_text
 from distillkit.registry import Registry, UnknownNameError
 
 DEFAULTED = ("engine", "tracker")
@@ -23,13 +24,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         DistillkitError: the file does not exist, is not text, or is not TOML.
     """
+    text = read_text(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DistillkitError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DistillkitError(f"{path}: cannot be read as a text file ({error})") from None
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise DistillkitError(f"{path}: not valid TOML: {error}") from None
 
 

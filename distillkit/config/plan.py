@@ -14,6 +14,9 @@ from distillkit.config.settings import Components
 from distillkit.interfaces import PrecomputingSource, Schedule, Stage
 from distillkit.registry import checked, described, whole, wrong
 
+MOST = 10_000
+"""The most stages of a schedule: more would take minutes to check, and no run has them."""
+
 
 def make_plan(components: Components) -> list[Stage]:
     """Divide the run's updates among the schedule's stages.
@@ -29,22 +32,23 @@ def make_plan(components: Components) -> list[Stage]:
         jumps = steps // stride(components, Stage(steps, 0))
         return jumps // gcd(jumps, accumulate)
 
+    wanted = shares(components.schedule)
     stages = components.schedule.plan(components.run.updates, trajectory)
-    _check_plan(components.schedule, stages, components.run.updates)
+    _check_plan(components.schedule, stages, [steps for steps, _ in wanted], components.run.updates)
     return [
         replace(stage, stride=stride(components, stage), evaluations=accumulate * _evaluations(components, stage))
         for stage in stages
     ]
 
 
-def _check_plan(schedule: Schedule, stages: Any, updates: int) -> None:
+def _check_plan(schedule: Schedule, stages: Any, wanted: list[int], updates: int) -> None:
     if not (isinstance(stages, list) and all(isinstance(stage, Stage) for stage in stages)):
         raise wrong(schedule, "plan()", described(stages), "a list of Stages")
     for stage in stages:
         if type(stage.steps) is not int or type(stage.updates) is not int or stage.updates < 0:
             came = f"a stage with steps={stage.steps!r} and updates={stage.updates!r}"
             raise wrong(schedule, "plan()", came, "whole numbers, and updates of at least 0")
-    steps, wanted = [stage.steps for stage in stages], [steps for steps, _ in shares(schedule)]
+    steps = [stage.steps for stage in stages]
     if steps != wanted:
         expected = f"one stage for each of its shares(), N = {_few(wanted)}"
         raise wrong(schedule, "plan()", f"{len(steps)} stages, N = {_few(steps)}", expected)
@@ -61,6 +65,8 @@ def shares(schedule: Schedule) -> Sequence[tuple[int, float]]:
     """
     pairs, expected = schedule.shares(), "pairs of a whole and a finite number"
     checked(schedule, "shares()", pairs, isinstance(pairs, Sequence), f"a sequence of {expected}")
+    if len(pairs) > MOST:
+        raise wrong(schedule, "shares()", f"{len(pairs)} pairs", f"at most {MOST}: each is a stage of its own")
     for pair in pairs:
         checked(schedule, "shares()", pair, _is_share(pair), expected)
     return pairs

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from pydantic import TypeAdapter
 
 from distillkit import distributed, files
 from distillkit.errors import DistillkitError
@@ -126,13 +127,18 @@ def restore(path: Path, parts: Parts) -> Position:
         The position of the run.
 
     Raises:
-        DistillkitError: the checkpoint does not fit the config or the number of processes.
+        DistillkitError: the checkpoint is damaged, or does not fit the config or the number of processes.
     """
     components = parts.components
-    written = json.loads((path / POSITION).read_text(encoding="utf-8"))
-    plan = written.pop("plan")
-    position = Position(**written)
-    check_fits(path, plan, position, parts)
+    try:
+        text = (path / POSITION).read_text(encoding="utf-8")
+        position = TypeAdapter(Position).validate_json(text, strict=True)
+        check_fits(path, json.loads(text)["plan"], position, parts)
+    except (ValueError, RecursionError, KeyError, IndexError, TypeError):
+        raise DistillkitError(
+            f"{path}: this checkpoint is damaged ({POSITION} is not what a run writes): restore it from a backup, or "
+            "delete it, and the run goes on from the one before"
+        ) from None
     shared = safetensors.torch.load_file(path / STATE)
     rank = 0 if components.engine.layout == "replicated" else distributed.rank()
     try:

@@ -18,7 +18,9 @@ from filelock import BaseFileLock, Timeout
 
 from distillkit import distributed
 from distillkit.errors import DistillkitError
-from distillkit.files import OWNER, file_lock, is_aside, links, reason, sweep, write_text
+from distillkit.files import OWNER, is_aside, reason, sweep, write_text
+from distillkit.locks import file_lock
+from distillkit.reading import read_scores, read_text, strangers
 
 FREE = ("run.log_every", "run.keep", "run.checkpoint_every", "run.checkpoint_minutes")
 """Keys that may differ when a run is resumed, because they change no weight."""
@@ -108,7 +110,7 @@ class RunFolder:
                 self._check_free()
                 write_text(self.config, tomli_w.dumps(tables))
             except OSError as error:
-                raise DistillkitError(f"{self.path}: cannot be written ({reason(error)})") from None
+                raise DistillkitError(f"{error.filename or self.path}: cannot be written ({reason(error)})") from None
 
         distributed.on_main_process(make, self.path)
 
@@ -145,13 +147,14 @@ class RunFolder:
         )
 
     def _check_links(self) -> None:
-        """Check that nothing in the folder, which may be from somebody else, leads out of it.
+        """Check that the folder, which may be from somebody else, has files and folders only.
 
         Raises:
-            DistillkitError: there is a link.
+            DistillkitError: there is a link, which may lead out of it, or a pipe or a device, which may never end.
         """
-        for link in links(self.path):
-            raise DistillkitError(f"{link}: is a link, which a run's folder must not have: put what it leads to there")
+        for path, kind in strangers(self.path):
+            advice = "put what it leads to there" if path.is_symlink() else "take it away"
+            raise DistillkitError(f"{path}: is {kind}, which a run's folder must not have: {advice}")
 
     def check_idle(self) -> None:
         """Check that no run is using the folder.
@@ -196,7 +199,7 @@ class RunFolder:
             self._acquire()
             for folder in (self.path, self.samples, self.samples / "during"):
                 sweep(folder)
-            return tomllib.loads(self.config.read_text(encoding="utf-8"))
+            return tomllib.loads(read_text(self.config))
 
         before = distributed.on_main_process(take, self.path)
         differing = sorted(key for key in _differences(before, tables) if key.split(".")[0] not in ignore)
@@ -217,10 +220,7 @@ class RunFolder:
     def read_scores(self) -> list[dict[str, Any]]:
         """The rows of scores.json; empty if there is no such file."""
 
-        def read() -> list[dict[str, Any]]:
-            return json.loads(self.scores.read_text(encoding="utf-8")) if self.scores.is_file() else []
-
-        return distributed.on_main_process(read)
+        return distributed.on_main_process(lambda: read_scores(self.scores) if self.scores.exists() else [])
 
     def write_scores(self, rows: list[dict[str, Any]]) -> None:
         """Write scores.json."""

@@ -63,8 +63,14 @@ def write(folder: Path, entries: Entries, about: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """A checkpoint's manifest."""
-    manifest: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    """A checkpoint's manifest.
+
+    Raises:
+        OSError, ValueError, RecursionError: it cannot be read.
+    """
+    manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    if not isinstance(manifest, dict):
+        raise ValueError("it is no JSON object")
     return manifest
 
 
@@ -86,7 +92,7 @@ def damage(folder: Path, files: Collection[str]) -> str | None:
                 return f"{name} has changed: its SHA-256 differs"
     except FileNotFoundError as error:
         return f"{Path(str(error.filename)).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         return f"{NAME} cannot be read: {error}"
     return None
 
@@ -117,7 +123,7 @@ def check_layout(path: Path, parts: Parts) -> None:
     try:
         then = read(path)
         name, layout = then["engine"], then["layout"]
-    except (OSError, ValueError, KeyError):  # damaged: `damage` reports it
+    except (OSError, ValueError, RecursionError, KeyError):  # damaged: `damage` reports it
         return
     engine = parts.components.engine
     if name != engine.name:

@@ -6,7 +6,7 @@ result and then puts the method back. Later calls take no longer than without ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from distillkit import distributed
-from distillkit.component import Component
 from distillkit.config import Components
 from distillkit.interfaces import Data, Engine, JumpBatch, Loss, Model, Source, Stage, Stateful, TargetBatch, Update
 from distillkit.noise import Condition, Prediction, Predictor
 from distillkit.registry import check_tensor, checked, described, wrong
 from distillkit.training.checks import check_known
+from distillkit.training.watch import watch
 
 WATCHED = 20
 """Stages of fewer updates are checked only where a run begins, as the checks would be a part of what they cost."""
@@ -40,7 +40,7 @@ def check_engine(engine: Engine) -> None:
         def context(value: Any, what: str = f"{name}()") -> None:
             checked(engine, what, value, isinstance(value, AbstractContextManager), "a context manager")
 
-        _watch(engine, name, context)
+        watch(engine, name, context)
 
 
 def watch_model(model: Model, student: Predictor) -> None:
@@ -64,10 +64,10 @@ def watch_model(model: Model, student: Predictor) -> None:
         if value.guidance is not None and (value.null is None or value.null.keys() != value.inputs.keys()):
             raise wrong(model, "condition()", "guidance without null inputs", "a null input for each of the inputs")
 
-    _watch(student, "forward_network", output)
-    _watch(model, "encode", encoded)
-    _watch(model, "decode", decoded)
-    _watch(model, "condition", condition)
+    watch(student, "forward_network", output, part=model)
+    watch(model, "encode", encoded, part=model)
+    watch(model, "decode", decoded, part=model)
+    watch(model, "condition", condition, part=model)
 
 
 def watch_data(data: Data) -> None:
@@ -98,8 +98,8 @@ def watch_data(data: Data) -> None:
         if value.min() < 0 or value.max() >= len(data):
             raise wrong(data, "draw()", f"{value.min()} to {value.max()}", f"indices below len(), which is {len(data)}")
 
-    _watch(data, "batch", batch)
-    _watch(data, "draw", drawn)
+    watch(data, "batch", batch, part=data)
+    watch(data, "draw", drawn)
 
 
 def watch_stage(components: Components, student: Predictor, stage: Stage, first: bool) -> None:
@@ -124,7 +124,7 @@ def watch_stage(components: Components, student: Predictor, stage: Stage, first:
             checked(teacher, "predict()", value, isinstance(value, Prediction), "a Prediction")
             check_tensor(teacher, "predict()", value.x0, z.shape, "x0, as z", device=z.device, finite=first)
 
-        _watch(teacher, "predict", predicted)
+        watch(teacher, "predict", predicted, part=teacher)
     if components.target is not None:
         target = components.target
 
@@ -136,12 +136,12 @@ def watch_stage(components: Components, student: Predictor, stage: Stage, first:
                     shape, device = jumps.z.shape, jumps.z.device
                     check_tensor(target, "compute()", tensor, shape, f"{name}, as z", device=device, finite=first)
 
-        _watch(target, "compute", computed)
+        watch(target, "compute", computed, part=target)
 
     def is_over(value: Any, *_: Any) -> None:
         checked(components.schedule, "is_over()", value, isinstance(value, bool | np.bool_), "True or False")
 
-    _watch(components.schedule, "is_over", is_over)
+    watch(components.schedule, "is_over", is_over)
     _watch_engine(components.engine, components.optimizer.accumulate, student)
     for part in (components.engine, components.source, components.data, components.teacher, components.target):
         if part is not None:
@@ -172,7 +172,7 @@ def _watch_source(source: Source, model: Model, stage: Stage, first: bool) -> No
                 expected = "samples of each process's own: draw for `global_batch` and keep `shard(…)`"
                 raise wrong(source, "draw()", "the same samples in several processes", expected)
 
-    _watch(source, "draw", drawn)
+    watch(source, "draw", drawn)
 
 
 def _watch_loss(loss: Loss, first: bool) -> None:
@@ -183,7 +183,7 @@ def _watch_loss(loss: Loss, first: bool) -> None:
         if torch.is_grad_enabled() and not value.requires_grad:
             raise wrong(loss, "per_sample()", "numbers without a gradient", "numbers that depend on the student's")
 
-    _watch(loss, "per_sample", terms)
+    watch(loss, "per_sample", terms, part=loss)
 
 
 def _watch_engine(engine: Engine, accumulate: int, student: Predictor) -> None:
@@ -211,8 +211,8 @@ def _watch_engine(engine: Engine, accumulate: int, student: Predictor) -> None:
                 raise wrong(engine, "update()", "other weights in each process", "the same ones: average the gradients")
         return True
 
-    _watch(engine, "forward", output)
-    _watch(engine, "update", updated)
+    watch(engine, "forward", output)
+    watch(engine, "update", updated)
 
 
 def _watch_state(part: Stateful | Engine) -> None:
@@ -222,7 +222,7 @@ def _watch_state(part: Stateful | Engine) -> None:
             if not (isinstance(name, str) and isinstance(tensor, torch.Tensor)):
                 raise wrong(part, "state_dict()", f"{described(name)}: {described(tensor)}", "tensors by name")
 
-    _watch(part, "state_dict", state)
+    watch(part, "state_dict", state)
 
 
 def _check_condition(part: Model | Source, what: str, condition: Any, count: int) -> None:
@@ -230,22 +230,3 @@ def _check_condition(part: Model | Source, what: str, condition: Any, count: int
     for name, tensor in condition.tensors().items():
         if not (isinstance(tensor, torch.Tensor) and tensor.shape[:1] == (count,)):
             raise wrong(part, what, f"{name} {described(tensor)}", f"a tensor of {count} samples, [{count}, …]")
-
-
-def _watch(owner: Component | Predictor, name: str, check: Callable[..., bool | None]) -> None:
-    """Check the next result of a method, which gets the result and the arguments. False: the one after it, too."""
-    method, own = getattr(owner, name), name in vars(owner)
-    # A check that is still waiting is replaced.
-    method, own = getattr(method, "watched", (method, own))
-
-    def watching(*arguments: Any, **named: Any) -> Any:
-        value = method(*arguments, **named)
-        if check(value, *arguments, **named) is not False:
-            if own:
-                setattr(owner, name, method)
-            else:
-                vars(owner).pop(name, None)
-        return value
-
-    watching.watched = method, own  # type: ignore[attr-defined]
-    setattr(owner, name, watching)

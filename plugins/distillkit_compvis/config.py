@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 
 from distillkit.component import StrictModel
 from distillkit.errors import ConfigError, DistillkitError, Mistake
+from distillkit.reading import read_text
 from distillkit_compvis.checkpoint import short
 
 UNCONDITIONAL = "__is_unconditional__"
@@ -209,8 +210,9 @@ def read_config(path: Path) -> Diffusion:
     """
     if path.stat().st_size > LARGEST:
         raise DistillkitError(f"{path}: is no config of a network: it has more than {LARGEST} bytes")
+    text = read_text(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
+        content = yaml.load(text, Loader)
     except RecursionError:
         raise DistillkitError(f"{path}: cannot be read as YAML (it is nested too deep)") from None
     except Exception as error:  # PyYAML leaves a number or a date that is none to Python

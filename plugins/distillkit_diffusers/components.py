@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from distillkit.errors import DistillkitError, Mistake
-from distillkit.files import links
+from distillkit.reading import check_not_a_pointer, links
 from distillkit_diffusers.folder import PipelineFolder
-from distillkit_diffusers.reading import check_not_a_pointer, what_is
+from distillkit_diffusers.reading import what_is
 from distillkit_diffusers.weights import PICKLES
 
 WEIGHTS = (".safetensors", *PICKLES)

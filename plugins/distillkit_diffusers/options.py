@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Model
+from distillkit.reading import read_text
 
 LogSnr = Annotated[float, Field(ge=-25, le=25)]
 """Beyond these bounds diffusers' float32 betas cannot represent the ends of the schedule."""
@@ -123,10 +124,7 @@ def _read_file(file: Path) -> list[str]:
     Raises:
         DistillkitError: it cannot be read, or has no such lines.
     """
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, ValueError) as error:
-        raise DistillkitError(f"{file}: cannot be read as a text file ({error})") from None
+    lines = [line.strip() for line in read_text(file).splitlines()]
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise DistillkitError(

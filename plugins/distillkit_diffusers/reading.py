@@ -5,7 +5,6 @@ Imports no torch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from distillkit import reading
 from distillkit.errors import DistillkitError
-
-_POINTER = b"version https://git-lfs.github.com/spec/"
+from distillkit.reading import check_not_a_pointer
 
 
 @contextmanager
@@ -35,35 +34,13 @@ def opened(file: Path, framework: str) -> Iterator[Any]:
         ) from None
 
 
-def check_not_a_pointer(file: Path) -> None:
-    """Check that a file is not what Git LFS leaves in the place of a large file that it has not fetched.
-
-    Raises:
-        DistillkitError: it is, or it cannot be read.
-    """
-    try:
-        with file.open("rb") as content:
-            start = content.read(len(_POINTER))
-    except OSError as error:
-        raise DistillkitError(f"{file}: cannot be read ({error.strerror})") from None
-    if start == _POINTER:
-        raise DistillkitError(
-            f"{file}: is a Git LFS pointer in the place of the file; run `git lfs pull` in {file.parent}"
-        )
-
-
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
         DistillkitError: the file cannot be read, or holds something else.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        if not isinstance(error, OSError):
-            check_not_a_pointer(file)
-        raise DistillkitError(f"{file}: cannot be read as JSON ({error})") from None
+    content = reading.read_json(file)
     if not isinstance(content, dict):
         raise DistillkitError(f"{file}: must hold a JSON object")
     return content

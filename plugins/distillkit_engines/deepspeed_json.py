@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from distillkit.errors import DistillkitError
+from distillkit.reading import read_json
+
 LEFT_TO = {
     "train_batch_size": "source.batch and the number of processes",
     "train_micro_batch_size_per_gpu": "source.batch",
@@ -51,11 +54,9 @@ def read(file: Path) -> Json:
         ValueError: it cannot be read, or is no JSON object; says why.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ValueError(f"{file}: is no JSON ({error})") from None
+        found = read_json(file)
+    except DistillkitError as error:
+        raise ValueError(str(error)) from None
     if not isinstance(found, dict):
         raise ValueError(f"{file}: expected a JSON object, as DeepSpeed's configs are")
     return found

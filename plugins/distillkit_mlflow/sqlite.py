@@ -13,7 +13,8 @@ from pathlib import Path
 from filelock import Timeout
 
 from distillkit.errors import DistillkitError
-from distillkit.files import file_lock, replacing
+from distillkit.files import replacing
+from distillkit.locks import file_lock
 
 MAKING = 120.0
 """Seconds to wait for a new store that another process makes; it takes about ten."""

@@ -10,7 +10,7 @@ import mlflow
 import mlflow.tracking.context.registry
 from filelock import BaseFileLock
 
-from distillkit.files import file_lock
+from distillkit.locks import file_lock
 from distillkit_mlflow import store
 from distillkit_mlflow.artifacts import Artifacts
 from distillkit_mlflow.run import Run, attempt
