@@ -49,9 +49,8 @@ MISTAKES = {
     ),
     "unknown preset": (
         'preset = "dsdx"\n[run]\nupdates = 7\n',
-        "preset: no preset is called 'dsdx'; known: best, consistency, dsd-anchored, dsd-training, dsdgexp, dsdgl,"
-        " dsdi, dsdn, guided, luhman, luhman-cached, matching, pd,"
-        " training, tsd — did you mean 'dsdn'?",
+        "preset: no preset is called 'dsdx'; known: any-step, best, consistency, dsd-anchored, dsd-training, dsdgexp, "
+        "dsdgl, dsdi, dsdn, guided, luhman, luhman-cached, matching, pd, training, tsd — did you mean 'dsdn'?",
     ),
     "preset is no name": (
         "preset = 3\n[run]\nupdates = 7\n",
@@ -84,8 +83,8 @@ MISTAKES = {
     "inf": (DSDI + "[source]\nguidance = inf\n", "source.guidance: must be a finite number, or a list (got inf)"),
     "not among the choices": (
         DSDI + '[grid]\nspacing = "even"\n',
-        "grid.spacing: must be 'trailing', 'leading', 'linspace', 'angle' or 'karras', or a blend of two of them, as "
-        "in 'trailing + angle' or '0.7 trailing + 0.3 angle' (got 'even')",
+        "grid.spacing: must be 'trailing', 'leading', 'linspace', 'angle', 'karras' or as 'karras-8', or a blend of "
+        "two of them, as in 'trailing + angle' or '0.7 trailing + 0.3 angle' (got 'even')",
     ),
     "neither the word nor a number": (
         DSDI + '[grid]\nstart = "last"\n',

@@ -129,6 +129,23 @@ def test_a_config_that_cannot_be_written_there(
     assert (result.exit_code, result.output) == (2, f"{message}\n")
 
 
+def test_one_student_for_every_number_of_steps(tmp_path: Path) -> None:
+    """The method any-step: all numbers that it teaches are scored, and guidance is inside the student."""
+    words = ("--method", "any-step", "--steps", "2", "--write", str(tmp_path / "mine.toml"))
+    result = call(TEACHER, *words, "--guidance", "1.5")
+    assert result.exit_code == 0, result.output
+    config = tomllib.loads((tmp_path / "mine.toml").read_text(encoding="utf-8"))
+    assert (config["evaluation"]["steps"], config["evaluation"]["export_steps"]) == ([1, 2, 4, 8], 2)
+    assert (config["student"]["guidance"], config["source"]["guidance"]) == ("baked", 1.5)
+    assert (config["evaluation"]["guidance"], config["evaluation"]["teacher_guidance"]) == (1.0, 1.5)
+    assert config["model"]["step_input"]
+    assert "stages    N = 8: for 1, 2, 4, 8 steps; 600 network evaluations" in result.output
+    assert "guidance  1.5, inside the student: one evaluation a step" in result.output
+    deep = call(TEACHER, "--method", "any-step", "--steps", "16")
+    assert deep.exit_code == 2
+    assert "--steps: is 16, and 'any-step' teaches 8 at the most; expected fewer" in deep.output
+
+
 def test_the_time_is_measured(tmp_path: Path) -> None:
     """After the first updates of a run that has many more."""
     sets = ("tracker.type=none", "source.batch=1", "evaluation.grid=1")

@@ -91,6 +91,21 @@ def test_karras_has_the_noise_levels_of_diffusers_with_one_more_step(steps: int,
     assert TABLE.with_grid("karras", start).grid(steps)[:-1].tolist() == scheduler.timesteps.tolist()[:-1]
 
 
+@pytest.mark.parametrize("of", [2, 8, 12])
+def test_karras_of_a_number_of_steps_is_diffusers_own(of: int) -> None:
+    """And grids of fewer steps have every second, third, … of its times."""
+    betas = np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2
+    scheduler = diffusers.DPMSolverMultistepScheduler(trained_betas=betas.tolist(), use_karras_sigmas=True)
+    scheduler.set_timesteps(of)
+    path = TABLE.with_grid(f"karras-{of}")
+    assert path.grid(of)[:-1].tolist() == scheduler.timesteps.tolist()
+    for stride in (2, 4):
+        if of % stride == 0:
+            assert path.grid(of // stride).tolist() == path.grid(of)[::stride].tolist()
+    with pytest.raises(GridError, match=f'^a grid of {of + 1} steps with the spacing "karras-{of}" has {of} times'):
+        path.grid(of + 1)
+
+
 @pytest.mark.parametrize("rho", [7.0, None])
 @pytest.mark.parametrize("steps", STEPS)
 def test_karras_on_edms_path(rho: float | None, steps: int) -> None:
@@ -163,6 +178,7 @@ def test_grids_that_whole_times_have_not(spacing: str, steps: int, message: str)
 
 def test_names_and_blends() -> None:
     assert weights("karras") == {"karras": 1}
+    assert weights("karras-8 + angle") == {"karras-8": 0.5, "angle": 0.5}
     assert weights("trailing+angle") == weights(" trailing +  angle ") == {"trailing": 0.5, "angle": 0.5}
     assert weights("0.7 trailing + .3 angle") == {"trailing": 0.7, "angle": 0.3}
 
@@ -184,14 +200,24 @@ def test_a_blend_has_one_form_in_the_resolved_config(config: ConfigFile, written
 
 
 @pytest.mark.parametrize(
-    "spacing", ["even", "trailing + trailing", "trailing + angle + karras", "0.5 trailing + angle", "", "-1 angle"]
+    "spacing",
+    [
+        "even",
+        "trailing + trailing",
+        "trailing + angle + karras",
+        "0.5 trailing + angle",
+        "",
+        "-1 angle",
+        "karras-1",
+        "angle-8",
+    ],
 )
 def test_what_no_spacing_is_called(config: ConfigFile, spacing: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_config(config.write(DSDI, ""), overrides=[f'grid.spacing="{spacing}"'])
     assert str(caught.value.mistakes[0]) == (
-        "grid.spacing: must be 'trailing', 'leading', 'linspace', 'angle' or 'karras', or a blend of two of them, as "
-        f"in 'trailing + angle' or '0.7 trailing + 0.3 angle' (got {spacing!r})"
+        "grid.spacing: must be 'trailing', 'leading', 'linspace', 'angle', 'karras' or as 'karras-8', or a blend of "
+        f"two of them, as in 'trailing + angle' or '0.7 trailing + 0.3 angle' (got {spacing!r})"
     )
 
 

@@ -66,6 +66,9 @@ METHODS = {
         1,
         (*ANCHORED, "source.batch=16", "optimizer.learning_rate=1e-3", "schedule.steps=4", "source.trajectories=640"),
     ),
+    "any-step": Method(
+        60, 1, 1, 0.7, 1, (*ANCHORED, "source.batch=32", "optimizer.learning_rate=1e-3", "source.trajectories=640")
+    ),
     "matching": Method(64, 2, 5, 0.5, 2, (*ANCHORED, "source.batch=32", "schedule.steps=8")),
 }
 SELF_TAUGHT = [name for name, method in METHODS.items() if 'teacher.type="self"' in method.options]

@@ -52,7 +52,7 @@ def describe(components: Components, inventory: Inventory, memory: float, run_fo
         "method": f"{components.run.method}: {components.run.updates} updates, {batch}, {rate}",
         "stages": _stages(components),
         "time": f"shown once the first {MEASURED} updates are measured",
-        "guidance": f"{evaluation.guidance:g}" if evaluation.guidance != 1 else "none",
+        "guidance": _guidance(components),
         "engine": f"{engine.name} on {engine.device}{how}",
         "memory": f"{readable_bytes(needs.total)} of {readable_bytes(memory)}: {readable_bytes(needs.trained)} for "
         f"training, {readable_bytes(needs.copies)} for teachers, {readable_bytes(needs.frozen)} for frozen parts; "
@@ -88,8 +88,14 @@ def _stages(components: Components) -> str:
         shown[2:-1] = ["…"]
     times = f", {len(depths) // length} times" if length < len(depths) else ""
     evaluations = sum(stage.all_evaluations for stage in plan)
-    steps = components.evaluation.export_steps
+    steps = ", ".join(map(str, components.source.levels)) or components.evaluation.export_steps
     return f"N = {', '.join(shown)}{times}: for {steps} steps; {evaluations} network evaluations"
+
+
+def _guidance(components: Components) -> str:
+    if components.baked:
+        return f"{components.evaluation.teacher_guidance:g}, inside the student: one evaluation a step"
+    return f"{components.evaluation.guidance:g}" if components.evaluation.guidance != 1 else "none"
 
 
 def _count(number: int) -> str:

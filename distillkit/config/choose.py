@@ -22,7 +22,7 @@ from distillkit.config.settings import Components, Settings
 from distillkit.config.tables import Reader
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.files import readable_bytes
-from distillkit.interfaces import Engine, Inventory, Schedule, Stage, Target
+from distillkit.interfaces import Engine, Inventory, Schedule, Source, Stage, Target
 from distillkit.registry import Registry, UnknownNameError, checked, described, load_registry, whole, wrong
 
 OF = {
@@ -191,10 +191,21 @@ def _asked(wish: Wish, registry: Registry) -> dict[str, Any]:
         "run": {"name": wish.name, "updates": updates},
         "model": registry.table("model", path=wish.path, prompts=prompts),
         "schedule": schedule,
-        # The student's steps in the last three stages: N is halved twice to the last one.
-        "evaluation": {"steps": [wish.steps, 2 * wish.steps, 4 * wish.steps], "export_steps": wish.steps},
+        "evaluation": {"steps": _evaluated(wish, preset.tables, registry), "export_steps": wish.steps},
         "engine": registry.table("engine"),
     }
+
+
+def _evaluated(wish: Wish, preset: Mapping[str, Any], registry: Registry) -> list[int]:
+    source = cast(Source, _make(registry, "source", preset["source"], f"the preset '{wish.method}'"))
+    if not (levels := source.levels):
+        # Those in the last three stages: N is halved twice to the last one.
+        return [wish.steps, 2 * wish.steps, 4 * wish.steps]
+    if wish.steps > max(levels):
+        raise DistillkitError(
+            f"--steps: is {wish.steps}, and '{wish.method}' teaches {max(levels)} at the most; expected fewer"
+        )
+    return sorted({*levels, wish.steps})
 
 
 def _schedule(wish: Wish, preset: Mapping[str, Any], registry: Registry) -> tuple[dict[str, Any], float]:

@@ -34,6 +34,14 @@ def check_step_input(components: Components) -> Iterator[Mistake]:
         )
 
 
+def can_bake(components: Components) -> bool:
+    """Whether the teacher can be guided beside a student that is not: see `check_baked`."""
+    teacher, target = components.teacher, components.target
+    if teacher is None or target is None:
+        return False
+    return "landing" in target.needs or not (teacher.follows_student == "update" or teacher.reuses_student)
+
+
 def check_baked(components: Components) -> Iterator[Mistake]:
     """Guidance can be baked into the student only by a guided teacher that does not have it inside already."""
     if not components.baked:

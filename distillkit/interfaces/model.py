@@ -89,6 +89,7 @@ class Inventory:
         encoders: bytes of the parts that are freed before the first update (text encoders), as they are loaded.
         others: a sentence on what else the files hold that could be distilled in the network's place, and how to take
             it; "" for nothing.
+        guidance_input: whether the network takes the guidance scale as an input.
     """
 
     what: str
@@ -99,6 +100,7 @@ class Inventory:
     adapter: int = 0
     encoders: int = 0
     others: str = ""
+    guidance_input: bool = False
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class CosinePath(TablePath):
             # φ is linear in t, but it is b, and not 0, at t = −1.
             return share * count - (1 - share) * self._b * self._times / self._a - 1
         low, high = (tan(self._angle(torch.tensor(t)).item()) for t in (0, self.start))
-        times = (karras(steps, low, high).atan() - self._b) * self._times / self._a - 1
+        times = (karras(name, steps, low, high).atan() - self._b) * self._times / self._a - 1
         return torch.where(share == 1, self.start, times)
 
     def _with_grid(self, spacing: str, start: int | None) -> Self:

@@ -76,7 +76,7 @@ class EdmPath(NoisePath):
         if name == "angle":
             sigma = (share * atan(self.sigma_max)).tan()
         else:
-            sigma = karras(steps, self.sigma_min, self.sigma_max)
+            sigma = karras(name, steps, self.sigma_min, self.sigma_max)
         # Without rounding where it begins.
         return torch.where(share == 1, self.start, self.time_of(sigma))
 

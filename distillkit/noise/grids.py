@@ -20,7 +20,8 @@ SPACINGS = (*SCHEDULERS_OWN, "angle", "karras")
 RHO = 7.0
 """ρ of "karras" (Karras et al. 2022, section 3)."""
 
-_TERM = re.compile(r"(?:(\d*\.?\d+) +)?([a-z]+)")
+_TERM = re.compile(r"(?:(\d*\.?\d+) +)?([a-z]+(?:-\d+)?)")
+_NAME = re.compile("|".join([*SPACINGS, r"karras-([2-9]|[1-9]\d+)"]))
 
 
 def weights(spacing: str) -> dict[str, float]:
@@ -34,9 +35,10 @@ def weights(spacing: str) -> dict[str, float]:
     terms = [_TERM.fullmatch(term.strip()) for term in spacing.split("+")]
     found = {term[2]: float(term[1]) if term[1] else None for term in terms if term is not None}
     given = [weight for weight in found.values() if weight is not None]
-    if not (len(found) == len(terms) <= 2 and found.keys() <= {*SPACINGS} and len(given) in (0, len(found))):
+    known = all(_NAME.fullmatch(name) for name in found)
+    if not (len(found) == len(terms) <= 2 and known and len(given) in (0, len(found))):
         raise ValueError(
-            f"must be {', '.join(map(repr, SPACINGS[:-1]))} or {SPACINGS[-1]!r}, or a blend of two of them, as in "
+            f"must be {', '.join(map(repr, SPACINGS))} or as 'karras-8', or a blend of two of them, as in "
             f"'trailing + angle' or '0.7 trailing + 0.3 angle' (got {spacing!r})"
         )
     if given and abs(sum(given) - 1) > 1e-9:
@@ -55,7 +57,8 @@ class GridTable(StrictModel):
 
     Attributes:
         spacing: "trailing" (begins at the noise), "leading" (as CompVis), "linspace", "angle" (equal steps of
-            atan2(σ, α)), "karras" (even in (σ/α)^(1/7)), or a mean: "trailing + angle", "0.7 trailing + 0.3 angle".
+            atan2(σ, α)), "karras" (even in (σ/α)^(1/7)), "karras-8" (diffusers' Karras grid of 8 steps, or of another
+            number, and its times for fewer), or a mean: "trailing + angle", "0.7 trailing + 0.3 angle".
         start: the noisiest time used. "auto": the last time for v- and x-prediction and for leading grids; otherwise,
             for ε-prediction, the noisiest time at which σ/α, which multiplies the error of ε, is not too large.
     """
@@ -86,14 +89,23 @@ def shares(steps: int) -> torch.Tensor:
     return torch.arange(steps, 0, -1, dtype=torch.float64) / steps
 
 
-def karras(steps: int, low: float, high: float) -> torch.Tensor:
-    """σ/α of a "karras" grid without clean data, noise first: [S], float64.
+def karras(spacing: str, steps: int, low: float, high: float) -> torch.Tensor:
+    """σ/α of a grid with the spacing "karras" or "karras-R", without clean data, noise first: [S], float64.
 
     (σ/α)^(1/ρ) is k/S of the way from `low` to `high`, so that grids nest. diffusers' `use_karras_sigmas` puts the S
     values on the same curve at (k − 1)/(S − 1), so that the last one is `low` and no grid has the times of another.
+    "karras-R" is diffusers' grid at R steps, and every R/S-th of its times at S.
+
+    Raises:
+        GridError: "karras-R" has not so many times.
     """
+    share = shares(steps)
+    if of := int(spacing.partition("-")[2] or 0):
+        if steps > of:
+            raise GridError(f'a grid of {steps} steps with the spacing "{spacing}" has {of} times; take fewer steps')
+        share = (share * of - 1) / (of - 1)
     bottom, top = low ** (1 / RHO), high ** (1 / RHO)
-    ratio: torch.Tensor = (bottom + shares(steps) * (top - bottom)) ** RHO
+    ratio: torch.Tensor = (bottom + share * (top - bottom)) ** RHO
     return ratio
 
 

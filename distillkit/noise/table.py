@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from distillkit.errors import DistillkitError, GridError
-from distillkit.noise.grids import blend, ended, karras, shares, weights
+from distillkit.noise.grids import blend, ended, karras, shares
 from distillkit.noise.path import NoisePath
 from distillkit.noise.prediction import PredictionType
 
@@ -98,7 +98,7 @@ class TablePath(NoisePath):
             angle = torch.atan2((1 - bar).sqrt(), bar.sqrt())
             return _times_at(shares(steps) * angle[-1], torch.cat([torch.zeros_like(angle[:1]), angle]), -1)
         ratio = ((1 - bar) / bar).sqrt()
-        return _times_at(karras(steps, ratio[0].item(), ratio[-1].item()).log(), ratio.log(), 0)
+        return _times_at(karras(name, steps, ratio[0].item(), ratio[-1].item()).log(), ratio.log(), 0)
 
     def consistency_times(self, steps: int) -> torch.Tensor:
         """(K − ⌊i·K/S⌋)·⌊T'/K⌋ − 1, [steps], noise first: what diffusers' LCMScheduler visits.
@@ -129,7 +129,7 @@ class TablePath(NoisePath):
         if start == "auto":
             start = self.auto_start() if prediction == "epsilon" and spacing != "leading" else None
         path = self._with_grid(spacing, cast(int | None, start))
-        if "karras" in weights(spacing) and not path.alphas_cumprod[path.start]:
+        if "karras" in spacing and not path.alphas_cumprod[path.start]:
             raise DistillkitError(
                 f'grid.spacing: is "{spacing}", which needs σ/α, and α = 0 where the model\'s grids begin; set it to '
                 '"angle", or set grid.start to an earlier time'

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from distillkit import hookimpl
 from distillkit.interfaces import Source, Target
 from distillkit_cache.cached_trajectories import CachedTrajectories
 from distillkit_cache.stored_landing import StoredLanding
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # One student for every number of steps: it is told how far it jumps, and learns jumps of all sizes from the states
+    # of stored trajectories. A trajectory of 8 steps has 8 + 4 + 2 + 1 of them.
+    "any-step": {
+        "model": {"step_input": True},
+        "teacher": {"type": "self"},
+        "target": {"type": "stored-landing", "stride": 1},
+        "schedule": {"type": "constant", "steps": 8},
+        "source": {"type": "cached-trajectories", "order": 2, "levels": [1, 2, 4, 8], "trajectories": 512},
+        "grid": {"spacing": "karras-8"},
+        "loss": [{"type": "x-mse", "weighting": "truncated-snr"}],
+        "optimizer": {"learning_rate": 5e-4, "final_learning_rate": 5e-5, "betas": [0.9, 0.98], "clip": 1.0},
+        "ema": {"decay": 0.98, "warmup": True},
+        "evaluation": {"steps": [1, 2, 4, 8]},
+        # docs/study.md: the bundled teacher.
+        "scale": {"parameters": 1_220_000, "updates": 600},
+    }
+}
 
 
 @hookimpl
@@ -16,3 +37,8 @@ def distillkit_sources() -> list[type[Source]]:
 @hookimpl
 def distillkit_targets() -> list[type[Target]]:
     return [StoredLanding]
+
+
+@hookimpl
+def distillkit_presets() -> dict[str, dict[str, Any]]:
+    return PRESETS

@@ -17,7 +17,11 @@ from distillkit.solver import Scheduler
 from distillkit_diffusers import candidates, schedulers
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.options import DiffusersOptions
+from distillkit_diffusers.reading import read_json
 from distillkit_diffusers.scheduler_fields import Fields
+
+SCALE_KEYS = ("guidance_embeds", "guidance_range", "time_cond_proj_dim")
+"""The keys in a network's config that give it an input for the guidance scale."""
 
 
 class Family(ABC):
@@ -117,6 +121,7 @@ class Family(ABC):
             adapter=0 if student is None else folder.adapter_parameters(self.distilled, student),
             encoders=sum(folder.weights(part).bytes for part in self.parts if part.startswith("text_encoder")),
             others="" if folder.subfolder else candidates.others(folder.part(self.distilled)),
+            guidance_input=any(read_json(folder.part(self.distilled) / "config.json").get(key) for key in SCALE_KEYS),
         )
 
     def check_size(self, folder: PipelineFolder) -> Iterator[Mistake]:
