@@ -68,6 +68,49 @@ def test_a_folder_without_pictures(tmp_path: Path) -> None:
     assert str(caught.value) == f"data.folder: no pictures (.bmp, .jpeg, .jpg, .png, .webp) in {tmp_path}"
     missing = Images(Images.Options(folder=tmp_path / "no", size=4))
     assert list(missing.check()) == [Mistake("folder", f"there is no folder {tmp_path}/no")]
+    (tmp_path / "a.txt").touch()
+    file = Images(Images.Options(folder=tmp_path / "a.txt", size=4))
+    assert list(file.check()) == [
+        Mistake("folder", f"{tmp_path}/a.txt is no folder; give the folder that the pictures are in")
+    ]
+
+
+def test_pictures_of_other_kinds_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.tiff", "more/b.GIF"):
+        picture(tmp_path / name, (0, 0, 0))
+    left = f"{tmp_path}, 2 pictures of other kinds (.gif, .tiff) are not read and left out"
+    with pytest.raises(
+        DistillkitError, match=r"; 2 pictures of other kinds \(\.gif, \.tiff\) are not read: convert them"
+    ):
+        images(tmp_path)
+    picture(tmp_path / "c.png", (0, 0, 0))
+    assert len(images(tmp_path)) == 1
+    assert capsys.readouterr().err == f"data.folder: in {left}\n"
+
+
+def test_a_picture_beside_the_classes_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It takes the labels away."""
+    for name in ("cat/a.png", "dog/a.png", "cover.png"):
+        picture(tmp_path / name, (0, 0, 0))
+    assert images(tmp_path).classes is None
+    assert capsys.readouterr().err == (
+        f"data.folder: there are no labels, because 1 picture in {tmp_path}, such as cover.png, lies beside its folders"
+        "; take such pictures away for a class from each folder\n"
+    )
+
+
+def test_bad_files_in_the_place_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A link that leads to itself, a Git LFS pointer, and a name that a terminal would obey."""
+    picture(tmp_path / "good.png", (0, 0, 0))
+    (tmp_path / "self.png").symlink_to("self.png")
+    (tmp_path / "lfs.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", encoding="utf-8")
+    (tmp_path / "red\n\x1b[31m.png").write_bytes(b"no picture")
+    assert len(images(tmp_path, bad="skip")) == 1
+    assert capsys.readouterr().err == (
+        f"data.folder: 3 of 4 pictures in {tmp_path} are left out: lfs.png (it is a Git LFS pointer in the place of "
+        "the file: run git lfs pull), red\\n\\x1b[31m.png (it is no picture that Pillow knows), self.png (Too many "
+        "levels of symbolic links)\n"
+    )
 
 
 # --- what is a class, and what a picture -----------------------------------------------------------------------------

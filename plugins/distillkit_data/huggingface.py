@@ -15,7 +15,7 @@ from pydantic import Field
 from distillkit import distributed
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces import Data
-from distillkit_data.images import square, words
+from distillkit_data.pictures import square, words
 from distillkit_data.windows import Row, Windows
 
 SAVED = ("dataset_dict.json", "state.json")

@@ -5,36 +5,26 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import click
-import numpy as np
-import PIL
 import PIL.Image
-import PIL.ImageOps
 import torch
 from pydantic import Field
-from rich.console import Console
-from rich.progress import Progress
 
 from distillkit import distributed
-from distillkit.errors import DistillkitError, Mistake
+from distillkit.errors import DistillkitError, Mistake, printable
 from distillkit.interfaces import Data
+from distillkit_data.pictures import check_pictures, square, words
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+UNREAD = {".tif", ".tiff", ".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".ppm", ".pgm", ".tga"}
+"""The suffixes of pictures that are left out, with a line that says so."""
 OTHERS = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 """Folders that archivers, network disks and file systems add."""
-THREADS = 16
-CHUNK = 256
-"""Pictures that a thread checks at a time."""
 NAMED = 3
 """Pictures that a message names, if there are more."""
-ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-"""The last bytes of a picture that is whole. Some programs write more behind them."""
-TAIL = 1024
 
 
 class Images(Data):
@@ -42,7 +32,8 @@ class Images(Data):
 
     With sub-folders, each that holds pictures is a class, numbered in the order of their names; without, or with
     pictures beside them, there are no labels. Links are followed. Left out are hidden files and folders (.DS_Store,
-    ._1.png), folders that archivers and network disks add (__MACOSX, @eaDir), and what is not a regular file.
+    ._1.png), folders that archivers and network disks add (__MACOSX, @eaDir), pictures of other kinds than PNG, JPEG,
+    WebP and BMP, and what is not a regular file.
 
     Pictures are turned as their EXIF data say. Transparent parts are laid on white. CMYK and palettes become RGB or
     grey by Pillow's formulas, without colour profiles. Of 16 bits the upper 8 are taken, of an animation the first
@@ -76,8 +67,11 @@ class Images(Data):
 
     def check(self) -> Iterator[Mistake]:
         """The folder must be there."""
-        if not self.options.folder.is_dir():
-            yield Mistake("folder", f"there is no folder {self.options.folder}")
+        folder = self.options.folder
+        if folder.exists() and not folder.is_dir():
+            yield Mistake("folder", f"{folder} is no folder; give the folder that the pictures are in")
+        elif not folder.is_dir():
+            yield Mistake("folder", f"there is no folder {folder}")
 
     def setup(self) -> None:
         """Find the pictures and check them. The main process does it for all."""
@@ -97,9 +91,11 @@ class Images(Data):
             paths = sorted(_pictures(folder))
         except OSError as error:
             raise DistillkitError(f"data.folder: {error.filename}: cannot be read ({error.strerror})") from None
+        others = [path for path in paths if path.suffix.lower() not in SUFFIXES]
+        paths = [path for path in paths if path.suffix.lower() in SUFFIXES]
         names = sorted({path.relative_to(folder).parts[0] for path in paths if path.parent != folder})
         faults = check_pictures(paths)
-        bad = [f"{path.relative_to(folder)} ({faults[path]})" for path in paths if path in faults]
+        bad = [f"{_shown(path.relative_to(folder))} ({faults[path]})" for path in paths if path in faults]
         good = [path for path in paths if path not in faults]
         some = ", ".join(bad[:NAMED]) + (f" and {len(bad) - NAMED} more" if len(bad) > NAMED else "")
         if bad and self.options.on_bad_picture == "stop":
@@ -109,9 +105,20 @@ class Images(Data):
             )
         if not good:
             what = f"none can be used: {some}" if bad else f"{', '.join(sorted(SUFFIXES))}"
-            raise DistillkitError(f"data.folder: no pictures ({what}) in {folder}")
+            more = f"; {_other_kinds(others)}: convert them" if others else ""
+            raise DistillkitError(f"data.folder: no pictures ({what}) in {folder}{more}")
         if bad:
             click.echo(f"data.folder: {len(bad)} of {len(paths)} pictures in {folder} are left out: {some}", err=True)
+        if others:
+            click.echo(f"data.folder: in {folder}, {_other_kinds(others)} and left out", err=True)
+        beside = [path for path in good if path.parent == folder]
+        if names and beside:
+            click.echo(
+                f"data.folder: there are no labels, because {_counted(len(beside), 'picture')} in {folder}, such as "
+                f"{_shown(beside[0].relative_to(folder))}, {'lies' if len(beside) == 1 else 'lie'} beside its folders; "
+                "take such pictures away for a class from each folder",
+                err=True,
+            )
         return [str(path) for path in good], names
 
     @property
@@ -144,7 +151,7 @@ class Images(Data):
             try:
                 return self._read(self._paths[i]), i
             except Exception as error:  # decoders raise anything, of a damaged file
-                fault = f"{self._paths[i]}: cannot be read as a picture ({words(error)})"
+                fault = f"{_shown(self._paths[i])}: cannot be read as a picture ({words(error, self._paths[i])})"
         raise DistillkitError(f'{fault}; take it away, or set data.on_bad_picture = "skip"')
 
     def _read(self, path: Path) -> torch.Tensor:
@@ -152,41 +159,27 @@ class Images(Data):
             return square(image, self.options.size, self.options.channels)
 
 
-def square(image: PIL.Image.Image, size: int, channels: int) -> torch.Tensor:
-    """The centred square of a picture, resized: [channels, size, size] in [−1, 1].
-
-    Raises:
-        ValueError: it has 32 bits a pixel.
-    """
-    fitted = PIL.ImageOps.fit(flat(image, channels), (size, size), PIL.Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(fitted)).float().div(127.5).sub(1).view(size, size, channels).permute(2, 0, 1)
+def _shown(path: Path) -> str:
+    """A path in a message."""
+    return printable(str(path), lines=False)
 
 
-def flat(image: PIL.Image.Image, channels: int) -> PIL.Image.Image:
-    """A picture upright and opaque, with 8 bits, as RGB or grey. See `Images` for what becomes of other pictures.
-
-    Raises:
-        ValueError: it has 32 bits a pixel.
-    """
-    _refuse_32_bits(image)
-    image.load()
-    with suppress(Exception):  # EXIF data may be damaged where the picture is not
-        image = PIL.ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("L" if channels == 1 else "RGB")
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
 
 
-def _refuse_32_bits(image: PIL.Image.Image) -> None:
-    """Pillow would cut such values off at 255, and make most pictures white."""
-    if image.mode in ("I", "F"):
-        raise ValueError("it has 32 bits a pixel, and nothing says which range of them is used")
+def _other_kinds(paths: Sequence[Path]) -> str:
+    suffixes = ", ".join(sorted({path.suffix.lower() for path in paths}))
+    return (
+        f"{_counted(len(paths), 'picture')} of other kinds ({suffixes}) {'is' if len(paths) == 1 else 'are'} not read"
+    )
 
 
 def _pictures(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """The pictures in a folder and below; `above` are the folders that it lies in, to which links may lead back."""
+    """The pictures in a folder and below, also of kinds that are not read.
+
+    `above` are the folders that it lies in, to which links may lead back.
+    """
     real = os.path.realpath(folder)
     if real in above:
         return
@@ -194,57 +187,13 @@ def _pictures(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Pat
         for entry in entries:
             if entry.name.startswith(".") or entry.name in OTHERS:
                 continue
-            if entry.is_dir():
+            known = Path(entry.name).suffix.lower() in SUFFIXES | UNREAD
+            try:
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            except OSError:  # a link that leads to itself: a bad picture
+                is_folder, is_file = False, True
+            if is_folder:
                 yield from _pictures(Path(entry), above | {real})
             # Opening a FIFO or a device may wait for ever.
-            elif Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file():
+            elif known and is_file:
                 yield Path(entry)
-
-
-def check_pictures(paths: Sequence[Path]) -> dict[Path, str]:
-    """What is wrong with those that cannot be used, with a bar on a terminal."""
-    chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
-    console = Console(stderr=True)
-    faults: dict[Path, str] = {}
-    with (
-        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
-        ThreadPoolExecutor(THREADS) as pool,
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        task = progress.add_task("checking pictures", total=len(paths))
-        for chunk, found in zip(chunks, pool.map(lambda chunk: [fault(path) for path in chunk], chunks), strict=True):
-            faults |= {path: text for path, text in zip(chunk, found, strict=True) if text is not None}
-            progress.advance(task, len(chunk))
-    return faults
-
-
-def fault(path: Path) -> str | None:
-    """What is wrong with a picture, by its beginning and its end. Where the end is unusual, all of it is decoded."""
-    try:
-        with path.open("rb") as file, PIL.Image.open(file) as image:
-            _refuse_32_bits(image)
-            if not _ends_well(file, image.format or ""):
-                file.seek(0)
-                image.load()
-    except Exception as error:  # decoders raise anything, of a damaged file
-        return words(error)
-    return None
-
-
-def _ends_well(file: BinaryIO, kind: str) -> bool:
-    """Whether a picture's last bytes are those of a whole one."""
-    size = file.seek(0, os.SEEK_END)
-    if kind == "WEBP":  # it says how long it is
-        file.seek(4)
-        return 8 + int.from_bytes(file.read(4), "little") <= size
-    file.seek(max(0, size - TAIL))
-    return kind in ENDS and ENDS[kind] in file.read()
-
-
-def words(error: Exception) -> str:
-    if isinstance(error, PIL.Image.DecompressionBombError):
-        return f"it has more than {2 * (PIL.Image.MAX_IMAGE_PIXELS or 0)} pixels, Pillow's limit"
-    if isinstance(error, PIL.UnidentifiedImageError):
-        return "it is no picture that Pillow knows"
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
