@@ -197,7 +197,7 @@ def test_a_journal_that_is_rewritten_while_it_is_sent(uri: str, client: MlflowCl
     run = RunFolder(tmp_path, EVERY)
     tracker = make(uri)
     tracker.start(run.info())
-    sync = Sync(uri, tmp_path, print)
+    sync = Sync(uri, tmp_path, print, print)
     for update in (1, 2, 3):
         run.update(update)
     sync.send(over=False)
@@ -225,7 +225,7 @@ def test_the_last_updates_of_a_run_that_was_stopped_are_shown(
     tracker.start(run.info())
     for update in range(1, 6):
         run.update(update)
-    Sync(uri, tmp_path, print).send(over=False)
+    Sync(uri, tmp_path, print, print).send(over=False)
     assert curve(client, read_run(client, uri, tmp_path), "loss") == [(3, 2.0)]
     if status is not None:
         tracker.finish(status)

@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import shutil
+import socket
 import sqlite3
 import time
 from contextlib import closing
@@ -16,11 +17,12 @@ import pytest
 from distillkit_mlflow import sqlite, store
 from distillkit_mlflow import tracker as tracking
 from distillkit_mlflow.folder import PictureReader
-from distillkit_mlflow.record import Record, choose_store
+from distillkit_mlflow.process import NOTE, Process
+from distillkit_mlflow.record import Record, choose_place, choose_store
 from distillkit_mlflow.store import experiment_id, open_store
 from distillkit_mlflow.sync import Sync
 from distillkit_mlflow.tracker import MlflowTracker
-from distillkit_mlflow.uri import sqlite_file
+from distillkit_mlflow.uri import describe, sqlite_file
 from helpers.digits import MODEL, PLAIN, settings
 from helpers.run_folders import RunFolder
 
@@ -140,15 +142,66 @@ def test_an_experiment_by_its_id(
     store_uri: str, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = experiment_id(client, "numbered", store_uri)
-    for name, value in {"here": number, "nowhere": "987654"}.items():
+    for name, value in {"here": number, "nowhere": "987654", "name": "abc"}.items():
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", value)
         tracker = record_run(tmp_path / name, uri=store_uri)
         if name == "here":
             tracker.send(tmp_path / name)
             assert find(client, store_uri, tmp_path / name).info.experiment_id == number
         else:
-            with pytest.raises(DistillkitError, match="the store has no experiment with the id 987654"):
+            with pytest.raises(DistillkitError, match=f"no experiment with the id {value}, which MLFLOW_EXPE"):
                 tracker.send(tmp_path / name)
+
+
+def test_the_name_of_an_experiment_counts_before_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
+    with caplog.at_level(logging.WARNING, logger="distillkit_mlflow"):
+        place = choose_place(None, None, None)
+        choose_place(None, "of the config", None)
+    assert (place.experiment, place.experiment_id) == ("mine", None)
+    assert [record.getMessage() for record in caplog.records] == [
+        "MLFLOW_EXPERIMENT_NAME (mine) counts, and MLFLOW_EXPERIMENT_ID (7) does not"
+    ]
+
+
+def test_tags_of_the_environment(
+    store_uri: str, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run keeps them. One that the store refuses goes missing alone."""
+    monkeypatch.setenv("MLFLOW_RUN_TAGS", '{"team": "blue", "ticket": 7, "no%tag": "x", "distillkit.record": "y"}')
+    tracker = record_run(tmp_path, uri=store_uri)
+    monkeypatch.delenv("MLFLOW_RUN_TAGS")
+    tracker.send(tmp_path)
+    tags = find(client, store_uri, tmp_path).data.tags
+    assert (tags["team"], tags["ticket"], tags["method"], "no%tag" in tags) == ("blue", "7", "dsdi", False)
+
+
+@pytest.mark.parametrize("text", ["team=blue", "[1]", '{"team": ["blue"]}'])
+def test_tags_that_are_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_TAGS", text)
+    [mistake] = MlflowTracker(MlflowTracker.Options()).check()
+    assert mistake.message == f"""MLFLOW_RUN_TAGS: must be a JSON object, as in {{"team": "blue"}} (got '{text}')"""
+
+
+def test_what_the_process_notes_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is missing where MLFLOW_RUN_ID names no run."""
+    process = Process.__new__(Process)
+    process._heard, process._noted = f"\n{NOTE}a new one is created\nlost\n".encode(), 0
+    assert process.notes() == ["a new one is created"]
+    assert process.notes() == []
+
+
+def test_a_server_that_cannot_be_reached_says_why(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    with pytest.raises(DistillkitError) as caught:
+        record_run(tmp_path, uri=uri).send(tmp_path)
+    assert f"({uri} does not answer: Connection refused)" in str(caught.value)
+    assert describe("sqlite:///a.db", ValueError("word " * 100)) == ("ValueError: " + ("word " * 59).strip() + " …")
 
 
 def test_a_run_that_the_environment_names_goes_on(
@@ -329,7 +382,7 @@ def test_an_artifact_store_that_is_down_holds_back_nothing_else(
     tracker.start(run.info())
     run.update(1)
     run.evaluation(1, 3.0)
-    sync = Sync(store_uri, run.path, print)
+    sync = Sync(store_uri, run.path, print, print)
     for update in (2, 3):
         run.update(update)
         with pytest.raises(OSError, match="artifacts"):
@@ -374,12 +427,12 @@ def test_long_runs_take_calls_in_proportion(
     (tmp_path / "journal.jsonl").write_text("\n".join(lines[:1000]) + "\n")
     for update in range(1, 21):
         run.evaluation(update, 1.0)
-    sync = Sync(store_uri, tmp_path, print)
+    sync = Sync(store_uri, tmp_path, print, print)
     sync.send(over=False)
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write("\n".join(lines[1000:]) + "\n")
     sync.send(over=False)
-    Sync(store_uri, tmp_path, print).send(over=True)
+    Sync(store_uri, tmp_path, print, print).send(over=True)
     # 4 × 2000 points, 20 of evaluations; the parameters.
     assert counted.calls["log_batch"] == 5 + 4 + 1
     assert counted.calls["log_artifact"] == 2 * 20

@@ -13,6 +13,9 @@ from pathlib import Path
 LINGER = 60.0
 """Seconds after the end of the run in which the process may finish."""
 
+NOTE = "note: "
+"""How a line begins that is no problem."""
+
 _left: list[subprocess.Popen[bytes]] = []
 """Processes that finish by themselves. They are kept, because Python warns when a running one is deleted."""
 
@@ -45,6 +48,7 @@ class Process:
         for pipe in (self._input, self._output):
             os.set_blocking(pipe.fileno(), False)
         self._heard = b""
+        self._noted = 0
 
     def sync(self) -> str | None:
         """Let the process send what is new in the folder.
@@ -82,9 +86,18 @@ class Process:
                 self._process.wait()
             return self._problem() if self._process.returncode else None
 
+    def notes(self) -> list[str]:
+        """What the process has told besides problems, since the last call."""
+        found = [line.removeprefix(NOTE) for line in self._lines() if line.startswith(NOTE)]
+        new, self._noted = found[self._noted :], len(found)
+        return new
+
+    def _lines(self) -> list[str]:
+        return self._heard.decode().split("\n")[:-1]
+
     def _problem(self) -> str | None:
         """The first problem that the process has reported, or its exit status if it ended too early; None otherwise."""
         self._heard += self._output.read() or b""
-        written = next(filter(None, self._heard.decode().split("\n")[:-1]), None)
+        written = next((line for line in self._lines() if line and not line.startswith(NOTE)), None)
         status = self._process.poll()
         return written or (f"the process that sends the run ended with status {status}" if status else None)

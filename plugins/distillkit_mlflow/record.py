@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
@@ -28,6 +29,11 @@ EXPERIMENT = "distillkit"
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 """The environment variable with the store, or with the complete URI if the config has it without credentials."""
 
+TAGS_VARIABLE = "MLFLOW_RUN_TAGS"
+"""The environment variable with tags for the MLflow run, a JSON object. distillkit's own: MLflow has none."""
+
+_logger = logging.getLogger(__name__)
+
 
 class Place(NamedTuple):
     """Where a run is recorded. It contains no credentials.
@@ -38,6 +44,7 @@ class Place(NamedTuple):
         experiment: the name of the experiment; None if only its id is known.
         experiment_id: the id in MLFLOW_EXPERIMENT_ID, if that chose the experiment.
         run_id: the id in MLFLOW_RUN_ID.
+        tags: those in MLFLOW_RUN_TAGS.
     """
 
     uri: str | None
@@ -45,6 +52,7 @@ class Place(NamedTuple):
     experiment: str | None
     experiment_id: str | None
     run_id: str | None
+    tags: dict[str, str]
 
 
 @dataclass
@@ -54,7 +62,7 @@ class Record:
     Attributes:
         id: identifies the run in every store, as a tag.
         started: when the run began, in ms since the epoch.
-        uri, store, experiment, experiment_id, run_id: see `Place`.
+        uri, store, experiment, experiment_id, run_id, tags: see `Place`.
         plan: steps, updates and all evaluations of each stage; None for a run made with another tracker.
         status: how the run ended; None while it is running, and if it was killed before it could be recorded.
         ended: when the run ended, in ms since the epoch.
@@ -67,6 +75,7 @@ class Record:
     experiment: str | None = None
     experiment_id: str | None = None
     run_id: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
     plan: list[dict[str, int]] | None = None
     status: Status | None = None
     ended: int | None = None
@@ -102,7 +111,11 @@ def choose_place(uri: str | None, experiment: str | None, record: Record | None)
         name, number, run = (
             os.environ.get(f"MLFLOW_{what}") or None for what in ("EXPERIMENT_NAME", "EXPERIMENT_ID", "RUN_ID")
         )
+        tags = _tags()
+        if name is not None and number is not None and experiment is None:
+            _logger.warning("MLFLOW_EXPERIMENT_NAME (%s) counts, and MLFLOW_EXPERIMENT_ID (%s) does not", name, number)
     else:
+        tags = record.tags
         name, number, run = record.experiment, record.experiment_id, record.run_id
         if record.uri != shown:
             # These are ids of the previous store.
@@ -112,7 +125,25 @@ def choose_place(uri: str | None, experiment: str | None, record: Record | None)
         number = None
     elif number is None:
         name = EXPERIMENT
-    return Place(shown, store, name, number, run)
+    return Place(shown, store, name, number, run, tags)
+
+
+def wrong_tags() -> str | None:
+    """What is wrong with MLFLOW_RUN_TAGS; None if nothing is."""
+    text = os.environ.get(TAGS_VARIABLE) or "{}"
+    try:
+        tags = json.loads(text)
+    except (ValueError, RecursionError):
+        tags = None
+    if isinstance(tags, dict) and all(isinstance(value, str | int | float) for value in tags.values()):
+        return None
+    return f"""{TAGS_VARIABLE}: must be a JSON object, as in {{"team": "blue"}} (got '{text[:80]}')"""
+
+
+def _tags() -> dict[str, str]:
+    """The tags in MLFLOW_RUN_TAGS, by their names."""
+    tags = json.loads(os.environ.get(TAGS_VARIABLE) or "{}")
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in tags.items()}
 
 
 def _shown(uri: str | None) -> str | None:

@@ -20,7 +20,7 @@ from distillkit_mlflow.uri import redact_uri
 
 T = TypeVar("T")
 
-BATCH = {"metrics": 1000, "params": 100}
+BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 """The most entries that MLflow accepts at once."""
 
 
@@ -35,6 +35,7 @@ class Run:
         context: MLflow's own tags for a new run, such as its user and its program.
         counts: counts what is sent.
         tell: called with a message about each entry that the store refuses.
+        note: called with a message about what else the user should know, where nothing is missing.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Run:
         context: Mapping[str, str],
         counts: Counter[str],
         tell: Callable[[str], None],
+        note: Callable[[str], None],
     ) -> None:
         self._client = client
         self._uri = uri
@@ -53,6 +55,7 @@ class Run:
         self._context = context
         self._counts = counts
         self._tell = tell
+        self._note = note
         self._record = present_record(folder)
         self._reader = RunReader(folder, self._record.started)
         runs, name = Runs(folder), redact_uri(uri)
@@ -66,6 +69,9 @@ class Run:
         # Parameters in the store cannot be changed.
         params = {key: value for key, value in flatten(self._reader.config).items() if key not in run.data.params}
         self._params = [mlflow.entities.Param(key, value) for key, value in params.items()]
+        # One that the store refuses must not stop the run from being made.
+        tags = {key: cut(value) for key, value in self._record.tags.items() if run.data.tags.get(key) != cut(value)}
+        self._more_tags = [mlflow.entities.RunTag(key, value) for key, value in tags.items() if key != store.RECORD]
         self._over = False
 
     def _find(self, parent: str | None) -> mlflow.entities.Run:
@@ -85,9 +91,9 @@ class Run:
         """The run with this id, tagged with the record's id; None if it does not exist or has another record."""
         run = store.get_run(self._client, run_id)
         if run is None:
-            self._tell(f"MLFLOW_RUN_ID: the store has no run {run_id}, so a new one is created")
+            self._note(f"MLFLOW_RUN_ID: the store has no run {run_id}, so a new one is created")
         elif run.data.tags.get(store.RECORD, self._record.id) != self._record.id:
-            self._tell(f"MLFLOW_RUN_ID: {run_id} belongs to another run folder, so a new one is created")
+            self._note(f"MLFLOW_RUN_ID: {run_id} belongs to another run folder, so a new one is created")
             return None
         else:
             tags = [mlflow.entities.RunTag(key, value) for key, value in self._tags().items()]
@@ -137,6 +143,8 @@ class Run:
     def _send_params(self) -> None:
         self._log("params", self._params)
         self._params = []
+        self._log("tags", self._more_tags)
+        self._more_tags = []
 
     def _send_points(self, over: bool, finished: bool) -> None:
         """Send the points after the last one of each curve in the store."""
@@ -148,7 +156,7 @@ class Run:
                 self._last[point.key] = max(point.step, self._last.get(point.key, -1))
             self._counts["point"] += len(batch)
 
-    def _log(self, kind: Literal["metrics", "params"], entries: list[Any]) -> None:
+    def _log(self, kind: Literal["metrics", "params", "tags"], entries: list[Any]) -> None:
         """Send entries in batches. If the store refuses an entry, only that entry is left out."""
         for batch in _batches(entries, BATCH[kind]):
             try:

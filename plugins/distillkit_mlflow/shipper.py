@@ -2,7 +2,7 @@
 
 It is a separate process, because importing MLflow takes seconds, and a thread that hangs could not be left behind. Its
 input has the store's URI, then a line whenever there is something new, and ends when the run ends. It writes an empty
-line to its output when it is ready, and a line for its first problem.
+line to its output when it is ready, a line for its first problem, and lines that begin with `NOTE`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from distillkit.errors import SIGNALS
-from distillkit_mlflow.process import LINGER
+from distillkit_mlflow.process import LINGER, NOTE
 from distillkit_mlflow.sync import Sync, lock
 from distillkit_mlflow.uri import describe
 
@@ -46,8 +46,12 @@ def main() -> int:
             with suppress(OSError):
                 print(trouble.replace("\n", " "), file=output, flush=True)
 
+    def note(text: str) -> None:
+        with suppress(OSError):
+            print(f"{NOTE}{text}", file=output, flush=True)
+
     uri = sys.stdin.readline().rstrip("\n")
-    sync = Sync(uri, Path(folder), tell)
+    sync = Sync(uri, Path(folder), tell, note)
 
     def go_on() -> None:
         tell("")

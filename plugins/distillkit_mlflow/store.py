@@ -87,10 +87,11 @@ def check_experiment(client: mlflow.MlflowClient, number: str) -> str:
     try:
         return _active(client.get_experiment(number))
     except mlflow.exceptions.MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise DistillkitError(
-                f"the store has no experiment with the id {number}, which MLFLOW_EXPERIMENT_ID had: create it, or "
-                "send the run to another store with distillkit track --uri"
+                f"the store has no experiment with the id {number}, which MLFLOW_EXPERIMENT_ID had: go "
+                "on with --resume and the name of another as tracker.experiment (with --allow-change tracker), or send "
+                "the run to another store with distillkit track --uri"
             ) from None
         raise
 

@@ -31,13 +31,15 @@ class Sync:
         uri: the store.
         folder: the run's folder, which has a record.
         tell: called with a message about each entry that the store refuses.
+        note: called with a message about what else the user should know, where nothing is missing.
     """
 
-    def __init__(self, uri: str, folder: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, uri: str, folder: Path, tell: Callable[[str], None], note: Callable[[str], None]) -> None:
         self.counts: Counter[str] = Counter()
         self._uri = uri
         self._folder = folder
         self._tell = tell
+        self._note = note
         self._client: mlflow.MlflowClient | None = None
         self._context: Mapping[str, str] | None = None
         self._runs: dict[Path, Run] = {}
@@ -67,7 +69,7 @@ class Sync:
             for folder in (self._folder, *(path.parent for path in phases)):
                 if folder not in self._runs:
                     self._runs[folder] = Run(
-                        self._client, self._uri, folder, parent, self._context, self.counts, self._tell
+                        self._client, self._uri, folder, parent, self._context, self.counts, self._tell, self._note
                     )
                     self._ids[folder] = self._runs[folder].id
                 self._runs[folder].send(over)

@@ -22,7 +22,7 @@ from distillkit.interfaces import RunInfo, Tracker
 from distillkit.interfaces.tracker import Status
 from distillkit_mlflow import sqlite, store
 from distillkit_mlflow.process import LINGER, Process
-from distillkit_mlflow.record import URI_VARIABLE, begin, choose_place, choose_store, end, read_record
+from distillkit_mlflow.record import URI_VARIABLE, begin, choose_place, choose_store, end, read_record, wrong_tags
 from distillkit_mlflow.sync import Sync, lock
 from distillkit_mlflow.uri import describe, mistake, redact_uri, scheme, sqlite_file
 
@@ -72,6 +72,8 @@ class MlflowTracker(Tracker):
         """MLflow must support the store, and the folder of a SQLite file must exist."""
         if wrong := self._wrong(choose_store(self.options.uri, None)):
             yield Mistake("uri", wrong)
+        if wrong := wrong_tags():
+            yield Mistake("", wrong)
         if self.options.experiment is not None and not self.options.experiment.strip():
             yield Mistake("experiment", f"must be a name (got '{self.options.experiment}')")
 
@@ -138,8 +140,8 @@ class MlflowTracker(Tracker):
 
     def sync(self) -> None:
         """Notify the process that there is something new."""
-        if self._process is not None and (trouble := self._process.sync()):
-            self._warn(trouble)
+        if self._process is not None:
+            self._hear(self._process, self._process.sync())
 
     def finish(self, status: Status) -> None:
         """End the MLflow run as FINISHED, FAILED or KILLED; wait at most five seconds until everything is sent."""
@@ -147,10 +149,15 @@ class MlflowTracker(Tracker):
         if len(self._folders) > 1:
             self.sync()
         elif self._process is not None:
-            if trouble := self._process.close(PATIENCE):
-                self._warn(trouble)
+            self._hear(self._process, self._process.close(PATIENCE))
             self._process = None
         self._folders.pop()
+
+    def _hear(self, process: Process, trouble: str | None) -> None:
+        if trouble:
+            self._warn(trouble)
+        for note in process.notes():
+            _logger.warning("%s", note)
 
     def _guard(self, act: Callable[[], None]) -> None:
         try:
@@ -185,7 +192,7 @@ class MlflowTracker(Tracker):
             if not (each / "tracking.json").is_file():
                 # Made with another tracker.
                 self._begin(each, folder)
-        sync = Sync(uri, folder, _logger.warning)
+        sync = Sync(uri, folder, _logger.warning, _logger.warning)
         try:
             # MLflow prints links, with the URI in them.
             with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -91,4 +92,17 @@ def mistake(uri: str) -> str | None:
 def describe(uri: str, error: Exception) -> str:
     """The message of a store's error, in one line and without credentials."""
     lines = redact_about(uri, str(error)).splitlines() or [""]
-    return lines[0] if isinstance(error, DistillkitError) else f"{type(error).__name__}: {lines[0][:300]}"
+    if isinstance(error, DistillkitError):
+        return lines[0]
+    if scheme(uri) in ("http", "https") and (cause := _of_the_connection(error)) is not None:
+        return f"{redact_uri(uri)} does not answer: {cause}"
+    return f"{type(error).__name__}: {textwrap.shorten(lines[0], 300, placeholder=' …')}"
+
+
+def _of_the_connection(error: BaseException) -> str | None:
+    """Why a server could not be reached: the system's words, deep in what the libraries make of it; None otherwise."""
+    found, cause = None, error.__cause__ or error.__context__
+    while cause is not None:
+        found = cause.strerror if isinstance(cause, OSError) and cause.strerror else found
+        cause = cause.__cause__ or cause.__context__
+    return found
