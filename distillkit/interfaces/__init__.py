@@ -4,12 +4,12 @@ from distillkit.interfaces.converter import Converter
 from distillkit.interfaces.data import Data
 from distillkit.interfaces.distillation import JumpBatch, Source, Target, TargetBatch, Teacher
 from distillkit.interfaces.engine import EmaTable, Engine, OptimizerTable, Update
+from distillkit.interfaces.inventory import Inventory
 from distillkit.interfaces.loss import Loss, Ramp
 from distillkit.interfaces.metric import Features, FeatureStatistics, Metric
 from distillkit.interfaces.model import (
     Export,
     GuidanceInput,
-    Inventory,
     Model,
     ModelSpec,
     Sampler,

@@ -12,6 +12,7 @@ import torch
 
 from distillkit.component import Component
 from distillkit.errors import DistillkitError
+from distillkit.interfaces.inventory import Inventory
 from distillkit.interfaces.student import StudentTable
 from distillkit.noise import Condition, NoisePath, PredictionType
 from distillkit.solver import Scheduler
@@ -73,34 +74,6 @@ class ModelSpec:
             DistillkitError: the path has no such grids.
         """
         return replace(self, path=self.path.with_grid(spacing, start, self.prediction))
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """What a model's files say of it before it is loaded, for estimates and choices.
-
-    Attributes:
-        what: what kind of model it is, in a word ("DiTPipeline").
-        parameters: the number of parameters of the network that is distilled.
-        frozen: the number of parameters of the parts that stay in memory beside it (an autoencoder).
-        size: height times width of the samples that the network takes; None if the files do not say.
-        guidance: the guidance scale s that its own pipeline uses by default (1: none).
-        adapter: the number of parameters of the student's adapter; 0 without one.
-        encoders: bytes of the parts that are freed before the first update (text encoders), as they are loaded.
-        others: a sentence on what else the files hold that could be distilled in the network's place, and how to take
-            it; "" for nothing.
-        guidance_input: whether the network takes the guidance scale as an input.
-    """
-
-    what: str
-    parameters: int
-    frozen: int
-    size: int | None
-    guidance: float
-    adapter: int = 0
-    encoders: int = 0
-    others: str = ""
-    guidance_input: bool = False
 
 
 @dataclass(frozen=True)
