@@ -51,9 +51,9 @@ class Counted(Predictor):
 
     graphs = 0
 
-    def __call__(self, z: Tensor, t: Tensor, condition: Condition) -> Prediction:
+    def __call__(self, z: Tensor, t: Tensor, condition: Condition, step_size: Tensor | None = None) -> Prediction:
         self.graphs += torch.is_grad_enabled()
-        return super().__call__(z, t, condition)
+        return super().__call__(z, t, condition, step_size)
 
 
 def call(network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -171,7 +171,7 @@ def twice(student: Predictor) -> Teacher:
         evaluations = 2
 
         def predict(self, z: Tensor, t: Tensor, condition: Condition, step_size: Tensor | None) -> Prediction:
-            found, mirrored = (super(Mirrored, self).predict(view, t, condition) for view in (z, z.flip(-1)))
+            found, mirrored = (super(Mirrored, self).predict(view, t, condition, step_size) for view in (z, z.flip(-1)))
             return replace(found, x0=(found.x0 + mirrored.x0.flip(-1)) / 2)
 
     return set_up(Mirrored(Mirrored.Options()), student)
@@ -238,5 +238,5 @@ def test_teachers_go_on_from_their_state() -> None:
         first, second = make(predictor(1)), make(predictor(2))
         z, t = torch.randn(BATCH, 1, 5, 5), torch.full((BATCH,), 500)
         second.load_state_dict(first.state_dict())
-        assert torch.equal(first.predict(z, t, Condition()).x0, second.predict(z, t, Condition()).x0)
+        assert torch.equal(first.predict(z, t, Condition(), None).x0, second.predict(z, t, Condition(), None).x0)
     assert self_teacher(predictor()).state_dict() == {}

@@ -84,6 +84,8 @@ class LazyGroup(click.Group):
         except (Exception, SystemExit) as error:
             from distillkit.registry import raised_by  # only a failure needs it
 
+            if isinstance(error.__context__, BrokenPipeError):  # rich ends the command when nobody reads its output
+                raise
             # A collective raises this when another process has failed.
             if isinstance(error, RuntimeError) and not distributed.first_to_fail():
                 ctx.exit(1)

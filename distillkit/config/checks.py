@@ -195,6 +195,8 @@ def _watched(components: Components) -> Iterator[Mistake]:
 
 def _levels(components: Components) -> Iterator[Mistake]:
     """The jumps of all numbers of steps that a source draws for lie on a stage's grid."""
+    if not components.source.levels or any(_stages(components)):
+        return
     for steps in dict.fromkeys(steps for steps, _ in components.schedule.shares()):
         jumps = steps // stride(components, Stage(steps, 0))
         if wrong := [level for level in components.source.levels if jumps % level]:

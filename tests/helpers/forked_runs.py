@@ -184,12 +184,12 @@ preset = "tsd"
 run = { updates = 2, checkpoint_every = 1 }
 schedule = { start = 4, stop = 4 }
 """
-SMALL = "[source]\nbatch = 3\n[evaluation]\nsteps = [2]\nsamples = 6\ngrid = 2\nbatch = 6\n"
+SMALL = '[source]\nbatch = 3\n[evaluation]\nsteps = [2]\nteacher_solvers = ["ddim"]\nsamples = 6\ngrid = 2\nbatch = 6\n'
 
 
 def forked_phases(top: Path) -> ForkedRun:
     """A run of two phases."""
     top.mkdir(exist_ok=True)
-    plain = PLAIN.replace("[evaluation]\nsteps = [2]\ngrid = 2\n", "")
+    plain = PLAIN.replace('[evaluation]\nsteps = [2]\nteacher_solvers = ["ddim"]\ngrid = 2\n', "")
     (top / "mine.toml").write_text(SMALL + MODEL + plain + SCORED + PHASES, encoding="utf-8")
     return ForkedRun(top)
