@@ -318,12 +318,14 @@ def test_a_bad_picture_stops_a_run_after_a_checkpoint(tmp_path: Path, ranks: int
     good, bad = replace(good, ranks=ranks), replace(bad, ranks=ranks)
     assert bad.go() == 2, bad.errors
     said = "".join((bad.top / f"errors-{rank}").read_text(encoding="utf-8") for rank in range(ranks))
-    found = re.fullmatch(
+    # torch may log on the same stream that the other process has gone.
+    found = re.search(
         rf"{file}: cannot be read as a picture \(.+\); take it away, or set data\.on_bad_picture = \"skip\"; "
         r"there is a checkpoint of update (\d): go on with --resume\n",
         said,
     )
     assert found is not None, said
+    assert said.count("cannot be read") == 1
     assert [path.name for path in (bad.run / "checkpoints").iterdir()] == [f"update-00000{found[1]}"]
     assert int(found[1]) > 0
     shutil.copy(good.top / "pictures/04.png", file)
