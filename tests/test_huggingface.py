@@ -34,18 +34,6 @@ def test_where_the_library_is_not_installed(config: ConfigFile, monkeypatch: pyt
 
 
 @pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The library, which keeps its cache in the test's folder and asks no server."""
-    pytest.importorskip("datasets")
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
-    datasets.disable_progress_bars()
-    return datasets
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Pictures of 12×10 in sub-folders that are classes."""
     generator = np.random.default_rng(0)

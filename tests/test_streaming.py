@@ -122,17 +122,6 @@ def test_a_stream_that_fails_is_read_again() -> None:
 # --- data sets -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    pytest.importorskip("datasets")
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
-    datasets.disable_progress_bars()
-    return datasets
-
-
 def write(library: Any, folder: Path, damaged: int | None = None, **columns: Any) -> Path:
     """Pictures of 8×8 in folder/pictures, and as six Parquet files in folder/files."""
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from distillkit.config.input_checks import can_bake
+from distillkit.config.input_checks import unguidable
 from distillkit.config.settings import Components
 from distillkit.errors import DistillkitError
 from distillkit.files import readable_bytes
@@ -85,7 +85,7 @@ def fit(
     tables["engine"] = {options[what]: value for what, value in wanted.items() if what in options}
     if guidance != 1:
         tables["source"] = tables.get("source", {}) | {"guidance": guidance}
-        if can_bake(components) and not inventory.guidance_input:
+        if unguidable(components) is None and not inventory.guidance_input:
             tables["student"] = {"guidance": "baked"}
             tables["evaluation"]["teacher_guidance"] = guidance
         else:

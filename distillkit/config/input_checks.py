@@ -34,33 +34,33 @@ def check_step_input(components: Components) -> Iterator[Mistake]:
         )
 
 
-def can_bake(components: Components) -> bool:
-    """Whether the teacher can be guided beside a student that is not: see `check_baked`."""
+def unguidable(components: Components) -> str | None:
+    """Why the teacher cannot be guided beside a student that is not; None if it can."""
     teacher, target = components.teacher, components.target
-    if teacher is None or target is None:
-        return False
-    return "landing" in target.needs or not (teacher.follows_student == "update" or teacher.reuses_student)
+    if target is not None and "landing" in target.needs:
+        return None  # the teacher is asked before the first update
+    if teacher is None:
+        return "needs a guided teacher beside the student, and there is none; use the teacher 'frozen'"
+    if teacher.follows_student == "update":
+        return (
+            f"needs a guided teacher beside the student, and '{teacher.name}' follows the student; use the teacher "
+            "'frozen'"
+        )
+    if teacher.reuses_student:
+        return (
+            f"needs a guided teacher, and '{teacher.name}' takes the student's prediction as its own at each jump's "
+            "start; let it make its own"
+        )
+    return None
 
 
 def check_baked(components: Components) -> Iterator[Mistake]:
     """Guidance can be baked into the student only by a guided teacher that does not have it inside already."""
     if not components.baked:
         return
-    teacher, target, guided = components.teacher, components.target, components.source.options.guidance
-    if target is not None and "landing" in target.needs:
-        pass  # the teacher was asked before the first update
-    elif teacher is None or teacher.follows_student == "update":
-        which = "there is none" if teacher is None else f"'{teacher.name}' follows the student"
-        yield Mistake(
-            "student.guidance", f"needs a guided teacher beside the student, and {which}; use the teacher 'frozen'"
-        )
-    elif teacher.reuses_student:
-        yield Mistake(
-            "student.guidance",
-            f"needs a guided teacher, and '{teacher.name}' takes the student's prediction as its own at each jump's "
-            "start; let it make its own",
-        )
-    if guided == 1:
+    if (reason := unguidable(components)) is not None:
+        yield Mistake("student.guidance", reason)
+    if components.source.options.guidance == 1:
         yield Mistake(
             "source.guidance", "is 1, which is no guidance that could be baked into the student; give a scale"
         )

@@ -146,8 +146,8 @@ class CachedTrajectories(PrecomputingSource):
         """Use the trajectories of the stage's grid."""
         self._store = self._stores[stage.steps, stage.stride]
         # [J + 1]: where the stage's jumps begin and land. [J, stride + 1]: their fine steps.
-        self._times = path.grid(stage.steps)[:: stage.stride]
-        self._fine = path.grid(stage.steps).unfold(0, stage.stride + 1, stage.stride)
+        grid = path.grid(stage.steps)
+        self._times, self._fine = grid[:: stage.stride], grid.unfold(0, stage.stride + 1, stage.stride)
         self._levels = torch.tensor(self.levels or (stage.jumps,))
 
     def draw(self, generator: torch.Generator) -> JumpBatch:
