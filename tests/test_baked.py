@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.digits import MODEL, PLAIN, SCORED, distil, settings
+from safetensors.torch import load_file
 from torch import Tensor
 
 from distillkit.errors import ConfigError
@@ -111,9 +112,15 @@ MISTAKES = {
         "evaluation.guidance: must be 1 (got 2): the student has its guidance inside; that of the teacher's samples is "
         "evaluation.teacher_guidance"
     ),
-    ("luhman-cached", *CACHED, "source.levels=[1, 3]"): (
-        "source.levels: 3 does not divide the jumps of a stage, of which there are 8 at N = 8; leave it out, or change "
+    ("luhman-cached", *CACHED, "source.levels=[1, 9]"): (
+        "source.levels: 9 is more than the jumps of a stage, of which there are 8 at N = 8; leave it out, or change "
         "schedule or target.stride"
+    ),
+    ("luhman-cached", *LEVELS, "source.level_weights=[1, 2]"): (
+        "source.level_weights: has 2 weights for the 4 of source.levels; give one each"
+    ),
+    ("luhman-cached", *CACHED, "source.spacing=karras"): (
+        "source.spacing: is for jumps of several sizes: give source.levels, or leave it out"
     ),
 }
 
@@ -160,11 +167,46 @@ def test_levels_are_jumps_of_the_same_trajectories() -> None:
     assert len(seen) >= 12
 
 
-def test_levels_are_drawn_evenly() -> None:
-    parts = begun("luhman-cached", *LEVELS)
+@pytest.mark.parametrize("spacing", ["karras-8", "angle"])
+def test_levels_that_do_not_divide_the_trajectory(spacing: str) -> None:
+    """A state between two stored ones is where a shorter step of the teacher's solver lands."""
+    parts = begun("luhman-cached", *CACHED, "source.levels=[3, 8]", "source.order=2", f"source.spacing={spacing}")
+    path, [folder] = parts.student.path, Path("trajectories").iterdir()
+    stored = path.with_grid(spacing, path.start).grid(8)
+    shards = [load_file(file)["states"] for file in sorted(folder.glob("*.safetensors"))]
+    alpha, sigma = (value.flatten().double() for value in path.alpha_sigma(torch.arange(-1, 1000)))
+    states, times = torch.cat(shards).double(), stored.tolist()
+
+    def state(noise: Tensor, time: int) -> Tensor:
+        """By the rotation from the stored state before to the one after, in float64: z = cos(φ)x + sin(φ)ε."""
+        [row] = (states[:, 0] == noise).flatten(1).all(1).nonzero()[0].tolist()
+        i = max(k for k in range(8) if times[k] >= time)
+        angle = torch.atan2(sigma, alpha)
+        start, end, wanted = (angle[t + 1] for t in (times[i], times[i + 1], time))
+        part, whole = start - wanted, start - end
+        first, last = states[row, i], states[row, i + 1]
+        return (first * torch.sin(whole - part) + last * torch.sin(part)) / torch.sin(whole)
+
+    jumps = draw(parts)
+    assert jumps.step_size is not None
+    assert jumps.landing is not None
+    whole = jumps.times[0] == times[0]
+    thirds = (jumps.step_size * 3 == 1) & whole
+    assert thirds.any()
+    assert set(jumps.times[:, thirds].T.flatten().tolist()) == set(path.grid(3)[:2].tolist())
+    for noise, landing, (_, end) in zip(
+        jumps.z[whole], jumps.landing[whole], jumps.times.T[whole].tolist(), strict=True
+    ):
+        torch.testing.assert_close(landing.double(), state(noise.double(), end), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("weights", [None, [1, 2, 3, 4]])
+def test_how_often_levels_are_drawn(weights: list[int] | None) -> None:
+    given = () if weights is None else (f"source.level_weights={weights}",)
+    parts = begun("luhman-cached", *LEVELS, *given)
     sizes = torch.cat([draw(parts, seed).step_size for seed in range(40)])  # type: ignore[arg-type]
-    for size in (1.0, 0.5, 0.25, 0.125):
-        assert (sizes == size).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    for size, weight in zip((1.0, 0.5, 0.25, 0.125), weights or [2.5] * 4, strict=True):
+        assert (sizes == size).float().mean().item() == pytest.approx(weight / 10, abs=0.03)
 
 
 def test_the_student_is_told_the_level() -> None:

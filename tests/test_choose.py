@@ -22,8 +22,9 @@ from helpers.text_pipelines import flux, sd3
 from distillkit import __version__, distributed
 from distillkit.cli.summary import describe
 from distillkit.config import Components, make_plan
-from distillkit.config.choose import Wish, choose
+from distillkit.config.choose import choose
 from distillkit.config.fit import Memory, encoding, estimate, fit
+from distillkit.config.wish import Wish
 from distillkit.errors import DistillkitError
 from distillkit.files import readable_bytes
 from distillkit.interfaces import Engine, Inventory, StudentTable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from click.testing import CliRunner, Result
 from helpers.digits import TEACHER, Run
 from helpers.networks import ddpm_pipeline
+from helpers.text_pipelines import sd3
 from safetensors.torch import load_file
 
 from distillkit.cli.group import cli
@@ -130,20 +132,44 @@ def test_a_config_that_cannot_be_written_there(
 
 
 def test_one_student_for_every_number_of_steps(tmp_path: Path) -> None:
-    """The method any-step: all numbers that it teaches are scored, and guidance is inside the student."""
-    words = ("--method", "any-step", "--steps", "2", "--write", str(tmp_path / "mine.toml"))
+    """The method any-step: guidance is inside the student."""
+    words = ("--method", "any-step", "--steps", "3", "--write", str(tmp_path / "mine.toml"))
     result = call(TEACHER, *words, "--guidance", "1.5")
     assert result.exit_code == 0, result.output
     config = tomllib.loads((tmp_path / "mine.toml").read_text(encoding="utf-8"))
-    assert (config["evaluation"]["steps"], config["evaluation"]["export_steps"]) == ([1, 2, 4, 8], 2)
+    assert (config["evaluation"]["steps"], config["evaluation"]["export_steps"]) == ([1, 2, 3, 4, 8], 3)
     assert (config["student"]["guidance"], config["source"]["guidance"]) == ("baked", 1.5)
     assert (config["evaluation"]["guidance"], config["evaluation"]["teacher_guidance"]) == (1.0, 1.5)
     assert config["model"]["step_input"]
-    assert "stages    N = 8: for 1, 2, 4, 8 steps; 600 network evaluations" in result.output
+    assert config["grid"]["spacing"] == config["source"]["spacing"] == "karras-8"
+    assert "stages    N = 8: for 1, 2, 3, 4, 5, 6, 8 steps; 600 network evaluations" in result.output
     assert "guidance  1.5, inside the student: one evaluation a step" in result.output
     deep = call(TEACHER, "--method", "any-step", "--steps", "16")
     assert deep.exit_code == 2
     assert "--steps: is 16, and 'any-step' teaches 8 at the most; expected fewer" in deep.output
+
+
+@pytest.mark.parametrize(
+    ("save", "given", "spacings"),
+    [
+        (ddpm_pipeline, (), ("trailing", "karras-8")),
+        (ddpm_pipeline, ("--set", "grid.spacing=leading"), ("leading", "karras-8")),
+        (sd3, (), ("trailing", "trailing")),
+    ],
+)
+def test_grids_that_a_model_cannot_have(
+    tmp_path: Path, save: Callable[[Path], object], given: tuple[str, ...], spacings: tuple[str, str]
+) -> None:
+    """A DDPMPipeline is not handed times, but its teacher's trajectories can have them; a flow has no Karras grids."""
+    save(tmp_path / "teacher")
+    config = tmp_path / "mine.toml"
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n", encoding="utf-8")
+    words = ("--prompts", prompts) if save is sd3 else ()
+    result = call(tmp_path / "teacher", "--method", "any-step", *given, *words, "--write", config)
+    assert result.exit_code == 0, result.output
+    tables = tomllib.loads(config.read_text(encoding="utf-8"))
+    assert (tables["grid"]["spacing"], tables["source"]["spacing"]) == spacings
 
 
 def test_the_time_is_measured(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def wanted_steps(components: Components) -> list[tuple[str, int]]:
     """The numbers of steps of all grids that a run needs, each with the key that asks for it."""
     evaluation = components.evaluation
     wanted = [("schedule", steps) for steps, _ in shares(components.schedule)]
+    wanted += [("source.levels", steps) for steps in components.source.levels]
     wanted += [("evaluation.steps", steps) for steps in evaluation.steps]
     wanted += [("evaluation.teacher_steps", steps) for steps in evaluation.teacher_steps]
     return wanted + [("evaluation.export_steps", steps) for steps in (evaluation.export_steps,) if steps is not None]
@@ -194,23 +195,31 @@ def _watched(components: Components) -> Iterator[Mistake]:
 
 
 def _levels(components: Components) -> Iterator[Mistake]:
-    """The jumps of all numbers of steps that a source draws for lie on a stage's grid."""
+    """A stage has enough jumps for all numbers of steps that a source draws for."""
     if not components.source.levels or any(_stages(components)):
         return
     for steps in dict.fromkeys(steps for steps, _ in components.schedule.shares()):
         jumps = steps // stride(components, Stage(steps, 0))
-        if wrong := [level for level in components.source.levels if jumps % level]:
+        if (most := max(components.source.levels)) > jumps:
             yield Mistake(
                 "source.levels",
-                f"{wrong[0]} does not divide the jumps of a stage, of which there are {jumps} at N = {steps}; leave it "
-                "out, or change schedule or target.stride",
+                f"{most} is more than the jumps of a stage, of which there are {jumps} at N = {steps}; leave it out, "
+                "or change schedule or target.stride",
             )
             return
 
 
 def check_spacing(components: Components) -> Iterator[Mistake]:
-    """The exported pipeline must be able to sample on the run's grids."""
-    if components.model.can_export(components.grid.spacing) is False:
+    """The noise path must have the run's grids, and the exported pipeline must be able to sample on them."""
+    model = components.model
+    spacings = {"grid.spacing": components.grid.spacing, "source.spacing": components.source.spacing}
+    for key, spacing in spacings.items():
+        if spacing is not None and model.has_grid(spacing) is False:
+            yield Mistake(
+                key, f'is "{spacing}", and the model\'s noise path has no such grids; set it to "trailing" or "angle"'
+            )
+            return
+    if model.can_export(components.grid.spacing) is False:
         yield Mistake(
             "grid.spacing",
             f'is "{components.grid.spacing}", and the stock pipeline that this model is exported as cannot be given '
@@ -232,6 +241,6 @@ CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     check_guidance_input: {"model", "teacher"},
     check_step_input: {"model", "target"},
     check_baked: {"student", "teacher", "target", "source", "evaluation"},
-    check_spacing: {"model", "grid"},
+    check_spacing: {"model", "grid", "source"},
     check_scores: {"metric", "features", "evaluation", "data"},
 }

@@ -128,6 +128,11 @@ class Source(Stateful):
         """Optional. Several numbers of steps, of which its batches have jumps at once: then only their two ends."""
         return ()
 
+    @property
+    def spacing(self) -> str | None:
+        """Optional. The `grid.spacing` of grids of its own; None if it has only the run's."""
+        return None
+
     @abstractmethod
     def setup(self, model: Model, data: Data | None) -> None:
         """Called once, before the first stage, with the loaded model and the data (None if the config has none)."""

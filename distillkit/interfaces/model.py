@@ -207,6 +207,10 @@ class Model(Component):
         """
         return None
 
+    def has_grid(self, spacing: str) -> bool | None:
+        """Optional. Whether the noise path has grids with this `grid.spacing`; None: unknown. Must not import torch."""
+        return None
+
     def can_export(self, spacing: str) -> bool | None:
         """Optional. Whether the exported pipeline can sample on grids with this `grid.spacing`; None: unknown."""
         return None

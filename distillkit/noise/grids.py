@@ -134,7 +134,7 @@ def check_real_time_grid(spacing: str, start: float | str | None, names: Iterabl
     Raises:
         DistillkitError: it asks for another spacing or start.
     """
-    if other := weights(spacing).keys() - {*names}:
+    if other := [name for name in weights(spacing) if name.partition("-")[0] not in names]:
         quoted = ", ".join(f'"{name}"' for name in names)
         raise DistillkitError(
             f'grid.spacing: is "{spacing}", and grids of the model\'s noise path, which begin at pure noise, cannot be '

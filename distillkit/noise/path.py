@@ -62,6 +62,10 @@ class NoisePath(ABC):
             DistillkitError: the path has no such grids.
         """
 
+    def spaced(self, spacing: str) -> Self:
+        """The same path with grids of another spacing and the same start. Raises what `with_grid` raises."""
+        return self.with_grid(spacing)
+
     def consistency_times(self, steps: int) -> torch.Tensor:
         """The times at which a consistency sampler of `steps` steps asks the network: [steps], noise first.
 

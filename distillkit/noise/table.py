@@ -136,6 +136,10 @@ class TablePath(NoisePath):
             )
         return path
 
+    def spaced(self, spacing: str) -> Self:
+        """See the base class."""
+        return self.with_grid(spacing, self.start)
+
     def _with_grid(self, spacing: str, start: int | None) -> Self:
         last = len(self.alphas_cumprod) - 1 if start is None else start
         return type(self)(self.alphas_cumprod, spacing, start, self.offset, self.origin if last == self.start else None)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from distillkit import distributed
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.files import readable_bytes
 from distillkit.interfaces import Data, JumpBatch, Model, PrecomputingSource, Stage, Teacher
-from distillkit.noise import NoisePath, Predictor
+from distillkit.noise import Condition, NoisePath, Predictor
+from distillkit.noise.grids import written
 from distillkit_cache import making
 from distillkit_cache.store import Store, grid_of, teacher_of
 
@@ -29,19 +30,23 @@ class CachedTrajectories(PrecomputingSource):
     """
 
     name = "cached-trajectories"
+    command_options: ClassVar[Mapping[str, str]] = {"spacing": "spacing"}
     gives = frozenset({"landing"})
 
     class Options(PrecomputingSource.Options):
         """
         Attributes:
             trajectories: number of trajectories, for each number of steps N of the schedule.
-            folder: where they are stored, relative to the working directory. Runs with the same teacher share it.
+            folder: where they are stored, relative to the working directory. Each kind of trajectory has a folder of
+                its own in there, and runs that need the same ones share them.
             max_gigabytes: the disk space that they may take, in 10⁹ bytes.
             shard: trajectories per file. They are generated in one batch, with N evaluations.
             order: of the teacher's solver: 1 is DDIM, 2 DPM-Solver++(2M), which is more exact with as many steps.
-            levels: numbers of steps: every sample's jump is 1/n of its trajectory, for an n that is drawn from them, so
-                that a batch has jumps of all sizes. Each must divide the jumps of a stage, N / `target.stride`.
+            spacing: of the teacher's own grid, as `grid.spacing`; needs `levels`. Default: that of the student's grids.
+            levels: numbers of steps: every sample has a jump of a grid of n steps, for an n that is drawn from them, so
+                that a batch has jumps of all sizes. At most as many as the teacher's jumps, N / `target.stride`.
                 Default: that number alone.
+            level_weights: how often each of `levels` is drawn, relative to the others. Default: all equally.
             seed: of their noise. It is independent of the run's seed, so that runs with other seeds share them.
         """
 
@@ -51,7 +56,9 @@ class CachedTrajectories(PrecomputingSource):
         shard: int = Field(64, ge=1)
         seed: int = Field(0, ge=0)
         order: Literal[1, 2] = 1
+        spacing: Annotated[str, AfterValidator(written)] | None = None
         levels: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
+        level_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
 
     options: Options
 
@@ -60,9 +67,21 @@ class CachedTrajectories(PrecomputingSource):
         """The option of that name."""
         return self.options.levels or ()
 
+    @property
+    def spacing(self) -> str | None:
+        """The option of that name."""
+        return self.options.spacing
+
     def check(self) -> Iterator[Mistake]:
-        """The folder must be a folder, or not exist yet."""
-        folder = self.options.folder
+        """The folder must be a folder, or not exist yet, and the options that go with `levels` must fit them."""
+        options, folder = self.options, self.options.folder
+        if options.spacing is not None and not self.levels:
+            yield Mistake("spacing", "is for jumps of several sizes: give source.levels, or leave it out")
+        if options.level_weights is not None and len(options.level_weights) != len(self.levels):
+            yield Mistake(
+                "level_weights",
+                f"has {len(options.level_weights)} weights for the {len(self.levels)} of source.levels; give one each",
+            )
         if folder.exists() and not folder.is_dir():
             yield Mistake("folder", f"{folder} is a file; give a folder, which need not exist yet")
 
@@ -81,7 +100,7 @@ class CachedTrajectories(PrecomputingSource):
         """Generate the shards that are missing.
 
         Raises:
-            DistillkitError: the existing shards are another teacher's or damaged, or the disk space is too small.
+            DistillkitError: the existing shards are damaged, or the disk space is too small.
         """
         walker = self.required(teacher, "a teacher")
         options, model = self.options, self._model
@@ -89,19 +108,18 @@ class CachedTrajectories(PrecomputingSource):
         self._check_room({grid: making.size(begin(0), grid[0] // grid[1]) for grid in _grids(stages)})
 
         def fill(store: Store, shard: int, grid: tuple[int, int]) -> None:
-            made = making.make([begin(i) for i in self._indices(shard)], student, walker, *grid, options.order)
+            begun = [begin(i) for i in self._indices(shard)]
+            made = making.make(begun, walker, path, student.device, *grid, options.order)
             # One process after the other, because all write the manifest.
             for writer in range(distributed.world_size()):
                 write = partial(store.write, shard, made) if distributed.rank() == writer else lambda: None
                 distributed.on_all_ranks(write, store.folder)
 
+        path = student.path if options.spacing is None else student.path.spaced(options.spacing)
         work, made_by = [], teacher_of(student, walker) | self._conditions()
         for steps, stride in _grids(stages):
-            origin = made_by | grid_of(student.path, steps) | {"stride": stride}
-            name = f"steps-{steps}-stride-{stride}"
-            if options.order > 1:
-                name, origin = f"{name}-order-{options.order}", origin | {"order": options.order}
-            store = Store(options.folder / name, origin)
+            origin = made_by | grid_of(path, steps) | {"stride": stride, "order": options.order}
+            store = Store(options.folder, f"steps-{steps}-stride-{stride}-order-{options.order}", origin)
             self._stores[steps, stride] = store
             missing = distributed.on_main_process(partial(self._missing, store))
             work += [
@@ -144,27 +162,48 @@ class CachedTrajectories(PrecomputingSource):
 
     def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """Use the trajectories of the stage's grid."""
-        self._store = self._stores[stage.steps, stage.stride]
-        # [J + 1]: where the stage's jumps begin and land. [J, stride + 1]: their fine steps.
-        grid = path.grid(stage.steps)
-        self._times, self._fine = grid[:: stage.stride], grid.unfold(0, stage.stride + 1, stage.stride)
+        self._store, self._path = self._stores[stage.steps, stage.stride], path
+        # [J + 1]: the times of the stored states.
+        stored = path if self.options.spacing is None else path.spaced(self.options.spacing)
+        self._times = stored.grid(stage.steps)[:: stage.stride]
+        # [levels], and for each level its jumps' times, [n, S + 1], one level after the other.
         self._levels = torch.tensor(self.levels or (stage.jumps,))
+        jumps = [path.grid(n).unfold(0, 2, 1) for n in self.levels]
+        self._jumps = torch.cat(jumps or [path.grid(stage.steps).unfold(0, stage.stride + 1, stage.stride)])
+        self._first = self._levels.cumsum(0) - self._levels
 
     def draw(self, generator: torch.Generator) -> JumpBatch:
         """Random jumps of random trajectories."""
-        batch, jumps = self.global_batch, len(self._times) - 1
+        batch, levels = self.global_batch, self._levels
         drawn = torch.randint(self.options.trajectories, (batch,), generator=generator)
-        anywhere = self.shard(torch.randint(jumps, (batch,), generator=generator))
-        level = self.shard(self._levels[torch.randint(len(self._levels), (batch,), generator=generator)])
-        # A jump of level n spans J/n stored ones, and begins at a multiple of that.
-        span = jumps // level
-        begin = anywhere // span * span
-        ends = torch.stack([begin, begin + span])
-        shards, rows = zip(*(divmod(index, self.options.shard) for index in self.shard(drawn).tolist()), strict=True)
-        (z, landing), condition = making.pick([self._store.read(shard) for shard in shards], rows, *ends.tolist())
-        if not self.levels:
-            return JumpBatch(z, self._fine[begin].T.contiguous(), condition, landing=landing)
-        return JumpBatch(z, self._times[ends], condition, landing=landing, step_size=1 / level)
+        weights = torch.tensor(self.options.level_weights or (1.0,) * len(levels))
+        level = torch.multinomial(weights, batch, replacement=True, generator=generator)
+        jump = self._first[level] + (torch.rand(batch, generator=generator) * levels[level]).long()
+        times = self._jumps[self.shard(jump)].T.contiguous()
+        z, landing, condition = self._read(self.shard(drawn).tolist(), times[0], times[-1])
+        step_size = 1 / self.shard(levels[level]) if self.levels else None
+        return JumpBatch(z, times, condition, landing=landing, step_size=step_size)
+
+    def _read(
+        self, trajectories: Sequence[int], begin: torch.Tensor, end: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, Condition]:
+        """The states of trajectories, [B], at two times, [B] each, and their conditions.
+
+        A state between two stored ones is on the teacher's own step from one to the other, with its x̂: on the way, a
+        step of the solver goes through it.
+        """
+        shards, rows = zip(*(divmod(index, self.options.shard) for index in trajectories), strict=True)
+        tensors = [self._store.read(shard) for shard in shards]
+        states = []
+        for t in (begin, end):
+            # [B]: the step, from the stored state `before`, in which the time lies.
+            step = (self._times >= t.unsqueeze(1)).sum(1).clamp(max=len(self._times) - 1) - 1
+            before, after, condition = making.pick(tensors, rows, step.tolist())
+            since, until = self._times[step], self._times[step + 1]
+            between = self._path.ddim(before, self._path.invert_ddim(before, after, since, until), since, t)
+            stored = torch.where((t == until).view(-1, 1, 1, 1), after, before)
+            states.append(torch.where(((t < since) & (t > until)).view(-1, 1, 1, 1), between, stored))
+        return states[0], states[1], condition
 
 
 def _grids(stages: Sequence[Stage]) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from itertools import islice
 import torch
 
 from distillkit.interfaces import Model, Source, Teacher
-from distillkit.noise import Condition, Predictor
+from distillkit.noise import Condition, NoisePath
 from distillkit.sampling import generator, walk
 
 STATES = "states"
@@ -29,23 +29,23 @@ def begin(source: Source, model: Model, seed: int, index: int) -> dict[str, torc
 
 def make(
     begun: Sequence[Mapping[str, torch.Tensor]],
-    student: Predictor,
     teacher: Teacher,
+    path: NoisePath,
+    device: torch.device,
     steps: int,
     stride: int,
     order: int,
 ) -> dict[str, torch.Tensor]:
-    """Take `steps` steps with the teacher, in one batch, with a solver of this order (see `walk`).
+    """Take `steps` steps of the path's grid with the teacher, in one batch, with a solver of this order (see `walk`).
 
     Returns:
         The states at the ends of jumps of `stride` steps, noise first, [n, J + 1, C, H, W], and the condition's
         tensors, [n, ...], on the CPU.
     """
     tensors = {key: torch.cat([one[key] for one in begun]) for key in begun[0]}
-    device = student.device
     condition = Condition.from_tensors(tensors).to(device)
     noise = tensors[STATES][:, 0].to(device)
-    states = islice(walk(teacher.predict, student.path, noise, condition, steps, order), None, None, stride)
+    states = islice(walk(teacher.predict, path, noise, condition, steps, order), None, None, stride)
     return tensors | {STATES: torch.stack([state.cpu() for state in states], 1)}
 
 
@@ -55,19 +55,19 @@ def size(begun: Mapping[str, torch.Tensor], jumps: int) -> int:
 
 
 def pick(
-    shards: Sequence[Mapping[str, torch.Tensor]], rows: Sequence[int], begins: Sequence[int], ends: Sequence[int]
-) -> tuple[torch.Tensor, Condition]:
-    """Read jumps of trajectories.
+    shards: Sequence[Mapping[str, torch.Tensor]], rows: Sequence[int], steps: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor, Condition]:
+    """Read steps of trajectories.
 
     Args:
-        shards, rows: for each jump, the shard, and the row in it.
-        begins, ends: the numbers of the states where it begins and lands.
+        shards, rows: for each, the shard, and the row in it.
+        steps: the number of the state before the step.
 
     Returns:
-        The states where the jumps begin and land, [2, n, C, H, W], and their conditions.
+        The states before and after the steps, [n, C, H, W] each, and their conditions.
     """
-    where = zip(shards, rows, begins, ends, strict=True)
-    states = [torch.stack([shard[STATES][row, begin], shard[STATES][row, end]]) for shard, row, begin, end in where]
+    where = zip(shards, rows, steps, strict=True)
+    before, after = torch.stack([shard[STATES][row, step : step + 2] for shard, row, step in where]).unbind(1)
     names = [key for key in shards[0] if key != STATES]
     tensors = {key: torch.stack([shard[key][row] for shard, row in zip(shards, rows, strict=True)]) for key in names}
-    return torch.stack(states, 1), Condition.from_tensors(tensors)
+    return before, after, Condition.from_tensors(tensors)

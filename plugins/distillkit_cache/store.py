@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,6 @@ from distillkit.errors import DistillkitError
 from distillkit.files import replacing
 from distillkit.interfaces import Teacher
 from distillkit.noise import NoisePath, Predictor
-
-CLOSE = 1e-4
-"""Tolerance for the numbers of a noise path, whose last digits depend on the processor."""
 
 
 def teacher_of(student: Predictor, teacher: Teacher) -> dict[str, Any]:
@@ -39,10 +37,10 @@ def teacher_of(student: Predictor, teacher: Teacher) -> dict[str, Any]:
 
 
 def grid_of(path: NoisePath, steps: int) -> dict[str, Any]:
-    """The path's grid of `steps` steps."""
+    """The path's grid of `steps` steps, rounded, because the last digits depend on the processor."""
     times = path.grid(steps)
-    alpha, sigma = (value.flatten().tolist() for value in path.alpha_sigma(times))
-    return {"steps": steps, "times": times.tolist(), "alpha": alpha, "sigma": sigma}
+    alpha, sigma = ([round(value, 4) for value in values.flatten().tolist()] for values in path.alpha_sigma(times))
+    return {"times": [round(t, 3) for t in times.tolist()], "alpha": alpha, "sigma": sigma}
 
 
 def hash_of(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -53,37 +51,6 @@ def hash_of(tensors: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
-
-
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Describe the differences of two origins."""
-    keys = [key for key in here if not _same(there.get(key), here[key])]
-    return [f"{NAMES.get(key, key)} {_short(there.get(key))} there and {_short(here[key])} here" for key in keys]
-
-
-NAMES = {
-    "weights": "the teacher's weights (their hash)",
-    "state": "the teacher's own state (its hash)",
-    "teacher": "the teacher",
-    "prediction": "the network's prediction",
-    "steps": "N",
-    "times": "the grid's times",
-    "alpha": "the noise path's α",
-    "sigma": "the noise path's σ",
-    "shape": "the samples' shape",
-}
-
-
-def _same(there: Any, here: Any) -> bool:
-    if isinstance(there, list) and isinstance(here, list):
-        return len(there) == len(here) and all(abs(a - b) <= CLOSE for a, b in zip(there, here, strict=True))
-    return bool(there == here)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list) and len(value) > 4:
-        return f"[{value[0]:g}, {value[1]:g}, …, {value[-1]:g}]"
-    return str(value)
 
 
 MANIFEST = "manifest.json"
@@ -107,15 +74,17 @@ class Store:
     """The trajectories of one teacher on one grid. Files are written atomically.
 
     Args:
-        folder: the folder of the trajectories. It need not exist yet.
+        top: the folder of the store's own folder. It need not exist yet.
+        name: what the folder's name begins with; it goes on with a hash of the origin.
         origin: what the trajectories depend on.
 
     Raises:
-        DistillkitError: the existing trajectories have another origin, or the manifest cannot be read.
+        DistillkitError: the manifest of existing trajectories cannot be read.
     """
 
-    def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, top: Path, name: str, origin: Mapping[str, Any]) -> None:
+        text = json.dumps({**origin}, sort_keys=True)
+        self.folder = top / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         self._origin = origin
         self._open: dict[int, dict[str, torch.Tensor]] = {}
         self._shards = self._known()
@@ -133,11 +102,6 @@ class Store:
                 f"{manifest}: cannot be read as a manifest of trajectories ({what}); delete {self.folder}, and they "
                 "are generated again"
             ) from None
-        if differing := differences(read.origin, self._origin):
-            raise DistillkitError(
-                f"{self.folder}: its trajectories are not this run's: {'; '.join(differing)}; set source.folder to "
-                "another folder, or delete this one"
-            )
         return read.shards
 
     def has(self, shard: int, count: int) -> bool:

@@ -151,6 +151,10 @@ class Family(ABC):
             )
         return float(scale)
 
+    def has_grid(self, spacing: str) -> bool:
+        """See `Model.has_grid`."""
+        return True
+
     def can_export(self, spacing: str) -> bool:
         """See `Model.can_export`."""
         return True

@@ -170,6 +170,10 @@ class FlowFamily(Family):
                     "model.scheduler.shift_terminal=0",
                 )
 
+    def has_grid(self, spacing: str) -> bool:
+        """Not "karras": a flow begins at pure noise, where σ/α = ∞."""
+        return "karras" not in spacing
+
     def read_scheduler(self, length: int | None = None) -> None:
         """Set `path` and `prediction` from `scheduler`, for images of `length` tokens if the shift is dynamic."""
         self.path = read_path(self.scheduler, self.pipeline_spacing, length)
