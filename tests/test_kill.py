@@ -77,7 +77,7 @@ def test_all_is_flushed_before_it_is_in_its_place(whole: ForkedRun) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_moments_again_and_again(tmp_path: Path, seed: int) -> None:
-    long = ("run.updates=60", "run.checkpoint_every=5", "run.log_every=3")
+    long = ("run.updates=240", "run.checkpoint_every=20", "run.log_every=3")
     undisturbed, killed = forked_run(tmp_path / "whole", *long), forked_run(tmp_path / "killed", *long)
     assert undisturbed.go() == 0, undisturbed.errors
     draw, kills = random.Random(seed), 0

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from distillkit import distributed
 from distillkit.config import Config, Settings, make_plan, read_choice, table_of_result
 from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.evaluation import gains
-from distillkit.files import replacing, write_text
+from distillkit.files import replacing, sweep, write_text
 from distillkit.interfaces import RunInfo, Tracker
 from distillkit.terminal import Reporter, print_scores
 from distillkit.training.assemble import load
@@ -112,7 +113,10 @@ def _run_phases(config: Config, run_folder: RunFolder, tracker: Tracker, allow: 
     """Run the phases that are not finished."""
     for i, phase in enumerate(config.phases, 1):
         here = _folder(run_folder, i)
-        if not here.finished:
+        if here.finished:
+            # It may have been killed while it removed what it had written aside.
+            distributed.on_main_process(partial(sweep, here.path))
+        else:
             own = {re.sub(rf"^phase\[{i - 1}\]\.", "", key) for key in allow}
             # The user allows any change in this phase, or in all phases.
             if own & {"phase", f"phase[{i - 1}]"}:
