@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,12 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
                 f"{path}: is damaged: expected {expected}; get it anew, or score the pipeline with distillkit evaluate"
             )
     return list(rows)
+
+
+def way(row: Mapping[str, Any]) -> str:
+    """How the samples of a teacher's row were made: the solver, and the guidance scale, if it is not 1."""
+    scale = row.get("guidance", 1)
+    return str(row["solver"]) if scale == 1 else f"{row['solver']} guided at {scale:g}"
 
 
 def is_pointer(path: Path) -> bool:

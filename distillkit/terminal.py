@@ -18,6 +18,7 @@ from rich.table import Table
 
 from distillkit import distributed
 from distillkit.errors import heeded_signals, leave_terminal, terminate
+from distillkit.reading import way
 
 SECONDS_BETWEEN_LINES = 10.0
 MEASURED = 20
@@ -128,8 +129,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: 
 def print_scores(rows: Sequence[Mapping[str, Any]], labels: Sequence[str] = ("model",)) -> None:
     """Print one table per metric, from rows of scores.json. Missing scores are blank.
 
-    Of a teacher that was sampled with several solvers, the table has the best score at each number of steps, and a line
-    below it names the solvers.
+    Of a teacher that was sampled in several ways (solvers, guidance scales), the table has the best score at each
+    number of steps, and a line below it names them.
 
     Args:
         rows: the scores.
@@ -139,11 +140,11 @@ def print_scores(rows: Sequence[Mapping[str, Any]], labels: Sequence[str] = ("mo
         chosen = [row for row in rows if row["metric"] == metric and row.get("best", True)]
         steps = sorted({row["steps"] for row in chosen})
         values: dict[tuple[str, ...], dict[int, float]] = {}
-        solvers: dict[tuple[str, ...], dict[str, list[int]]] = {}
+        ways: dict[tuple[str, ...], dict[str, list[int]]] = {}
         for row in sorted(chosen, key=lambda row: row["steps"]):
             names = tuple(row[label] for label in labels)
             if "best" in row:
-                solvers.setdefault(names, {}).setdefault(row["solver"], []).append(row["steps"])
+                ways.setdefault(names, {}).setdefault(way(row), []).append(row["steps"])
         for row in chosen:
             values.setdefault(tuple(row[label] for label in labels), {})[row["steps"]] = row["value"]
         columns = [*labels, *(f"{number} step{'s' if number > 1 else ''}" for number in steps)]
@@ -154,8 +155,8 @@ def print_scores(rows: Sequence[Mapping[str, Any]], labels: Sequence[str] = ("mo
         samples = ", ".join(str(number) for number in sorted({row["samples"] for row in chosen}))
         print(f"{metric}, {samples} samples")
         print_table(columns, cells, numbers=len(labels))
-        for names, best in solvers.items():
-            used = "; ".join(f"{solver} in {', '.join(map(str, numbers))}" for solver, numbers in best.items())
+        for names, best in ways.items():
+            used = "; ".join(f"{how} in {', '.join(map(str, numbers))}" for how, numbers in best.items())
             print(f"{', '.join(names)}: the best solver at each number of steps: {used}")
         print()
 

@@ -106,7 +106,10 @@ MISTAKES = {
         "jump's start; let it make its own"
     ),
     ("pd", BAKED[0]): (
-        "source.guidance: is 1, which is no guidance that could be baked into the student; give a scale"
+        "source.guidance: is 1, which is no guidance that could be baked into the student; give a scale, or [low, high]"
+    ),
+    ("pd", BAKED[0], "source.guidance=[1.5, 3]"): (
+        "evaluation.guidance: must be from 1.5 to 3, the scales that the student is taught (source.guidance; got 1)"
     ),
     ("pd", *BAKED, "evaluation.guidance=2"): (
         "evaluation.guidance: must be 1 (got 2): the student has its guidance inside; that of the teacher's samples is "

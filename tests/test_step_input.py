@@ -25,10 +25,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distillkit.cli.group import cli
+from distillkit.cli.measure import device_memory
 from distillkit.config import make_plan, read_config
+from distillkit.config.choose import Wish, choose
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.interfaces import OptimizerTable
-from distillkit.noise import STEP_SIZE, Condition, Predictor
+from distillkit.noise import GUIDANCE, STEP_SIZE, Condition, Predictor
 from distillkit.sampling import sample, sample_consistency
 from distillkit.training.assemble import load as load_parts
 from distillkit.training.assemble import prepare
@@ -37,24 +39,27 @@ from distillkit.training.run import run
 
 
 def dit_pipeline(folder: Path) -> None:
-    DiTPipeline(dit(num_embeds_ada_norm=10), kl_autoencoder(), ddim_scheduler()).save_pretrained(folder)
+    DiTPipeline(dit(num_embeds_ada_norm=1000), kl_autoencoder(), ddim_scheduler()).save_pretrained(folder)
 
 
-def edm(folder: Path) -> None:
-    pixel_unet().save_pretrained(folder / "unet")
-    EDMEulerScheduler().save_pretrained(folder / "scheduler")
+def with_classes(scheduler: Any, folder: Path) -> None:
+    """In pixel space; the last of the 11 classes is "no class"."""
+    pixel_unet(num_class_embeds=11).save_pretrained(folder / "unet")
+    scheduler.save_pretrained(folder / "scheduler")
 
 
 FAMILIES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
     "pixel": (ddpm_pipeline, {}),
+    "class-pixel": (partial(with_classes, ddim_scheduler()), {"null_class": 10}),
     "latent": (latent_pipeline, {}),
     "class-latent": (class_conditional_teacher, {}),
     "dit": (dit_pipeline, {}),
-    "edm": (edm, {}),
+    "edm": (partial(with_classes, EDMEulerScheduler()), {"null_class": 10}),
     "sd": (stable_diffusion, {"prompts": PROMPTS[:2]}),
     "sdxl": (sdxl, {"prompts": PROMPTS[:2]}),
     "sd3": (sd3, {"prompts": PROMPTS[:2]}),
-    "flux": (partial(flux, guidance_embeds=True), {"prompts": PROMPTS[:2], "size": 16}),
+    "flux": (flux, {"prompts": PROMPTS[:2], "size": 16}),
+    "flux-guidance": (partial(flux, guidance_embeds=True), {"prompts": PROMPTS[:2], "size": 16}),
 }
 
 
@@ -63,36 +68,62 @@ def predictor_of(model: DiffusersModel) -> Predictor:
     return Predictor(model.network, spec.path, spec.prediction, model.forward, step_input=model.step_input)
 
 
-def start(model: DiffusersModel) -> tuple[Tensor, Condition]:
+def start(model: DiffusersModel, *scales: float) -> tuple[Tensor, Condition]:
     """Noise for two samples, and their condition, guided where the model can be."""
     labels = None if model.spec.classes is None else torch.tensor([0, 1])
     guided = model.spec.supports_guidance or model.spec.guidance_input is not None
-    scales = torch.tensor([1.5, 2.0]) if guided else None
+    guidance = torch.tensor(scales or (1.5, 2.0)) if guided else None
     noise = torch.randn(2, *model.spec.sample_shape, generator=torch.Generator().manual_seed(1))
-    return noise, model.condition(labels, 2, scales)
+    return noise, model.condition(labels, 2, guidance)
+
+
+def without(condition: Condition) -> Condition:
+    return replace(condition, guidance=None)
 
 
 def shake(network: nn.Module, scale: float = 0.1) -> None:
-    """Give the embedding weights, as training does."""
+    """Give the embeddings weights, as training does."""
     torch.manual_seed(2)
-    embedding: Any = network.step_embedding
-    for weight in embedding["outs"].parameters():
-        nn.init.normal_(weight, std=scale)
+    for name in step_input.added(network):
+        embedding: Any = getattr(network, step_input.EMBEDDINGS[name])
+        for weight in embedding["outs"].parameters():
+            nn.init.normal_(weight, std=scale)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_at_first_it_changes_nothing_and_then_it_folds(name: str, tmp_path: Path) -> None:
-    """The same to the bit at every step size. Trained, the folded network is the told one; folding can be undone."""
+    """The same to the bit at every step size and scale, for the teacher, which is guided, and for the student.
+
+    Trained, the folded network is the told one; folding can be undone. `distill` guides the teacher alone, unless the
+    network takes the scale already.
+    """
     make, options = FAMILIES[name]
     folder = make(tmp_path / "teacher") or tmp_path / "teacher"
     plain, told = (load(folder, **options, step_input=wanted) for wanted in (False, True))
-    noise, condition = start(told)
-    for steps in (1, 3):
-        expected = sample(predictor_of(plain), noise, condition, steps)
-        assert torch.equal(sample(predictor_of(told), noise, condition, steps), expected)
+    noise, guided = start(plain)
+    scaled = plain.spec.supports_guidance and plain.spec.guidance_input is None
+    if scaled:
+        told.add_guidance_input(1.0, 3.0)
+    if guided.null is not None:
+        words = [f"model.{key}={value}" for key, value in options.items() if key != "prompts"]
+        (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS[:2]), encoding="utf-8")
+        prompts = tmp_path / "prompts.txt" if "prompts" in options else None
+        chosen, _ = choose(Wish(str(folder), 4, "any-step", None, 2.0, prompts), words, device_memory)
+        parts = chosen.components()
+        assert (parts.baked, parts.source.options.guidance) == (scaled, 2.0)
+        assert parts.evaluation.guidance == (1.0 if scaled else 2.0)
+        assert {stage.evaluations for stage in make_plan(parts)} == {parts.optimizer.accumulate}
+    _, condition = start(told)
+    ways = {"teacher": (guided, told.spec.before_training(condition)), "student": (without(guided), condition)}
+    for before, now in ways.values() if scaled else [(guided, condition)]:
+        for steps in (1, 3):
+            expected = sample(predictor_of(plain), noise, before, steps)
+            assert torch.equal(sample(predictor_of(told), noise, now, steps), expected)
     shake(told.network)
+    _, guided = start(plain, 2.0, 2.0)
+    _, condition = start(told, 2.0, 2.0)
     expected = sample(predictor_of(told), noise, condition, 3)
-    before = sample(predictor_of(plain), noise, condition, 3)
+    before = sample(predictor_of(plain), noise, without(guided) if scaled else guided, 3)
     difference = (expected - before).abs().max()
     assert difference > 1e-4 * before.abs().max()
     # Of the embedding's effect; ε-networks' samples are large.
@@ -103,12 +134,13 @@ def test_at_first_it_changes_nothing_and_then_it_folds(name: str, tmp_path: Path
     close(sample(copied, noise, condition, 3), expected)
     assert torch.equal(sample(predictor_of(told), noise, condition, 3), before)
     network = copied.network
-    state = step_input.fold(network, 1 / 3)
+    state = step_input.fold(network, {STEP_SIZE: 1 / 3, GUIDANCE: 2.0})
     assert network.state_dict().keys() == plain.network.state_dict().keys()
     folded = Predictor(network, plain.spec.path, plain.spec.prediction, plain.forward)
-    close(sample(folded, noise, condition, 3), expected)
+    alone = without(guided) if scaled else guided
+    close(sample(folded, noise, alone, 3), expected)
     step_input.restore(network, state)
-    again = Predictor(network, plain.spec.path, plain.spec.prediction, plain.forward, step_input=True)
+    again = Predictor(network, plain.spec.path, plain.spec.prediction, told.forward, step_input=True)
     close(sample(again, noise, condition, 3), expected)
 
 
@@ -267,9 +299,9 @@ class Step(nn.Module):
         self.inputs = (z, t, torch.tensor([3, 9]))
 
     def forward(self, size: Tensor) -> Tensor:
-        with step_input.telling(self.network, size):
+        with step_input.telling(self.network, {STEP_SIZE: size}):
             output: Tensor = self.network(*self.inputs, return_dict=False)[0]
-        with torch.no_grad(), step_input.telling(self.network, size / 2):
+        with torch.no_grad(), step_input.telling(self.network, {STEP_SIZE: size / 2}):
             goal: Tensor = self.network(*self.inputs, return_dict=False)[0]
         return (output - goal).square().mean()
 
@@ -312,7 +344,7 @@ def test_a_chain_goes_on_with_it(tmp_path: Path) -> None:
         own(load(tmp_path / "run/steps-003"), noise, 3, [0, 1]), own(second, noise, 3, [0, 1]), rtol=0, atol=1e-5
     )
     # Adam moves a weight by no more than the learning rate (2e-4) a step.
-    moved = (states[1]["outs.0.weight"] - states[0]["outs.0.weight"]).abs().max()
+    moved = (states[1]["step_embedding.outs.0.weight"] - states[0]["step_embedding.outs.0.weight"]).abs().max()
     assert 0 < moved < 1e-3
 
 
@@ -329,6 +361,6 @@ def test_mistakes(tmp_path: Path) -> None:
         step_input.add(nn.Conv2d(1, 1, 1))
     network = pixel_unet()
     step_input.add(network)
-    state = step_input.fold(network, 1.0)
+    state = step_input.fold(network, {STEP_SIZE: 1.0})
     with pytest.raises(DistillkitError, match=r"^step_input\.safetensors: does not fit the network"):
-        step_input.restore(network, {**state, "outs.0.bias": torch.zeros(3)})
+        step_input.restore(network, {**state, "step_embedding.outs.0.bias": torch.zeros(3)})

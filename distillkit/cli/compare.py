@@ -62,5 +62,5 @@ def _check_protocols(metric: str, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _way(row: Mapping[str, Any]) -> list[str]:
-    """The parts of the protocol, without the sampler, which belongs to the model as its steps do."""
-    return [part for part in row["protocol"].split("; ") if not part.startswith("sampler ")]
+    """The parts of the protocol, without sampler and guidance, which belong to the model as its steps do."""
+    return [part for part in row["protocol"].split("; ") if not part.startswith(("sampler ", "guidance "))]

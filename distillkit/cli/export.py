@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import torch
 
 from distillkit.cli.pipeline import load_model, pipeline_folder, tables_of_run
 from distillkit.errors import DistillkitError
@@ -16,34 +17,49 @@ from distillkit.training.folder import RunFolder
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 @click.option("--steps", type=click.IntRange(1), required=True, help="Sampling steps.")
+@click.option("--guidance", type=click.FloatRange(0), help="Guidance scale s; 1 is none. [default: the run's]")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="A new folder. [default: RUN/steps-N]")
-def command(run: Path, steps: int, output: Path | None) -> None:
+def command(run: Path, steps: int, guidance: float | None, output: Path | None) -> None:
     """Write the pipeline of RUN, the folder of a finished run, for another number of sampling steps.
 
     Its scheduler has the times of that many steps. A network that takes the step size becomes diffusers' own network
-    for them.
+    for them. One that was taught several guidance scales becomes one for a single scale, which is called without
+    guidance.
     """
     folder = pipeline_folder(run)
     tables = tables_of_run(folder)
     if not tables:
         raise DistillkitError(f"{run}: is not the folder of a finished run; expected config.toml and pipeline/ in it")
-    output = output or run / f"steps-{steps:03d}"
+    scaled = "" if guidance is None else f"-guidance-{guidance:g}"
+    output = output or run / f"steps-{steps:03d}{scaled}"
     if output.exists():
         raise DistillkitError(f"{output}: already exists; nothing was overwritten. Give a new folder with --output")
     model, evaluation = load_model(folder), tables.get("evaluation", {})
+    scale = evaluation["guidance"] if guidance is None else guidance
+    baked = tables["source"]["guidance"] if tables.get("student", {}).get("guidance") == "baked" else None
+    if isinstance(baked, list):
+        baked = None  # the network is told the scale
+    if guidance is not None and baked is not None:
+        raise DistillkitError(f"--guidance: the student has guidance inside, at scale {baked:g}; leave it out")
+    # Raises where the network cannot be guided so.
+    model.condition(
+        None if model.spec.classes is None else torch.tensor([0]), 1, torch.tensor([scale]) if scale != 1 else None
+    )
     # As a trailing grid of too many steps has none.
     model.spec.path.grid(steps)
     about = Export(
         path=model.spec.path,
         steps=steps,
         served=evaluation["steps"],
-        guidance=evaluation["guidance"],
+        guidance=scale,
         method=tables["run"]["method"],
         teacher=str(tables["model"].get("path", tables["model"]["type"])),
         scores=RunFolder(folder.parent).read_scores(),
         settings=tables,
         sampler=evaluation["sampler"],
+        baked=baked,
     )
     with writing(output), replacing(output) as temporary:
         model.export(model.network, temporary, about)
-    click.echo(f"{output}: a pipeline for {steps} {'step' if steps == 1 else 'steps'}")
+    at = "" if guidance is None else f" at guidance {guidance:g}"
+    click.echo(f"{output}: a pipeline for {steps} {'step' if steps == 1 else 'steps'}{at}")

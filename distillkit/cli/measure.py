@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from distillkit import distributed
-from distillkit.config import Settings, teacher_solvers
+from distillkit.config import Settings, teacher_scales, teacher_solvers
 from distillkit.evaluation import Pictures
 from distillkit.interfaces import Engine, PrecomputingSource
 from distillkit.registry import checked
@@ -144,7 +144,11 @@ def _scored(parts: Parts) -> Iterator[tuple[int, int]]:
     """Yield (sampling steps, samples) for every score that the run takes."""
     components, evaluation = parts.components, parts.components.evaluation
     if evaluation.teacher and components.teacher is not None and not components.model.spec.untrained:
-        samples = evaluation.samples * len(teacher_solvers(components))
+        # What was measured is the student. Guidance doubles the teacher's batch, unless the network takes the scale.
+        taken = components.model.spec.guidance_input
+        doubled = evaluation.guidance == 1 if taken is None else taken.new
+        each = [1 + (doubled and scale != 1) for scale in teacher_scales(evaluation)]
+        samples = evaluation.samples * len(teacher_solvers(components)) * sum(each)
         yield from ((steps, samples) for steps in {*evaluation.steps, *evaluation.teacher_steps})
     yield from ((steps, evaluation.samples) for steps in evaluation.steps)
     if evaluation.every:

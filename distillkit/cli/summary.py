@@ -94,7 +94,8 @@ def _stages(components: Components) -> str:
 
 def _guidance(components: Components) -> str:
     if components.baked:
-        return f"{components.evaluation.teacher_guidance:g}, inside the student: one evaluation a step"
+        scales = components.scales or (components.source.options.guidance,)
+        return f"{' to '.join(f'{scale:g}' for scale in scales)}, inside the student: one evaluation a step"
     return f"{components.evaluation.guidance:g}" if components.evaluation.guidance != 1 else "none"
 
 

@@ -11,6 +11,7 @@ from distillkit.config.settings import (
     score_name,
     scores_taken,
     series,
+    teacher_scales,
     teacher_solvers,
 )
 from distillkit.config.tables import Choice, EvaluationTable, RunTable
@@ -39,6 +40,7 @@ __all__ = [
     "scores_taken",
     "series",
     "table_of_result",
+    "teacher_scales",
     "teacher_solvers",
     "unreached",
 ]

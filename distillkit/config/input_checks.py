@@ -60,13 +60,22 @@ def check_baked(components: Components) -> Iterator[Mistake]:
         return
     if (reason := unguidable(components)) is not None:
         yield Mistake("student.guidance", reason)
-    if components.source.options.guidance == 1:
+    guidance, sampled = components.source.options.guidance, components.evaluation.guidance
+    if guidance in (1, (1, 1)):
         yield Mistake(
-            "source.guidance", "is 1, which is no guidance that could be baked into the student; give a scale"
+            "source.guidance",
+            "is 1, which is no guidance that could be baked into the student; give a scale, or [low, high]",
         )
-    if components.evaluation.guidance != 1:
+    if isinstance(guidance, tuple):
+        if not guidance[0] <= sampled <= guidance[1]:
+            yield Mistake(
+                "evaluation.guidance",
+                f"must be from {guidance[0]:g} to {guidance[1]:g}, the scales that the student is taught "
+                f"(source.guidance; got {sampled:g})",
+            )
+    elif sampled != 1:
         yield Mistake(
             "evaluation.guidance",
-            f"must be 1 (got {components.evaluation.guidance:g}): the student has its guidance inside; that of the "
+            f"must be 1 (got {sampled:g}): the student has its guidance inside; that of the "
             "teacher's samples is evaluation.teacher_guidance",
         )

@@ -127,6 +127,18 @@ class Components(CoreTables, Scoring):
     losses: list[interfaces.Loss]
     tracker: interfaces.Tracker
 
+    @property
+    def scales(self) -> tuple[float, float] | None:
+        """The range of guidance scales that are baked into the student, which is told the one of each sample."""
+        guidance = self.source.options.guidance
+        return guidance if self.baked and isinstance(guidance, tuple) else None
+
+    @property
+    def baked_scale(self) -> float | None:
+        """The one guidance scale that is baked into the student; None if there is none, or several are."""
+        guidance = self.source.options.guidance
+        return guidance if self.baked and not isinstance(guidance, tuple) else None
+
 
 def score_name(label: str, steps: int) -> str:
     """The name of a metric's score at a number of sampling steps, such as "fd-fashion/steps-4"."""
@@ -184,6 +196,12 @@ def find_score(components: Components, wanted: str) -> str | None:
 def teacher_solvers(components: Components) -> tuple[str, ...]:
     """How the teacher is sampled for its scores; the model is loaded."""
     return components.evaluation.teacher_solvers or ("ddim", *components.model.spec.solvers[:2])
+
+
+def teacher_scales(evaluation: EvaluationTable) -> tuple[float, ...]:
+    """The guidance scales with which the teacher is sampled for its scores."""
+    own = evaluation.teacher_guidance
+    return own if isinstance(own, tuple) else (evaluation.guidance if own is None else own,)
 
 
 def best_score(components: Components) -> str | None:

@@ -31,6 +31,8 @@ def _each_once(given: tuple[Any, ...]) -> tuple[Any, ...]:
 
 Steps = Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_each_once)]
 """Numbers of sampling steps; one given twice counts once."""
+Scale = Annotated[float, Field(ge=0)]
+Scales = Annotated[tuple[Scale, ...], Field(min_length=1), AfterValidator(_each_once)]
 
 
 class RunTable(StrictModel):
@@ -81,7 +83,8 @@ class EvaluationTable(StrictModel):
         batch: pictures per network call.
         seed: of the noise; picture i starts from the noise (seed, i) in every model and every run.
         guidance: guidance scale s (1: none).
-        teacher_guidance: that of the undistilled teacher; left out: the same.
+        teacher_guidance: that of the undistilled teacher, or several, each of which is scored with every solver; the
+            best counts. Left out: the same.
         sampler: how the student is sampled, here and by the exported pipeline: "ddim"; "consistency" jumps to clean
             data, adds noise of the next time and jumps again.
         reference: the real pictures to compare with: "bundled" (comes with the features), "data" (the run's
@@ -104,7 +107,7 @@ class EvaluationTable(StrictModel):
     batch: int = Field(100, ge=1)
     seed: int = Field(0, ge=0)
     guidance: float = Field(1.0, ge=0)
-    teacher_guidance: float | None = Field(None, ge=0)
+    teacher_guidance: Scale | Scales | None = None
     sampler: Sampler = "ddim"
     reference: Literal["auto", "bundled", "data"] = "auto"
     every: int = Field(0, ge=0)

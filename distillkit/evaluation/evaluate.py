@@ -73,6 +73,7 @@ class Evaluator:
         which: Which = "student",
         on_batch: Callable[[int], None] | None = None,
         solver: str | None = None,
+        guidance: float | None = None,
     ) -> dict[str, float]:
         """Score the first `samples` images. Returns metric label -> value, and no entries without metrics.
 
@@ -85,13 +86,14 @@ class Evaluator:
             which: the teacher is sampled with DDIM, a student with the config's sampler.
             on_batch: called after each batch with its number of images.
             solver: another sampler: "ddim", or one of the model's `ModelSpec.solvers`.
+            guidance: another guidance scale than the config's.
 
         Raises:
             GridError: the path has no grid of `steps` steps.
         """
         if self._features is None or not self.metrics:
             return {}
-        batches = self.pictures.batches(predictor, steps, samples, which, solver)
+        batches = self.pictures.batches(predictor, steps, samples, which, solver, guidance)
         statistics = self._statistics(self._features, batches, samples, on_batch)
         reference = self.reference
         if reference is not None and reference.mean.shape != statistics.mean.shape:
@@ -128,13 +130,20 @@ class Evaluator:
                 on_batch(len(pictures))
         return FeatureStatistics.of(torch.cat(features), torch.cat(logits) if logits else None, digest.hexdigest()[:8])
 
-    def protocol(self, metric: str, samples: int, which: Which = "student", solver: str | None = None) -> str:
+    def protocol(
+        self,
+        metric: str,
+        samples: int,
+        which: Which = "student",
+        solver: str | None = None,
+        guidance: float | None = None,
+    ) -> str:
         """One line with everything that a score depends on besides model and steps. Scores with equal lines compare.
 
         Args:
             metric: the metric's label.
             samples: number of images per score.
-            which, solver: what is scored, as for `score`; a sampler other than DDIM is part of the line.
+            which, solver, guidance: what is scored, as for `score`; a sampler other than DDIM is part of the line.
         """
         evaluation, features, how = self._settings.evaluation, self._features, self.metrics[metric]
         path = self._path
@@ -153,24 +162,31 @@ class Evaluator:
             f"{self._settings.grid.spacing}{start}",
             *([] if sampler == "ddim" else [f"sampler {sampler}"]),
             f"seed {evaluation.seed}",
-            f"guidance {self.pictures.guidance(which):g}",
+            f"guidance {self.pictures.guidance(guidance):g}",
             str(precision).removeprefix("torch."),
         ]
         return "; ".join(parts)
 
     def rows(
-        self, which: Which, steps: int, samples: int, scores: Mapping[str, float], solver: str | None = None
+        self,
+        which: Which,
+        steps: int,
+        samples: int,
+        scores: Mapping[str, float],
+        solver: str | None = None,
+        guidance: float | None = None,
     ) -> list[dict[str, Any]]:
         """Rows of scores.json for the scores that `score` returned."""
         return [
             {
                 "model": which,
                 **({} if solver is None else {"solver": solver}),
+                **({} if guidance is None else {"guidance": guidance}),
                 "steps": steps,
                 "metric": label,
                 "value": value,
                 "samples": samples,
-                "protocol": self.protocol(label, samples, which, solver),
+                "protocol": self.protocol(label, samples, which, solver, guidance),
             }
             for label, value in scores.items()
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -52,10 +53,9 @@ class Pictures:
         """The sampler: by default DDIM for the undistilled teacher, and the config's for a student."""
         return solver or ("ddim" if which == "teacher" else self._evaluation.sampler)
 
-    def guidance(self, which: Which) -> float:
-        """The guidance scale s: the undistilled teacher may have its own."""
-        own = self._evaluation.teacher_guidance
-        return own if which == "teacher" and own is not None else self._evaluation.guidance
+    def guidance(self, scale: float | None) -> float:
+        """The guidance scale s: the config's, unless there is another."""
+        return self._evaluation.guidance if scale is None else scale
 
     def draw(
         self,
@@ -65,6 +65,7 @@ class Pictures:
         labels: Sequence[int] | None = None,
         which: Which = "student",
         solver: str | None = None,
+        guidance: float | None = None,
     ) -> torch.Tensor:
         """Generate images in one batch: uint8 [len(indices), C, H, W] on the device.
 
@@ -77,22 +78,25 @@ class Pictures:
             labels: their classes; by default i modulo the number of classes.
             which: the teacher is sampled with DDIM, a student with the config's sampler.
             solver: another sampler: "ddim", or one of the model's `ModelSpec.solvers`.
+            guidance: another guidance scale than the config's.
 
         Raises:
             GridError: the path has no grid of `steps` steps.
         """
-        count, guidance = len(indices), self.guidance(which)
+        count, guidance = len(indices), self.guidance(guidance)
         classes = self._model.spec.classes
         if labels is None and classes is not None:
             labels = [i % classes for i in indices]
+        scales = None if guidance == 1 else torch.full((count,), guidance)
+        taken = self._model.spec.guidance_input
+        # Of an input that is new, the teacher is told any scale that it takes, and is guided by mixing.
+        mixes = which == "teacher" and taken is not None and taken.new
         condition = self._model.condition(
             None if labels is None else torch.tensor(labels),
             count,
-            None if guidance == 1 else torch.full((count,), guidance),
-        ).map(lambda tensor: tensor.to(self._device))
-        guidance_input = self._model.spec.guidance_input
-        if which == "teacher" and guidance_input is not None and guidance_input.new:
-            condition = condition.mixed()
+            torch.full((count,), taken.low) if taken is not None and mixes else scales,
+        )
+        condition = (replace(condition, guidance=scales) if mixes else condition).to(self._device)
         with torch.no_grad(), _aside(predictor), self._autocast():
             sampler, noise = self.sampler(which, solver), partial(self._noise, indices)
             if sampler == "consistency":
@@ -111,13 +115,19 @@ class Pictures:
         return noise_for(self._evaluation.seed, indices, self._model.spec.sample_shape, step).to(self._device)
 
     def batches(
-        self, predictor: Predictor, steps: int, count: int, which: Which = "student", solver: str | None = None
+        self,
+        predictor: Predictor,
+        steps: int,
+        count: int,
+        which: Which = "student",
+        solver: str | None = None,
+        guidance: float | None = None,
     ) -> Iterator[torch.Tensor]:
         """This process's shard of the first `count` images, in batches of `evaluation.batch`."""
         # Processes take whole batches, so that no image depends on the number of processes.
         for start in distributed.split_between_processes(range(0, count, self._evaluation.batch)):
             indices = range(start, min(start + self._evaluation.batch, count))
-            yield self.draw(predictor, steps, indices, which=which, solver=solver)
+            yield self.draw(predictor, steps, indices, which=which, solver=solver, guidance=guidance)
 
     def first(
         self,
@@ -126,10 +136,11 @@ class Pictures:
         count: int | None = None,
         which: Which = "student",
         solver: str | None = None,
+        guidance: float | None = None,
     ) -> torch.Tensor:
         """The first `count` images (`evaluation.grid` by default), on the CPU: one row of a grid of samples."""
         wanted = self._evaluation.grid if count is None else count
-        batches = self.batches(predictor, steps, wanted, which, solver)
+        batches = self.batches(predictor, steps, wanted, which, solver, guidance)
         return torch.cat([distributed.all_gather(batch.cpu()) for batch in batches])[:wanted]
 
 

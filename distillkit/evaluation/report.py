@@ -15,6 +15,7 @@ import torch.nn.functional as functional
 from distillkit.config import Scoring
 from distillkit.errors import DistillkitError
 from distillkit.files import reason, replacing
+from distillkit.reading import way
 
 GAP = 2
 """Pixels between images, before small ones are enlarged."""
@@ -56,7 +57,7 @@ def _margin(labels: Sequence[str], height: int, row: int) -> torch.Tensor:
 
 
 def gains(rows: Sequence[Mapping[str, Any]], settings: Scoring) -> Iterator[str]:
-    """Say what the student won over the best solver of the teacher, in a line for each metric and number of steps.
+    """Say what the student won over the teacher at its best, in a line for each metric and number of steps.
 
     Args:
         rows: the scores of a run. Without any of the teacher, there is nothing to say.
@@ -69,12 +70,13 @@ def gains(rows: Sequence[Mapping[str, Any]], settings: Scoring) -> Iterator[str]
         label, steps, value = row["metric"], row["steps"], row["value"]
         if row["model"] != "student" or (label, steps) not in teacher:
             continue
-        free, solver = (teacher[label, steps][key] for key in ("value", "solver"))
+        best = teacher[label, steps]
+        free, how = best["value"], way(best)
         where = f"{label} in {steps} step{'s' if steps > 1 else ''}"
         if value > free if label in rising else value < free:
-            yield f"{where}: the student has {value:.4g}; without training, {solver} has {free:.4g}"
+            yield f"{where}: the student has {value:.4g}; without training, {how} has {free:.4g}"
         else:
-            yield f"{where}: nothing is won: without training, {solver} has {free:.4g}; the student has {value:.4g}"
+            yield f"{where}: nothing is won: without training, {how} has {free:.4g}; the student has {value:.4g}"
 
 
 def write_png(path: Path, image: torch.Tensor) -> None:

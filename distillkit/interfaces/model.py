@@ -75,6 +75,12 @@ class ModelSpec:
         """
         return replace(self, path=self.path.with_grid(spacing, start, self.prediction))
 
+    def before_training(self, condition: Condition) -> Condition:
+        """A condition for the network as it was loaded: while its input for the guidance scale is new, guidance is
+        mixed from two predictions."""
+        taken = self.guidance_input
+        return condition.mixed() if taken is not None and taken.new else condition
+
 
 @dataclass(frozen=True)
 class Export:
@@ -90,6 +96,7 @@ class Export:
         scores: rows of scores.json.
         settings: the resolved config.
         sampler: how it is sampled, which the pipeline's scheduler must do.
+        baked: the guidance scale s that it has inside, so that it is called without guidance; None if it has none.
     """
 
     path: NoisePath
@@ -101,6 +108,7 @@ class Export:
     scores: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
     sampler: Sampler = "ddim"
+    baked: float | None = None
 
 
 class Model(Component):
@@ -214,6 +222,15 @@ class Model(Component):
     def can_export(self, spacing: str) -> bool | None:
         """Optional. Whether the exported pipeline can sample on grids with this `grid.spacing`; None: unknown."""
         return None
+
+    def add_guidance_input(self, low: float, high: float) -> None:
+        """Optional. Give the network an input for guidance scales, without effect yet, and set `spec.guidance_input`.
+
+        Called after `load`, if the student is taught several scales and the network has no such input.
+        """
+        raise DistillkitError(
+            f"source.guidance: the model '{self.name}' cannot be told which of several scales it samples with; give one"
+        )
 
     def adapt(self, student: StudentTable) -> None:
         """Optional. Give the network an adapter; from then on only the adapter's weights need a gradient.

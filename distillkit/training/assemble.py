@@ -46,7 +46,8 @@ def load(components: Components) -> Parts:
     Raises:
         ConfigError: a stage's or an evaluation's grid does not exist on the model's noise path, or the model cannot
             do the guidance that it is asked for, or is new, in whole or in part, where the student is an adapter.
-        DistillkitError: the device or the model is not there, or the model does not take the adapter.
+        DistillkitError: the device or the model is not there, or the model does not take the adapter or the input for
+            the guidance scale.
     """
     components.engine.setup()
     check_engine(components.engine)
@@ -59,6 +60,8 @@ def load(components: Components) -> Parts:
     plan = make_plan(components)
     if mistakes := check_model(components, path):
         raise ConfigError(mistakes, components.origin)
+    if components.scales is not None and model.spec.guidance_input is None:
+        model.add_guidance_input(*components.scales)
     if components.adapter is not None:
         torch.manual_seed(generator(components.run.seed, "adapter").initial_seed())
         model.adapt(components.adapter)

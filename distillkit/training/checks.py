@@ -1,21 +1,20 @@
-"""Checks that need the loaded model: of grids, guidance, the adapter and the data."""
+"""Checks that need the loaded model: of what it says of itself, of grids and the data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import get_args
 
 import torch
 
 from distillkit.config import Components, GridTable
 from distillkit.config.checks import check_spacing, wanted_steps
-from distillkit.config.input_checks import no_new_input
 from distillkit.config.score_checks import check_samplers
 from distillkit.errors import DistillkitError, GridError, Mistake
 from distillkit.interfaces import Data, GuidanceInput, Model, ModelSpec, Sampler
 from distillkit.noise import NoisePath, PredictionType, TablePath
 from distillkit.registry import check_tensor, checked, described, whole, wrong
+from distillkit.training.guidance_checks import check_adapter, check_guidance
 
 NAMED = 10
 """Classes that a message names, if there are more."""
@@ -40,13 +39,12 @@ def check_model(components: Components, path: NoisePath, earlier: Sequence[Compo
                 path.consistency_times(steps)
         except GridError as error:
             mistakes[key] = Mistake(key, str(error))
-    taught = any(phase.teacher is not None and "guidance" in phase.teacher.gives for phase in earlier)
     # Later phases start from a trained network, which an adapter fits.
     for mistake in [
         *check_samplers(evaluation, spec),
         *check_spacing(components),
-        *_check_guidance(components, taught),
-        *([] if earlier else _check_adapter(components)),
+        *check_guidance(components, earlier),
+        *([] if earlier else check_adapter(components)),
     ]:
         mistakes[mistake.key] = mistake
     return [*mistakes.values()]
@@ -173,73 +171,3 @@ def check_data(data: Data, model: Model) -> None:
             f"data: the images of '{data.name}' have {data.classes} classes{f' ({some})' if some else ''}, and the "
             f"model {model.spec.classes}"
         )
-
-
-def _check_guidance(components: Components, taught: bool) -> Iterator[Mistake]:
-    """Check that the model supports the guidance scales, and that a new guidance input has a teacher."""
-    spec, teacher = components.model.spec, components.teacher
-    taken, can_take = spec.guidance_input, components.model.can_take_guidance_input()
-    if taken is not None and taught:
-        taken = replace(taken, new=False)
-    asked = {
-        "source.guidance": components.source.options.guidance,
-        "evaluation.guidance": components.evaluation.guidance,
-        "evaluation.teacher_guidance": components.evaluation.teacher_guidance or 1.0,
-    }
-    for key, guidance in asked.items():
-        scales = guidance if isinstance(guidance, tuple) else (guidance,)
-        if taken is not None and not (taken.low <= min(scales) and max(scales) <= taken.high):
-            yield Mistake(
-                key,
-                f"must lie in [{taken.low:g}, {taken.high:g}], the scales that the network takes as an input (got "
-                f"{_written(scales)})",
-            )
-        elif not spec.supports_guidance and set(scales) != {1}:
-            yield Mistake(key, "must be 1: the model has no null condition for guidance to compare with")
-        elif taken is None and min(scales) < 1:
-            yield Mistake(
-                key,
-                f"must be 1 (none) or more, as diffusers' pipelines guide above 1 only (got {_written(scales)})",
-            )
-    mixes = teacher is not None and "guidance" in teacher.gives
-    if taken is not None and taken.new and not mixes:
-        yield Mistake(
-            "model.guidance_input",
-            "adds an input that the network is not trained for: train it with the preset 'guided' first, and distil "
-            "the result (see [[phase]])",
-        )
-    elif teacher is not None and mixes and taken is None and not (spec.supports_guidance and can_take):
-        yield no_new_input(teacher)
-    elif teacher is not None and mixes and taken is None:
-        yield Mistake(
-            "model.guidance_input",
-            f"is required: the teacher '{teacher.name}' teaches the network to take the guidance scale as an input; "
-            "give the lowest and the highest scale, as in [1.0, 3.0]",
-        )
-    elif teacher is not None and mixes and taken is not None and not taken.new:
-        yield Mistake(
-            "teacher.type",
-            f"'{teacher.name}' mixes two predictions of a network without guidance, but {spec.label} takes the scale "
-            "as an input; use another teacher, as the presets pd, tsd and dsdi do",
-        )
-
-
-def _check_adapter(components: Components) -> Iterator[Mistake]:
-    """Check that the model has trained weights for the adapter to adapt."""
-    spec = components.model.spec
-    taken = spec.guidance_input
-    if components.adapter is None:
-        return
-    if spec.untrained:
-        yield Mistake("student", "adapts a trained network, but the model is a new one: remove [student]")
-    elif taken is not None and taken.new:
-        yield Mistake(
-            "student",
-            "adapts trained weights, but model.guidance_input adds a new layer: train it without [student] first, and "
-            "distil the result (see [[phase]])",
-        )
-
-
-def _written(scales: tuple[float, ...]) -> str:
-    numbers = ", ".join(f"{scale:g}" for scale in scales)
-    return f"[{numbers}]" if len(scales) > 1 else numbers

@@ -44,6 +44,7 @@ def _write(network: torch.nn.Module, parts: Parts, folder: Path, rows: list[dict
         scores=rows,
         settings=components.tables,
         sampler=evaluation.sampler,
+        baked=components.baked_scale,
     )
     if components.adapter is not None:
         adapter = folder.with_name("lora")

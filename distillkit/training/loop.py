@@ -120,11 +120,13 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     while update is None:
         seed = (components.run.seed, position.update, len(losses))
         jumps = replace(_draw(components, seed), seed=seed, baked=components.baked)
+        if components.baked:
+            # A teacher that is renewed with the stages has the guidance inside from the second one on.
+            inside = position.stage and teacher is not None and teacher.follows_student == "stage"
+            condition = components.model.spec.before_training(jumps.condition)
+            jumps = replace(jumps, condition=jumps.student_condition if inside else condition)
         if student.step_input and jumps.step_size is None and target is not None:
             jumps = replace(jumps, step_size=torch.full((len(jumps.z),), target.step_size(stage)))
-        if components.baked and position.stage and teacher is not None and teacher.follows_student == "stage":
-            # The teacher is what the student was at the end of the stage before, and has the guidance inside.
-            jumps = replace(jumps, condition=jumps.student_condition)
         loss, target_batch, size = engine.forward(jumps.to(engine.device), position.update)
         update = engine.update(loss, learning_rate)
         losses.append(loss.detach())

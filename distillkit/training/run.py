@@ -96,9 +96,10 @@ def check_phases(phases: Sequence[Settings]) -> None:
         ConfigError: a phase does not fit the result of the phase before.
         DistillkitError: the device or the model does not exist.
     """
+    # Checks the first one.
     model = load(phases[0].components()).components.model
     mistakes = []
-    for i, phase in enumerate(phases):
+    for i, phase in enumerate(phases[1:], 1):
         components = replace(phase.components(), model=model)
         path = path_of(model, phase.grid)
         earlier = [phase.components() for phase in phases[:i]]

@@ -15,10 +15,11 @@ import torch
 from safetensors import safe_open
 
 from distillkit import distributed
-from distillkit.config import score_name, scores_taken, teacher_solvers
+from distillkit.config import score_name, scores_taken, teacher_scales, teacher_solvers
 from distillkit.errors import RunInterrupted
 from distillkit.evaluation import Evaluator, Which, sheet, write_png
 from distillkit.files import replacing
+from distillkit.reading import way
 from distillkit.terminal import Reporter, StopRequest
 from distillkit.training.assemble import Parts
 from distillkit.training.folder import RunFolder
@@ -58,20 +59,26 @@ class RunScores:
             known: rows of the teacher from before, if the run is resumed. These scores are not taken again.
         """
         evaluation, solvers = self._components.evaluation, teacher_solvers(self._components)
+        scales = teacher_scales(evaluation)
+        ways = [*product(solvers, scales)]
         # Before the first update, the average is the network as it was loaded.
         with self._components.engine.averaged():
-            self._score("teacher", sorted({*evaluation.steps, *evaluation.teacher_steps}), known, solvers)
+            self._score("teacher", sorted({*evaluation.steps, *evaluation.teacher_steps}), known, ways)
             first = next(iter(self._evaluator.metrics), None)
-            best = {row["steps"]: row["solver"] for row in self.rows if row["best"] and row["metric"] == first}
+            rows = [row for row in self.rows if row["best"] and row["metric"] == first]
+            best = {row["steps"]: (row["solver"], row["guidance"]) for row in rows}
             full = self.full_steps
-            self._full = self._teacher_rows(full, [best.get(full, solvers[0])])
+            self._full = self._teacher_rows(full, [best.get(full, ways[0])])
             for steps in evaluation.steps:
-                self._teacher[steps] = self._teacher_rows(steps, [best[steps]] if best else solvers)
+                self._teacher[steps] = self._teacher_rows(steps, [best[steps]] if best else ways[:: len(scales)])
 
-    def _teacher_rows(self, steps: int, solvers: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Rows of a sheet, by label."""
+    def _teacher_rows(self, steps: int, ways: Sequence[tuple[str, float]]) -> dict[str, torch.Tensor]:
+        """Rows of a sheet, by label, for solvers and guidance scales."""
         draw = partial(self._evaluator.pictures.first, self._parts.student, steps, which="teacher")
-        return {f"teacher, {steps}, {solver}": draw(solver=solver) for solver in solvers}
+        return {
+            f"teacher, {steps}, {way({'solver': solver, 'guidance': scale})}": draw(solver=solver, guidance=scale)
+            for solver, scale in ways
+        }
 
     def student(self, known: list[dict[str, Any]]) -> None:
         """Score the trained network and draw the sheets.
@@ -118,19 +125,23 @@ class RunScores:
         which: Which,
         steps: Sequence[int],
         known: list[dict[str, Any]],
-        solvers: Sequence[str | None] = (None,),
+        ways: Sequence[tuple[str | None, float | None]] = ((None, None),),
     ) -> None:
         samples = self._components.evaluation.samples
         if not self._components.metrics:
             self._folder.write_scores(self.rows)
             return
-        with self._reporter.task(f"{which} samples", samples * len(steps) * len(solvers)):
-            for number, solver in product(steps, solvers):
-                self._reporter.detail = f"{number} steps" + (f", {solver}" if solver else "")
-                if not (rows := [row for row in known if (row["steps"], row.get("solver")) == (number, solver)]):
+        with self._reporter.task(f"{which} samples", samples * len(steps) * len(ways)):
+            for number, how in product(steps, ways):
+                named = f", {way({'solver': how[0], 'guidance': how[1]})}" if how[0] else ""
+                self._reporter.detail = f"{number} steps{named}"
+                rows = [
+                    row for row in known if row["steps"] == number and (row.get("solver"), row.get("guidance")) == how
+                ]
+                if not rows:
                     advance = self._reporter.advance
-                    scores = self._evaluator.score(self._parts.student, number, samples, which, advance, solver)
-                    rows = self._evaluator.rows(which, number, samples, scores, solver)
+                    scores = self._evaluator.score(self._parts.student, number, samples, which, advance, *how)
+                    rows = self._evaluator.rows(which, number, samples, scores, *how)
                 self.rows += rows
                 if which == "teacher":
                     self._mark_best(number)
@@ -139,7 +150,7 @@ class RunScores:
                 self._components.tracker.sync()
 
     def _mark_best(self, steps: int) -> None:
-        """Say in the teacher's rows which solver is the best at a number of steps, by each metric."""
+        """Say in the teacher's rows which solver and scale are the best at a number of steps, by each metric."""
         for label, metric in self._evaluator.metrics.items():
             rows = [row for row in self.rows if (row["steps"], row["metric"]) == (steps, label)]
             best = (max if metric.higher_is_better else min)(rows, key=lambda row: float(row["value"]))
@@ -154,7 +165,7 @@ class RunScores:
     def _sheet(self, steps: int) -> torch.Tensor:
         """Samples from the same noise, in rows: the teacher in `full_steps` and in `steps`, the student in `steps`.
 
-        The teacher's solver is the best one at that number of steps; without scores, each has a row.
+        The teacher's solver and guidance are the best at that number of steps; without scores, each solver has a row.
         """
         rows = self._full | self._teacher.get(steps, {})
         rows[f"student, {steps}"] = self._evaluator.pictures.first(self._parts.student, steps)

@@ -24,7 +24,8 @@ def begin(source: Source, model: Model, seed: int, index: int) -> dict[str, torc
     """
     draw = generator(seed, index, "trajectory")
     noise = torch.randn(1, 1, *model.spec.sample_shape, generator=draw)
-    return {STATES: noise} | source.draw_condition(model, draw, count=1).tensors()
+    condition = model.spec.before_training(source.draw_condition(model, draw, count=1))
+    return {STATES: noise} | condition.tensors()
 
 
 def make(

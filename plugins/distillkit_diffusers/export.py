@@ -16,6 +16,7 @@ import safetensors.torch
 
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Export
+from distillkit.reading import way
 from distillkit_diffusers import pipelines
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.libraries import without_bars
@@ -190,6 +191,11 @@ def model_card(
         task: the pipeline tag of the model hub.
     """
     guidance = "none (scale 1)" if export.guidance == 1 else f"scale {export.guidance:g}"
+    if export.baked is not None:
+        guidance = (
+            f"inside the network, at scale {export.baked:g}: call the pipeline without guidance, as below, in one\n"
+            "  evaluation a step"
+        )
     if taken is not None:
         scales = f"any scale from {taken[0]:g} to {taken[1]:g}" if isfinite(taken[1]) else "the scale"
         guidance += f"; the network takes {scales} as an input, in one evaluation"
@@ -197,7 +203,7 @@ def model_card(
     file = f"{pipeline_class.__module__.rpartition('.')[2]}.py"
     shown = [row for row in export.scores if row.get("best", True)]
     rows = "\n".join(
-        f"| {', '.join(row[key] for key in ('model', 'solver') if key in row)} | {row['steps']} | {row['metric']} | "
+        f"| {row['model']}{f', {way(row)}' if 'solver' in row else ''} | {row['steps']} | {row['metric']} | "
         f"{row['value']:.4g} | {row['samples']} |"
         for row in shown
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,13 +13,14 @@ import safetensors.torch
 import torch
 
 from distillkit.errors import ConfigError, DistillkitError, Mistake
-from distillkit.interfaces import Export, Inventory, Model, ModelSpec, StudentTable
-from distillkit.noise import STEP_SIZE, Condition, NoisePath
+from distillkit.interfaces import Export, GuidanceInput, Inventory, Model, ModelSpec, StudentTable
+from distillkit.noise import GUIDANCE, STEP_SIZE, Condition, NoisePath
 from distillkit.solver import Scheduler
 from distillkit_diffusers import families, hub, libraries, lora, step_input
-from distillkit_diffusers.families.family import Family
+from distillkit_diffusers.families.family import Family, with_scales
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.options import PROMPT_OPTIONS, DiffusersOptions, FamilyOptions
+from distillkit_diffusers.reading import opened
 
 
 class FamilyModel(Model):
@@ -50,7 +52,10 @@ class FamilyModel(Model):
 
     def inventory(self, student: StudentTable | None = None) -> Inventory | None:
         """See the base class."""
-        return self.find_family().inventory(student)
+        found = self.find_family().inventory(student)
+        if found is None or GUIDANCE not in self._restored:
+            return found
+        return replace(found, guidance_input=True)
 
     def most_steps(self) -> int | None:
         """See the base class."""
@@ -78,9 +83,14 @@ class FamilyModel(Model):
             self.family.load()
         family = self.family
         self.network = family.network
-        if (written := self._step_input_file) is not None:
-            step_input.restore(self.network, safetensors.torch.load_file(written))
-        elif self.step_input:
+        taken = family.guidance_input
+        if (written := self._inputs_file) is not None:
+            state = safetensors.torch.load_file(written)
+            step_input.restore(self.network, state)
+            if step_input.SCALES in state:
+                low, high = state[step_input.SCALES].tolist()
+                taken = GuidanceInput(low, high, new=False)
+        if self.step_input and STEP_SIZE not in step_input.added(self.network):
             step_input.add(self.network)
         self.spec = ModelSpec(
             label=self.label,
@@ -89,7 +99,7 @@ class FamilyModel(Model):
             sample_shape=family.sample_shape,
             classes=family.classes,
             supports_guidance=family.supports_guidance,
-            guidance_input=family.guidance_input,
+            guidance_input=taken,
             sampler=family.sampler,
             samplers=family.samplers,
             solvers=family.solvers,
@@ -99,32 +109,47 @@ class FamilyModel(Model):
     @property
     def step_input(self) -> bool:  # type: ignore[override]
         """Whether the options ask for an input for the step size, or the folder was exported with one."""
-        return self.options.step_input or self._step_input_file is not None
+        return self.options.step_input or STEP_SIZE in self._restored
 
     @property
-    def _step_input_file(self) -> Path | None:
-        """The file of the input with which the folder was exported; None if there is none."""
+    def _inputs_file(self) -> Path | None:
+        """The file of the inputs that the network had when the folder was exported; None if there is none."""
         return None
+
+    @property
+    def _restored(self) -> list[str]:
+        """The names of those inputs."""
+        file = self._inputs_file
+        if file is None:
+            return []
+        with opened(file, "np") as content:
+            return step_input.named(content.keys())
+
+    def add_guidance_input(self, low: float, high: float) -> None:
+        """See the base class."""
+        step_input.add(self.network, GUIDANCE)
+        self.spec = replace(self.spec, guidance_input=GuidanceInput(low, high, new=True))
 
     def adapt(self, student: StudentTable) -> None:
         """Add a LoRA to the network."""
         lora.add(self.network, student)
-        if self.step_input:
-            step_input.trainable(self.network)
+        step_input.trainable(self.network)
 
     def forward(
         self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
         """Call a network; see the base class."""
-        if STEP_SIZE not in inputs:
+        if not (added := step_input.added(network)):
             return self.family.forward(network, z, t, inputs)
-        others = {name: value for name, value in inputs.items() if name != STEP_SIZE}
-        with step_input.telling(network, inputs[STEP_SIZE]):
+        others = {name: value for name, value in inputs.items() if name not in added}
+        with step_input.telling(network, {name: inputs[name] for name in added}):
             return self.family.forward(network, z, t, others)
 
     def condition(self, labels: torch.Tensor | None, count: int, guidance: torch.Tensor | None = None) -> Condition:
         """The condition of labels and scales; see the base class."""
-        return self.family.condition(labels, count, guidance)
+        if self.spec.guidance_input is self.family.guidance_input:
+            return self.family.condition(labels, count, guidance)
+        return with_scales(self.family.condition(labels, count), self.spec.guidance_input, count, guidance)
 
     def solver(self, name: str, steps: int, path: NoisePath) -> Scheduler:
         """A scheduler of diffusers'; see the base class."""
@@ -141,10 +166,14 @@ class FamilyModel(Model):
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a pipeline folder: the network, the parts that were not trained, the scheduler and a model card."""
         lora.fuse(network)
-        if not self.step_input:
+        if not (added := step_input.added(network)):
             self.family.export(network, folder, export)
             return
-        state = step_input.fold(network, 1.0 if export.sampler == "consistency" else 1 / export.steps)
+        size = 1.0 if export.sampler == "consistency" else 1 / export.steps
+        state = step_input.fold(network, {STEP_SIZE: size, GUIDANCE: export.guidance})
+        if GUIDANCE in added and (taken := self.spec.guidance_input) is not None:
+            state[step_input.SCALES] = torch.tensor([taken.low, taken.high], dtype=torch.float64)
+            export = replace(export, guidance=1.0, baked=export.guidance)
         self.family.export(network, folder, export)
         safetensors.torch.save_file(state, folder / step_input.FILE)
 
@@ -190,7 +219,7 @@ class DiffusersModel(FamilyModel):
         return None if self._is_unknown else super().can_take_guidance_input()
 
     @property
-    def _step_input_file(self) -> Path | None:
+    def _inputs_file(self) -> Path | None:
         """See the base class."""
         file = None if self.options.path is None else self.options.path / step_input.FILE
         return file if file is not None and file.is_file() else None

@@ -1,16 +1,16 @@
-"""An input for the step size, added to networks that were made without one.
+"""Inputs for the step size and for the guidance scale, added to networks that were made without them.
 
-Its embedding is added to what `linear_2` of every `TimestepEmbedding` gives, before any `post_act`. For a given step
-size that is a constant, so it can be folded into the bias of `linear_2`: what is left is a network of the same class,
-which diffusers loads and which is right for one number of steps. The embedding begins as zero, so that the network
-begins as it was.
+Each has an embedding, which is added to what `linear_2` of every `TimestepEmbedding` gives, before any `post_act`. For
+a given step size and scale that is a constant, so it can be folded into the bias of `linear_2`: what is left is a
+network of the same class, which diffusers loads and which is right for one number of steps and one scale. The
+embeddings begin as zero, so that the network begins as it was.
 
 Shapes: B batch, D outputs of a `linear_2`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from math import pi
@@ -20,9 +20,14 @@ import diffusers
 import torch
 
 from distillkit.errors import DistillkitError
+from distillkit.noise import GUIDANCE, STEP_SIZE
 
 FILE = "step_input.safetensors"
-"""A file in an exported folder, which diffusers does not read: the embedding, and the biases without it."""
+"""A file in an exported folder, which diffusers does not read: the embeddings, and the biases without them."""
+EMBEDDINGS = {STEP_SIZE: "step_embedding", GUIDANCE: "guidance_embedding"}
+"""The inputs, and what their embeddings are called in the network."""
+SCALES = "scales"
+"""What the lowest and the highest guidance scale that the network was taught, [2], are called in that file."""
 FREQUENCIES = 8
 WIDTH = 128
 
@@ -31,13 +36,13 @@ class Told:
     """What the network is told at the present call.
 
     Attributes:
-        features: of the step sizes, [B, 2 · FREQUENCIES].
+        features: of the numbers, by the name of the input: [B, 2 · FREQUENCIES].
     """
 
-    features: torch.Tensor
+    features: Mapping[str, torch.Tensor]
 
     @contextmanager
-    def telling(self, features: torch.Tensor) -> Iterator[None]:
+    def telling(self, features: Mapping[str, torch.Tensor]) -> Iterator[None]:
         """Inside, the network is told these features."""
         before = vars(self).copy()
         self.features = features
@@ -53,15 +58,16 @@ class Told:
 
 
 class _Added:
-    """The hook on a `linear_2`: adds the embedding of the step size to its output, [B, D] or [B, …, D]."""
+    """The hook on a `linear_2`: adds the embedding of an input to its output, [B, D] or [B, …, D]."""
 
-    def __init__(self, told: Told, hidden: torch.nn.Module, out: torch.nn.Module) -> None:
+    def __init__(self, told: Told, name: str, hidden: torch.nn.Module, out: torch.nn.Module) -> None:
         self._told = told
+        self._name = name
         self._hidden = hidden
         self._out = out
 
     def __call__(self, layer: torch.nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
-        embedded = embed(self._told.features, self._hidden, self._out).to(output.dtype)
+        embedded = embed(self._told.features[self._name], self._hidden, self._out).to(output.dtype)
         return output + embedded.view(len(embedded), *[1] * (output.dim() - 2), -1)
 
 
@@ -72,41 +78,49 @@ def embed(features: torch.Tensor, hidden: torch.nn.Module, out: torch.nn.Module)
     return embedded
 
 
-def features_of(step_size: torch.Tensor) -> torch.Tensor:
-    """Sines and cosines of log₂(1/step size): [B] in (0, 1] -> [B, 2 · FREQUENCIES].
+def features_of(values: torch.Tensor) -> torch.Tensor:
+    """Sines and cosines of log₂ of step sizes or guidance scales: [B], above 0 -> [B, 2 · FREQUENCIES].
 
     The periods are 16, 8, 16/3, …, 2: the longest tells 1 step from 1000, the shortest changes sign from N to 2N steps.
     """
-    waves = torch.arange(1, FREQUENCIES + 1, device=step_size.device) * (pi / 8)
-    angles = -step_size.float().log2().unsqueeze(1) * waves
+    waves = torch.arange(1, FREQUENCIES + 1, device=values.device) * (pi / 8)
+    angles = -values.float().log2().unsqueeze(1) * waves
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
-def add(network: Any) -> None:
-    """Add the input, with an embedding of zero.
+def add(network: Any, name: str = STEP_SIZE) -> None:
+    """Add an input, with an embedding of zero.
 
     Raises:
         DistillkitError: the network has no `TimestepEmbedding`.
     """
     layers = _layers(network)
     if not layers:
-        raise DistillkitError(
-            f"model.step_input: {type(network).__name__} has no TimestepEmbedding, to whose output the step size is "
-            "added; leave it out"
-        )
+        key, what = {
+            STEP_SIZE: ("model.step_input", "the step size is added; leave it out"),
+            GUIDANCE: ("source.guidance", "the scale is added; give one scale"),
+        }[name]
+        raise DistillkitError(f"{key}: {type(network).__name__} has no TimestepEmbedding, to whose output {what}")
     hidden = torch.nn.Linear(2 * FREQUENCIES, WIDTH)
     outs = torch.nn.ModuleList([torch.nn.Linear(WIDTH, layer.out_features) for layer in layers.values()])
     for parameter in outs.parameters():
         torch.nn.init.zeros_(parameter)
-    network.step_embedding = torch.nn.ModuleDict({"hidden": hidden, "outs": outs})
-    told = Told()
-    network.told = told
+    if not added(network):
+        network.told = Told()
+        if hasattr(network, "enable_gradient_checkpointing"):
+            # Between the forward and the backward pass, the same network may be told something else.
+            checkpoint = partial(
+                torch.utils.checkpoint.checkpoint, use_reentrant=False, context_fn=network.told.contexts
+            )
+            network.enable_gradient_checkpointing = partial(network.enable_gradient_checkpointing, checkpoint)
+    setattr(network, EMBEDDINGS[name], torch.nn.ModuleDict({"hidden": hidden, "outs": outs}))
     for layer, out in zip(layers.values(), outs, strict=True):
-        layer.register_forward_hook(_Added(told, hidden, out))
-    if hasattr(network, "enable_gradient_checkpointing"):
-        # Between the forward and the backward pass, the same network may be told another size.
-        checkpoint = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False, context_fn=told.contexts)
-        network.enable_gradient_checkpointing = partial(network.enable_gradient_checkpointing, checkpoint)
+        layer.register_forward_hook(_Added(network.told, name, hidden, out))
+
+
+def added(network: torch.nn.Module) -> list[str]:
+    """The inputs that a network was given."""
+    return [name for name, embedding in EMBEDDINGS.items() if embedding in network._modules]
 
 
 def _layers(network: torch.nn.Module) -> dict[str, torch.nn.Linear]:
@@ -119,56 +133,86 @@ def _layers(network: torch.nn.Module) -> dict[str, torch.nn.Linear]:
     return found
 
 
-def telling(network: torch.nn.Module, step_size: torch.Tensor) -> AbstractContextManager[None]:
-    """Inside, a network with the input is called for these step sizes, [B]."""
-    return cast(Told, network.told).telling(features_of(step_size))
+def telling(network: torch.nn.Module, told: Mapping[str, torch.Tensor]) -> AbstractContextManager[None]:
+    """Inside, a network is called for these numbers, [B], of the inputs that it was given."""
+    return cast(Told, network.told).telling({name: features_of(values) for name, values in told.items()})
 
 
 def trainable(network: torch.nn.Module) -> None:
-    """Train the embedding beside an adapter."""
-    cast(torch.nn.Module, network.step_embedding).requires_grad_(True)
+    """Train the embeddings beside an adapter."""
+    for name in added(network):
+        _embedding(network, name).requires_grad_(True)
 
 
-def fold(network: torch.nn.Module, step_size: float) -> dict[str, torch.Tensor]:
-    """Fold the embedding of one step size into the biases, and remove the input, in place.
+def _embedding(network: torch.nn.Module, name: str) -> torch.nn.ModuleDict:
+    return cast(torch.nn.ModuleDict, getattr(network, EMBEDDINGS[name]))
+
+
+def shifts(network: torch.nn.Module, told: Mapping[str, float]) -> dict[str, torch.Tensor]:
+    """What a network that is told these numbers adds to the bias of each `linear_2`, by its name: [D]."""
+    found: dict[str, torch.Tensor] = {}
+    for name in added(network):
+        embedding, features = _embedding(network, name), features_of(torch.tensor([told[name]]))
+        outs = cast(torch.nn.ModuleList, embedding["outs"])
+        for layer, out in zip(_layers(network), outs, strict=True):
+            with torch.no_grad():
+                shift = embed(features, embedding["hidden"], out)[0]
+            found[layer] = found[layer] + shift if layer in found else shift
+    return found
+
+
+def fold(network: torch.nn.Module, told: Mapping[str, float]) -> dict[str, torch.Tensor]:
+    """Fold the embeddings of a step size and a guidance scale into the biases, and remove the inputs, in place.
 
     Args:
         network: without an adapter, on the CPU.
-        step_size: in (0, 1].
+        told: a number for each input that the network was given.
 
     Returns:
-        what `restore` needs: the weights of the embedding, and the biases without it.
+        what `restore` needs: the weights of the embeddings, and the biases without them.
     """
-    embedding = cast(torch.nn.ModuleDict, network.step_embedding)
-    state = {name: weight.detach().clone() for name, weight in embedding.state_dict().items()}
-    outs = cast(torch.nn.ModuleList, embedding["outs"])
-    features = features_of(torch.tensor([step_size]))
-    for (name, layer), out in zip(_layers(network).items(), outs, strict=True):
-        state[f"{name}.bias"] = layer.bias.detach().clone()
+    state = {name: weight.detach().clone() for name, weight in _own(network).items()}
+    for name, shift in shifts(network, told).items():
+        layer = _layers(network)[name]
         with torch.no_grad():
-            layer.bias.add_(embed(features, embedding["hidden"], out)[0])
+            layer.bias.add_(shift)
         for key, hook in [*layer._forward_hooks.items()]:
             if isinstance(hook, _Added):
                 del layer._forward_hooks[key]
-    for name in ("step_embedding", "told", "enable_gradient_checkpointing"):
-        if name in vars(network) or name == "step_embedding":
-            delattr(network, name)
+    for name in added(network):
+        delattr(network, EMBEDDINGS[name])
+    for name in {"told", "enable_gradient_checkpointing"}.intersection(vars(network)):
+        delattr(network, name)
     return state
 
 
+def _own(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of the embeddings, and the biases that they are added to, by their names in the network."""
+    own: dict[str, torch.Tensor] = {f"{name}.bias": layer.bias for name, layer in _layers(network).items()}
+    for name in added(network):
+        own |= _embedding(network, name).state_dict(prefix=f"{EMBEDDINGS[name]}.", keep_vars=True)
+    return own
+
+
+def named(keys: Iterable[str]) -> list[str]:
+    """The inputs whose weights are among these names."""
+    first = {key.partition(".")[0] for key in keys}
+    return [name for name, embedding in EMBEDDINGS.items() if embedding in first]
+
+
 def restore(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Give a network whose embedding was folded its input back: the inverse of `fold`.
+    """Give a network whose embeddings were folded its inputs back: the inverse of `fold`.
 
     Raises:
         DistillkitError: the state is another network's.
     """
-    add(network)
-    biases = {f"{name}.bias": layer.bias for name, layer in _layers(network).items()}
-    embedding = cast(torch.nn.Module, network.step_embedding).state_dict()
-    wanted = {name: weight.shape for name, weight in (embedding | biases).items()}
-    if wanted != {name: weight.shape for name, weight in state.items()}:
+    for name in named(state):
+        add(network, name)
+    own = _own(network)
+    if {key: value.shape for key, value in own.items()} != {
+        key: value.shape for key, value in state.items() if key != SCALES
+    }:
         raise DistillkitError(f"{FILE}: does not fit the network; take the file that was exported with it")
     with torch.no_grad():
-        for name, bias in biases.items():
-            bias.copy_(state[name])
-    cast(torch.nn.Module, network.step_embedding).load_state_dict({name: state[name] for name in embedding})
+        for key, value in own.items():
+            value.copy_(state[key])

@@ -196,30 +196,7 @@ class Family(ABC):
             return Condition({"class_labels": labels})
         null = torch.full_like(labels, self.null_class)
         inputs, nulls = {"class_labels": torch.where(labels < 0, null, labels)}, {"class_labels": null}
-        return self.with_scales(Condition(inputs, nulls), count, guidance)
-
-    def with_scales(self, condition: Condition, count: int, guidance: torch.Tensor | None) -> Condition:
-        """Add guidance to a condition without it: as an input, if the network takes the scale as one.
-
-        Args:
-            condition: the condition.
-            count: the number of samples.
-            guidance: scales, [count]; None: no guidance, which is a scale of 1.
-
-        Raises:
-            DistillkitError: a scale is outside the input's range.
-        """
-        taken = self.guidance_input
-        if taken is None:
-            return replace(condition, guidance=guidance)
-        scales = torch.ones(count) if guidance is None else guidance
-        low, high = scales.min().item(), scales.max().item()
-        if low < taken.low or high > taken.high:
-            raise DistillkitError(
-                f"guidance: the network takes the scales from {taken.low:g} to {taken.high:g} as an input (got "
-                f"{low if low < taken.low else high:g}); ask for one of them"
-            )
-        return Condition({**condition.inputs, GUIDANCE: scales}, {**(condition.null or {}), GUIDANCE: scales})
+        return with_scales(Condition(inputs, nulls), self.guidance_input, count, guidance)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images in [−1, 1] -> samples [B, C, H, W]."""
@@ -252,3 +229,30 @@ class Family(ABC):
     @abstractmethod
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """See `Model.export`."""
+
+
+def with_scales(
+    condition: Condition, taken: GuidanceInput | None, count: int, guidance: torch.Tensor | None
+) -> Condition:
+    """Add guidance to a condition without it: as an input, if the network takes the scale as one.
+
+    Args:
+        condition: the condition.
+        taken: the input; None if the network has none.
+        count: the number of samples.
+        guidance: scales, [count]; None: no guidance, which is a scale of 1.
+
+    Raises:
+        DistillkitError: a scale is outside the input's range.
+    """
+    if taken is None:
+        return replace(condition, guidance=guidance)
+    scales = torch.ones(count) if guidance is None else guidance
+    # In float32, as the scales are.
+    outside = (scales < taken.low) | (scales > taken.high)
+    if outside.any():
+        raise DistillkitError(
+            f"guidance: the network takes the scales from {taken.low:g} to {taken.high:g} as an input (got "
+            f"{scales[outside][0].item():g}); ask for one of them"
+        )
+    return Condition({**condition.inputs, GUIDANCE: scales}, {**(condition.null or {}), GUIDANCE: scales})

@@ -18,7 +18,7 @@ from distillkit.interfaces import Export, GuidanceInput
 from distillkit.noise import Condition
 from distillkit_diffusers import components, frozen, libraries, networks
 from distillkit_diffusers.export import model_card, save_over, text_conditional
-from distillkit_diffusers.families.family import Family
+from distillkit_diffusers.families.family import Family, with_scales
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.frozen import Autoencoder
 from distillkit_diffusers.options import PROMPT_OPTIONS, check_prompts, read_prompts
@@ -163,7 +163,7 @@ class Text(Family):
             raise DistillkitError(f"class {int(labels.max())}: the model has the prompts 0 to {len(self.prompts) - 1}")
         inputs = {key: rows[labels + 1] for key, rows in self._rows.items()}
         null = {key: rows[torch.zeros_like(labels)] for key, rows in self._rows.items()}
-        return self.with_scales(Condition(inputs, null), count, guidance)
+        return with_scales(Condition(inputs, null), self.guidance_input, count, guidance)
 
     def forward(
         self, network: torch.nn.Module, z: torch.Tensor, t: torch.Tensor, inputs: Mapping[str, torch.Tensor]
