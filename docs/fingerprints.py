@@ -50,6 +50,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "pd": SHORT,
     "luhman": ("schedule.steps=8",),
     "luhman-cached": ("schedule.steps=8", "source.trajectories=16"),
+    "shortcut": ("schedule.steps=16", "target.stride=4", "source.levels=[1, 2, 4]", "source.level_weights=[1, 1, 2]"),
     "matching": (),
     "consistency": ("schedule.steps=8",),
     "guided": GUIDED,

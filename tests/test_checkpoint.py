@@ -27,6 +27,7 @@ from distillkit.training.run import run
 RUN = ("run.updates=12", "run.checkpoint_every=1", "run.keep=99", "source.batch=3", "ema.decay=0.9")
 FALLING = ("schedule.start=8",)
 STAGGERED = ("source.staggered=true", "source.guidance=[1.0, 3.0]")
+LADDER = ("schedule.steps=8", "target.stride=2", "source.levels=[1, 2, 4]", "source.level_weights=[1, 2, 1]")
 LORA = ("student.adapter=lora", "student.rank=4", "optimizer.learning_rate=1e-3")
 
 CASES = {
@@ -36,6 +37,7 @@ CASES = {
     "frozen, renewed": ("tsd", (*FALLING, "optimizer.learning_rate=1e-3")),
     "frozen, never renewed": ("luhman", ("schedule.steps=4", "ema.warmup=true")),
     "a target that walks, staggered, guided": ("matching", ("schedule.steps=8", "target.stride=2", *STAGGERED)),
+    "walks of all levels": ("shortcut", LADDER),
     "data, accumulating": ("pd", (*FALLING, "optimizer.accumulate=2", "source.drop_labels=0.2")),
     "training DSD, a ramp": ("dsd-training", ("schedule.steps=8", "loss[1].weight={from=0.0, to=0.5, updates=7}")),
     "training DSD, fresh noise": ("dsd-training", ("target.type='noisier-step'", "optimizer.accumulate=2")),

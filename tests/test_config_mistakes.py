@@ -50,7 +50,8 @@ MISTAKES = {
     "unknown preset": (
         'preset = "dsdx"\n[run]\nupdates = 7\n',
         "preset: no preset is called 'dsdx'; known: any-step, best, consistency, dsd-anchored, dsd-training, dsdgexp, "
-        "dsdgl, dsdi, dsdn, guided, luhman, luhman-cached, matching, pd, training, tsd — did you mean 'dsdn'?",
+        "dsdgl, dsdi, dsdn, guided, luhman, luhman-cached, matching, pd, shortcut, training, tsd — did you mean "
+        "'dsdn'?",
     ),
     "preset is no name": (
         "preset = 3\n[run]\nupdates = 7\n",

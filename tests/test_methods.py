@@ -47,6 +47,7 @@ class Method:
 # Self-distillation has no anchor: the learning rate times the updates must stay small (it collapses from 3e-4 on).
 SELF = ("optimizer.learning_rate=3e-5", "optimizer.final_learning_rate=3e-6", "ema.decay=0.95", 'teacher.type="self"')
 ANCHORED = ("optimizer.learning_rate=6e-4", "optimizer.final_learning_rate=6e-5", "ema.decay=0.95", "source.batch=48")
+LADDER = ("schedule.steps=8", "target.stride=2", "source.levels=[1, 2, 4]", "source.level_weights=[2, 1, 1]")
 
 METHODS = {
     "dsdn": Method(64, 2, 2, 0.9, 1, (*SELF, "schedule.steps=4")),
@@ -69,6 +70,7 @@ METHODS = {
     "any-step": Method(
         60, 1, 1, 0.7, 1, (*ANCHORED, "source.batch=32", "optimizer.learning_rate=1e-3", "source.trajectories=640")
     ),
+    "shortcut": Method(60, 1, 5, 0.7, 3, (*ANCHORED, "source.batch=32", "optimizer.learning_rate=1e-3", *LADDER)),
     "matching": Method(64, 2, 5, 0.5, 2, (*ANCHORED, "source.batch=32", "schedule.steps=8")),
 }
 SELF_TAUGHT = [name for name, method in METHODS.items() if 'teacher.type="self"' in method.options]

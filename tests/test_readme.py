@@ -96,7 +96,7 @@ def test_methods_cost_what_the_table_says(config: ConfigFile) -> None:
         found[preset] = "1 + N" if each == 1 + n else f"{each:g}"
     assert found == costs
     own = {"dsd-anchored", "dsdn", "dsdi", "dsdgl", "dsdgexp"}
-    others = {"tsd", "pd", "luhman", "luhman-cached", "any-step", "matching", "consistency", "guided"}
+    others = {"tsd", "pd", "luhman", "luhman-cached", "any-step", "shortcut", "matching", "consistency", "guided"}
     others |= {"training", "dsd-training"}
     assert costs.keys() == own | others
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-from distillkit.config.input_checks import check_baked, check_guidance_input, check_step_input
+from distillkit.config.input_checks import check_baked, check_guidance_input, check_levels, check_step_input
 from distillkit.config.plan import make_plan, shares, stride, teacher_evaluations
 from distillkit.config.score_checks import check_best, check_scores
 from distillkit.config.settings import Components, scores_taken, wanted_score, watched
@@ -194,21 +194,6 @@ def _watched(components: Components) -> Iterator[Mistake]:
             return
 
 
-def _levels(components: Components) -> Iterator[Mistake]:
-    """A stage has enough jumps for all numbers of steps that a source draws for."""
-    if not components.source.levels or any(_stages(components)):
-        return
-    for steps in dict.fromkeys(steps for steps, _ in components.schedule.shares()):
-        jumps = steps // stride(components, Stage(steps, 0))
-        if (most := max(components.source.levels)) > jumps:
-            yield Mistake(
-                "source.levels",
-                f"{most} is more than the jumps of a stage, of which there are {jumps} at N = {steps}; leave it out, "
-                "or change schedule or target.stride",
-            )
-            return
-
-
 def check_spacing(components: Components) -> Iterator[Mistake]:
     """The noise path must have the run's grids, and the exported pipeline must be able to sample on them."""
     model = components.model
@@ -230,9 +215,9 @@ def check_spacing(components: Components) -> Iterator[Mistake]:
 CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     _targets: {"loss", "target", "teacher", "source"},
     _stages: {"schedule", "target", "teacher"},
-    _levels: {"schedule", "target", "teacher", "source"},
+    check_levels: {"schedule", "target", "teacher", "source"},
     _plan: {"schedule", "target", "teacher", "source", "run", "optimizer"},
-    _grids: {"model", "schedule", "grid", "evaluation"},
+    _grids: {"model", "schedule", "grid", "source", "evaluation"},
     _watched: {"schedule", "target", "evaluation", "features", "metric"},
     check_best: {"evaluation", "features", "metric"},
     _data: {"source", "data"},

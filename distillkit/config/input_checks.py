@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distillkit.config.plan import shares, stride
 from distillkit.config.settings import Components
 from distillkit.errors import Mistake
-from distillkit.interfaces import Teacher
+from distillkit.interfaces import LevelSource, Stage, Teacher
 
 
 def check_guidance_input(components: Components) -> Iterator[Mistake]:
@@ -32,6 +33,26 @@ def check_step_input(components: Components) -> Iterator[Mistake]:
             "model.step_input",
             "tells the network the size of the jumps that a target teaches it, and the run has no target; leave it out",
         )
+
+
+def check_levels(components: Components) -> Iterator[Mistake]:
+    """Jumps of all numbers of steps that a source draws for are within a stage's, and the target can teach them."""
+    source, levels, target = components.source, components.source.levels, components.target
+    for steps in dict.fromkeys(steps for steps, _ in shares(components.schedule)):
+        stage = Stage(steps, 0, stride(components, Stage(steps, 0)))
+        if stage.jumps < 1 or steps % stage.stride:
+            return  # which is a mistake of the schedule's
+        wrong = [f"{level} is more than" for level in levels if level > stage.jumps]
+        if isinstance(source, LevelSource):
+            wrong += [f"{level} does not divide" for level in levels if stage.jumps % level]
+        if wrong:
+            of = f"the jumps of a stage, of which there are {stage.jumps} at N = {steps}"
+            yield Mistake("source.levels", f"{wrong[0]} {of}; leave it out, or change schedule or target.stride")
+            return
+        if target is not None and (reason := target.unteachable(stage, levels)) is not None:
+            given = ", ".join(map(str, levels)) or "none"
+            yield Mistake("source.levels", f"'{target.name}' cannot teach {given} at N = {steps}: {reason}")
+            return
 
 
 def unguidable(components: Components) -> str | None:

@@ -134,7 +134,8 @@ def _schedule(wish: Wish, preset: Mapping[str, Any], registry: Registry) -> tupl
     stride = target.stride(Stage(deepest, 0))
     if stride == deepest and wish.steps != 1:
         raise DistillkitError(f"--steps: is {wish.steps}, and '{wish.method}' teaches to sample in 1 step; expected 1")
-    if stride in (1, deepest):
+    source = cast(Source, _make(registry, "source", preset["source"], origin))
+    if stride in (1, deepest) or source.levels:
         return table, 1.0  # the student's steps do not depend on N
     if (options := schedule.ending_at(stride * wish.steps)) is None:
         raise DistillkitError(

@@ -2,9 +2,11 @@
 
 from distillkit.interfaces.converter import Converter
 from distillkit.interfaces.data import Data
-from distillkit.interfaces.distillation import JumpBatch, Source, Target, TargetBatch, Teacher
+from distillkit.interfaces.distillation import Source, Target, Teacher
 from distillkit.interfaces.engine import EmaTable, Engine, OptimizerTable, Update
 from distillkit.interfaces.inventory import Inventory
+from distillkit.interfaces.jumps import JumpBatch, TargetBatch
+from distillkit.interfaces.levels import LevelSource
 from distillkit.interfaces.loss import Loss, Ramp
 from distillkit.interfaces.metric import Features, FeatureStatistics, Metric
 from distillkit.interfaces.model import (
@@ -31,6 +33,7 @@ __all__ = [
     "GuidanceInput",
     "Inventory",
     "JumpBatch",
+    "LevelSource",
     "Loss",
     "Metric",
     "Model",

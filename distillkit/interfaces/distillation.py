@@ -7,8 +7,6 @@ Shapes: B batch, C H W sample, S fine steps per jump.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -18,6 +16,7 @@ from distillkit import distributed
 from distillkit.component import Component
 from distillkit.interfaces.data import Data
 from distillkit.interfaces.engine import Update
+from distillkit.interfaces.jumps import JumpBatch, TargetBatch
 from distillkit.interfaces.model import Model
 from distillkit.interfaces.schedule import Stage
 from distillkit.interfaces.stateful import Stateful
@@ -30,64 +29,6 @@ def _rises(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] > bounds[1]:
         raise ValueError("must be [low, high], the lower first")
     return bounds
-
-
-@dataclass(frozen=True)
-class JumpBatch:
-    """What a source draws: for each sample, where the student's jump begins and the fine steps that it spans.
-
-    Attributes:
-        z: noisy samples at times[0], [B, C, H, W].
-        times: [S + 1, B], from the jump's start through the fine steps to its landing.
-        condition: the samples' conditions.
-        data, noise: the clean samples and the noise that z was made from, [B, C, H, W]; None on trajectories.
-        landing: where the teacher lands at times[-1], [B, C, H, W]; None where the source does not know it.
-        step_size: the jumps as shares of the trajectory, [B]; None: as `Target.step_size` says. See `Predictor`.
-        baked: whether the condition's guidance is the teacher's alone (`[student] guidance`). Set by the loop.
-        seed: what a target's random numbers depend on: (the run's seed, update, batch of the update). Set by the loop.
-    """
-
-    z: torch.Tensor
-    times: torch.Tensor
-    condition: Condition
-    data: torch.Tensor | None = None
-    noise: torch.Tensor | None = None
-    landing: torch.Tensor | None = None
-    step_size: torch.Tensor | None = None
-    baked: bool = False
-    seed: tuple[int, ...] = ()
-
-    def to(self, device: torch.device) -> JumpBatch:
-        """The same batch on another device."""
-        if self.z.device == self.times.device == device:
-            return self
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if hasattr(value, "to")})
-
-    @property
-    def student_condition(self) -> Condition:
-        """The condition for the student, and for an average of it."""
-        return replace(self.condition, guidance=None) if self.baked else self.condition
-
-    @property
-    def fine_step_size(self) -> torch.Tensor | None:
-        """The `step_size` of each of a jump's fine steps, [B]."""
-        return None if self.step_size is None else self.step_size / (len(self.times) - 1)
-
-
-@dataclass(frozen=True)
-class TargetBatch:
-    """What the student should have predicted, without gradient.
-
-    Attributes:
-        x0: the target x̂, [B, C, H, W].
-        z_next: where trajectories go on from, [B, C, H, W]: as a rule, where the fine steps landed.
-        view: applied to the student's prediction, with its gradient, before losses compare it with `x0`; None: losses
-            compare the prediction itself.
-    """
-
-    x0: torch.Tensor
-    z_next: torch.Tensor
-    view: Callable[[Prediction], Prediction] | None = None
 
 
 class Source(Stateful):
@@ -107,7 +48,8 @@ class Source(Stateful):
     gives: ClassVar[frozenset[str]] = frozenset()
     """Optional. What its batches have, for targets and losses that need it: "data" (it draws from the config's [data];
     every batch has `data` and `noise`), "walk" (a sample's jumps follow one another from noise to data, each beginning
-    where `advance` said), "landing" (every batch has `landing`)."""
+    where `advance` said), "landing" (every batch has `landing`), "levels" (its batches say the `levels` of their jumps,
+    if it has several, and have the times of each jump's parts: see `LevelSource`)."""
 
     @property
     def global_batch(self) -> int:
@@ -125,7 +67,7 @@ class Source(Stateful):
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """Optional. Several numbers of steps, of which its batches have jumps at once: then only their two ends."""
+        """Optional. Several numbers of steps, of which its batches have jumps at once. See `JumpBatch.levels`."""
         return ()
 
     @property
@@ -220,7 +162,8 @@ class Target(Stateful):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """Optional. What the source must give: "data" (it reads `jumps.data`), "walk" (it keeps something of a sample from
-    one jump to the next), "landing" (it reads `jumps.landing`, and asks no teacher)."""
+    one jump to the next), "landing" (it reads `jumps.landing`, and asks no teacher), "levels" (it reads
+    `jumps.levels`)."""
     copies: ClassVar[int] = 0
     """Optional. How many copies of the network it holds itself, for estimates of memory."""
 
@@ -235,6 +178,13 @@ class Target(Stateful):
     def step_size(self, stage: Stage) -> float:
         """Optional. The size of the stage's jumps, for networks that take it: a share of the trajectory, in (0, 1]."""
         return stage.stride / stage.steps
+
+    def unteachable(self, stage: Stage, levels: tuple[int, ...]) -> str | None:
+        """Optional. Why jumps of these numbers of steps (`Source.levels`) cannot be taught together; None if they can.
+
+        The levels divide the stage's jumps. The answer follows the levels in a message: "2 must be among them, …".
+        """
+        return None
 
     def setup(self, student: Predictor) -> None:
         """Optional. Called once, before the first update, for a target that holds a network: see `Teacher.setup`."""

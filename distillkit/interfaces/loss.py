@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from distillkit.component import Component, StrictModel
-from distillkit.interfaces.distillation import JumpBatch
+from distillkit.interfaces.jumps import JumpBatch
 from distillkit.noise import NoisePath, Prediction
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from pydantic import Field
 
-from distillkit.interfaces import Data, JumpBatch, Model, Source, Stage
+from distillkit.interfaces import Data, JumpBatch, LevelSource, Model, Stage
 from distillkit.noise import NoisePath
 
 
-class NoisedData(Source):
+class NoisedData(LevelSource):
     """Random images at random jumps of the grid: z_t = α_t x + σ_t ε (Algorithm 1)."""
 
     name = "noised-data"
-    gives = frozenset({"data"})
+    gives = frozenset({"data", "levels"})
 
-    class Options(Source.Options):
+    class Options(LevelSource.Options):
         """
         Attributes:
             times: where jumps begin. "grid": at the times at which the student samples (Algorithm 1). "uniform": at any
@@ -38,10 +39,8 @@ class NoisedData(Source):
 
     def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """Set the stage's jumps."""
-        self._path, self._stride = path, stage.stride
-        self._grid = path.grid(stage.steps)
-        # [jumps, stride + 1]: the times of each jump of the grid.
-        self._jumps = self._grid.unfold(0, stage.stride + 1, stage.stride)
+        self._path, self._stage = path, stage
+        self._grid = self.level_grid(stage, path)
 
     def draw(self, generator: torch.Generator) -> JumpBatch:
         """A batch of images, each at a random jump's start."""
@@ -49,26 +48,38 @@ class NoisedData(Source):
         images, labels = self._data.batch(self.shard(self._data.draw(batch, generator)))
         data = self._model.encode(images)
         noise = self.shard(torch.randn(batch, *data.shape[1:], generator=generator))
-        times = self.shard(self._draw_times(generator).T).T.contiguous()
+        level = torch.full((batch,), self._stage.jumps)
+        if self.levels:
+            level = self.draw_levels(generator, self.level_weights)
+        times = self.shard(self._draw_times(level, generator).T).T.contiguous()
         if labels is not None and self.options.drop_labels:
             dropped = self.shard(torch.rand(batch, generator=generator) < self.options.drop_labels)
             labels = labels.masked_fill(dropped, -1)
         guidance = self.draw_guidance(batch, generator)
         condition = self._model.condition(labels, len(data), None if guidance is None else self.shard(guidance))
-        return JumpBatch(self._path.noised(data, noise, times[0]), times, condition, data, noise)
+        jumps = JumpBatch(self._path.noised(data, noise, times[0]), times, condition, data, noise)
+        if not self.levels:
+            return jumps
+        mine = self.shard(level)
+        return replace(jumps, step_size=1 / mine, levels=tuple(mine.tolist()))
 
-    def _draw_times(self, generator: torch.Generator) -> torch.Tensor:
-        """The times of the jumps, [stride + 1, B], for the batch of all processes."""
-        batch, stride = self.global_batch, self._stride
+    def _draw_times(self, level: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The times of jumps of these levels, [stride + 1, B], for the batch of all processes."""
+        batch, stride = self.global_batch, self._stage.stride
+        # [B]: the steps of the grid that a jump spans.
+        span = self._stage.steps // level
         if self.options.times == "grid":
-            return self._jumps[torch.randint(len(self._jumps), (batch,), generator=generator)].T.contiguous()
+            anywhere = torch.randint(self._stage.jumps, (batch,), generator=generator)
+            # A jump begins at a multiple of what it spans.
+            begin = anywhere * stride // span * span
+            return self._grid[begin + torch.arange(stride + 1).unsqueeze(1) * (span // stride)]
         first, clean = self._grid[0].item(), self._grid[-1].item()
         real = self._grid.is_floating_point()
         if real:
             start = first - (first - clean) * torch.rand(batch, generator=generator, dtype=torch.float64)
         else:  # late enough that every fine step has an integer time
             start = torch.randint(int(clean) + stride, int(first) + 1, (batch,), generator=generator).double()
-        end = (start - stride * (first - clean) / (len(self._grid) - 1)).clamp(min=clean)
+        end = (start - span * (first - clean) / (len(self._grid) - 1)).clamp(min=clean)
         share = torch.linspace(0, 1, stride + 1, dtype=torch.float64).unsqueeze(1)
         times = start * (1 - share) + end * share
         return times if real else times.round().long()

@@ -6,7 +6,8 @@ from typing import Any
 
 from distillkit import hookimpl
 from distillkit.interfaces import Source, Target, Teacher
-from distillkit_dsd.dsd import EmaTeacher, MergedSteps, SelfTeacher, Trajectory
+from distillkit_dsd.dsd import EmaTeacher, MergedSteps, SelfTeacher
+from distillkit_dsd.trajectory import Trajectory
 from distillkit_dsd.variants import NoisierStep
 
 DSD: dict[str, Any] = {

@@ -56,12 +56,20 @@ METHODS: dict[str, tuple[str, ...]] = {
     "noisier": ("dsd-training", "target.type='noisier-step'", "schedule.steps=8", "run.updates=3"),
     "matching": ("matching", "run.updates=4"),
     "told": (*SELF, "model.step_input=true"),
+    "levels": (
+        "shortcut",
+        "schedule.steps=8",
+        "target.stride=2",
+        "source.levels=[1, 2, 4]",
+        "source.level_weights=[1, 1, 1]",
+        "run.updates=4",
+    ),
     "cached": ("luhman-cached", "schedule.steps=4", "source.trajectories=7", "source.shard=3", "run.updates=3"),
 }
 RUNS = [
     *((engine, "self") for engine in ENGINES),
     *(("ddp", method) for method in METHODS if method != "self"),
-    *((engine, method) for engine in ("fsdp", "zero-3") for method in ("frozen", "average", "told")),
+    *((engine, method) for engine in ("fsdp", "zero-3") for method in ("frozen", "average", "told", "levels")),
     *((engine, method) for engine in ("fsdp", "zero-2") for method in ("accumulated", "lora")),
 ]
 
