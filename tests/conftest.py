@@ -113,8 +113,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return made
 
 
+LONG = (
+    *("scale", "checkpoint", "methods", "kill", "docs_plugins", "packaging", "quality", "export", "text_families"),
+    *("cache", "kill_two", "interrupt", "launch", "launch_alone", "images", "streaming", "guided", "dsd_training"),
+    *("mlflow", "mlflow_setup", "tracking", "tracking_server", "cli_runs", "readme", "docs", "network", "lora"),
+)
+"""Test files that take long. They come first, so that no process is left alone with one of them in the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none."""
+    """Put the long files first, and skip what needs a GPU where there is none."""
+    places = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.environments import Environment, call, make_environment
+from safetensors.numpy import load_file
 
 from distillkit import hookspecs
 from distillkit.registry import KINDS
@@ -38,10 +41,18 @@ def test_every_kind_is_there(environment: Environment) -> None:
     assert {row["kind"] for row in found["components"] if row["package"] == "my-parts"} == {*KINDS, "preset"}
 
 
-def test_its_config_runs(environment: Environment) -> None:
-    done = environment.distillkit("run", "my.toml")
+@pytest.fixture(scope="module")
+def run(environment: Environment) -> Path:
+    """The run of the page's config, with a checkpoint between two of the teacher's renewals."""
+    done = environment.distillkit("run", "my.toml", *OFTEN)
     assert done.returncode == 0, done.stderr
-    run = environment.folder / "runs/my"
+    return environment.folder / "runs/my"
+
+
+OFTEN = ("--set", "run.checkpoint_every=5", "--set", "run.keep=2")
+
+
+def test_its_config_runs(run: Path) -> None:
     journal = [json.loads(line) for line in (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
     # Equal shares; two evaluations of the teacher's and one of the student's.
     assert [(line["steps"], line["evaluations"]) for line in journal] == [(8, 3)] * 3 + [(4, 3)] * 3 + [(2, 3)] * 3
@@ -52,48 +63,45 @@ def test_its_config_runs(environment: Environment) -> None:
     assert {row["metric"] for row in scores} == {"spread-blocks", "fd-blocks"}
 
 
-def test_a_stopped_run_of_it_goes_on_to_the_same_weights(environment: Environment) -> None:
-    """State of engine and teacher included: the run is stopped between two of the teacher's renewals."""
-    often = ["--set", "run.checkpoint_every=5", "--set", "run.keep=2"]
-    assert environment.distillkit("run", "my.toml", *often, "--output", "whole").returncode == 0
-    whole, part = environment.folder / "whole", environment.folder / "part"
-    call("cp", "-r", whole, part, folder=environment.folder)
-    call("rm", "-r", part / "checkpoints/update-000009", part / "pipeline", folder=environment.folder)
-    done = environment.distillkit("run", "my.toml", *often, "--output", "part", "--resume")
+def test_a_stopped_run_of_it_goes_on_to_the_same_weights(environment: Environment, run: Path) -> None:
+    """State of engine and teacher included."""
+    part = environment.folder / "part"
+    shutil.copytree(run, part)
+    shutil.rmtree(part / "checkpoints/update-000009")
+    shutil.rmtree(part / "pipeline")
+    done = environment.distillkit("run", "my.toml", *OFTEN, "--output", "part", "--resume")
     assert done.returncode == 0, done.stderr
     weights = "pipeline/tiny.safetensors"
-    assert (part / weights).read_bytes() == (whole / weights).read_bytes()
+    assert (part / weights).read_bytes() == (run / weights).read_bytes()
 
 
-def test_its_converter_converts(environment: Environment) -> None:
-    code = (
-        "import json, numpy; from my_parts.network import TinyNetwork\n"
-        "numpy.savez('tiny.npz', **{name: weight.numpy() for name, weight in TinyNetwork(4).state_dict().items()})\n"
-        "json.dump({'width': 4}, open('tiny.json', 'w'))"
-    )
-    call(environment.python, "-c", code, folder=environment.folder)
+def test_its_converter_converts(environment: Environment, run: Path) -> None:
+    weights = load_file(run / "pipeline/tiny.safetensors")
+    np.savez(environment.folder / "tiny.npz", **weights)
+    (environment.folder / "tiny.json").write_text('{"width": 4}', encoding="utf-8")
     [block] = [block for block in blocks("console") if block.startswith("$ distillkit convert")]
     command, _, shown = block.partition("\n")
     done = environment.distillkit(*command.split()[2:])
     assert (done.returncode, done.stdout) == (0, shown), done.stderr
-    assert (environment.folder / "tiny/tiny.safetensors").is_file()
+    converted = load_file(environment.folder / "tiny/tiny.safetensors")
+    assert converted.keys() == weights.keys()
+    assert all(np.array_equal(converted[name], weight) for name, weight in weights.items())
 
 
-def test_its_model_takes_weights_of_its_own(environment: Environment) -> None:
+def test_its_model_takes_weights_of_its_own(environment: Environment, run: Path) -> None:
     """A third party's trained network is distilled; the page needs less than 60 lines for it."""
     [model] = [block for block in blocks("python") if block.startswith("# my-parts/my_parts/model.py")]
     assert len(model.splitlines()) < 60
-    assert environment.distillkit("run", "my.toml", "--output", "first").returncode == 0
-    given = ["--set", "model.weights=first/pipeline/tiny.safetensors"]
+    given = ["--set", "model.weights=runs/my/pipeline/tiny.safetensors"]
     done = environment.distillkit("run", "my.toml", *given, "--output", "second")
     assert done.returncode == 0, done.stderr
     student, teacher = (
         {
             (row["metric"], row["steps"]): row["value"]
-            for row in json.loads((environment.folder / run / "scores.json").read_text(encoding="utf-8"))
+            for row in json.loads((folder / "scores.json").read_text(encoding="utf-8"))
             if row["model"] == which
         }
-        for run, which in (("first", "student"), ("second", "teacher"))
+        for folder, which in ((run, "student"), (environment.folder / "second", "teacher"))
     )
     both = student.keys() & teacher.keys()
     assert both
@@ -109,12 +117,17 @@ def test_its_result_is_a_model(environment: Environment) -> None:
     assert done.returncode == 0, done.stderr
     second = environment.folder / "runs/two/phases/2/config.toml"
     assert "phases/1/pipeline/tiny.safetensors" in second.read_text(encoding="utf-8")
-    done = environment.distillkit("sample", "runs/two", "--steps", "2", "--output", "two.png")
-    assert (done.returncode, done.stdout) == (0, "two.png: 16 samples in 2 steps\n"), done.stderr
-    done = environment.distillkit("evaluate", "runs/two", "--steps", "2", "--json")
+    code = (
+        "from distillkit.cli.group import cli\n"
+        "for command in ('sample runs/two --steps 2 --output two.png', 'evaluate runs/two --steps 2 --json'):\n"
+        "    cli(command.split(), standalone_mode=False)"
+    )
+    done = call(environment.python, "-c", code, folder=environment.folder)
+    sampled, _, evaluated = done.stdout.partition("\n")
+    assert sampled == "two.png: 16 samples in 2 steps", done.stderr
     scores = json.loads((environment.folder / "runs/two/scores.json").read_text(encoding="utf-8"))
     expected = {row["metric"]: row["value"] for row in scores if (row["model"], row["steps"]) == ("student", 2)}
-    assert {row["metric"]: row["value"] for row in json.loads(done.stdout)} == pytest.approx(expected), done.stderr
+    assert {row["metric"]: row["value"] for row in json.loads(evaluated)} == pytest.approx(expected)
 
 
 def test_its_parts_work_in_two_processes(environment: Environment) -> None:

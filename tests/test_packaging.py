@@ -77,12 +77,12 @@ def listing(folder: Path, *what: Path | str) -> dict[str, Any]:
     """What `distillkit plugins` says after an installation, which must be the one that is used."""
     folder.mkdir()
     environment = make_environment(folder, *what, with_distillkit=False)
-    code = f"import {', '.join(Path(package).name for package in PACKAGES)} as last; print(last.__file__)"
-    place = call(environment.python, "-c", code, folder=folder).stdout
+    code = f"import {', '.join(Path(package).name for package in PACKAGES)} as last; print(distillkit.__version__)"
+    version, place = call(environment.python, "-c", f"{code}; print(last.__file__)", folder=folder).stdout.splitlines()
+    assert version == __version__
     assert place.startswith(str(ROOT if "-e" in what else folder)), place
-    script = call(environment.python.with_name("distillkit"), "--version", folder=folder)
-    assert script.stdout == f"distillkit, version {__version__}\n"
-    found: dict[str, Any] = json.loads(environment.distillkit("plugins", "--json").stdout)
+    listed = call(environment.python.with_name("distillkit"), "plugins", "--json", folder=folder).stdout
+    found: dict[str, Any] = json.loads(listed)
     return found
 
 

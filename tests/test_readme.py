@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from conftest import SMALL, ConfigFile
-from helpers.environments import call, make_environment
+from helpers.environments import make_environment
+from helpers.pipelines import alone
 from helpers.snippets import ROOT, blocks, parse, shell_commands
 from PIL import Image
 
@@ -101,15 +101,17 @@ def test_methods_cost_what_the_table_says(config: ConfigFile) -> None:
     assert costs.keys() == own | others
 
 
-def test_diffusers_loads_the_pipeline_as_shown(config: ConfigFile, tmp_path: Path) -> None:
+def test_diffusers_loads_the_pipeline_as_shown(
+    config: ConfigFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     [code] = [block for block in blocks(README, "python") if "DiffusionPipeline" in block]
     path = config.write(
         'preset = "dsdi"\n[run]\nupdates = 1\n[schedule]\nstart = 4\n[evaluation]\nsteps = [4]\n', SMALL
     )
-    done = call(sys.executable, "-m", "distillkit", "run", path, "--output", "runs/quickstart", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    done = call(sys.executable, "-c", f"{code}\nprint(len(images), images[0].size)", folder=tmp_path)
-    assert done.stdout == "4 (8, 8)\n", done.stderr
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, ["run", str(path), "--output", "runs/quickstart"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    alone(f"{code}\nassert [image.size for image in images] == [(8, 8)] * 4", tmp_path)
 
 
 def test_a_part_of_your_own_works_as_shown(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ def make_environment(folder: Path, *projects: Path | str, with_distillkit: bool 
     line = f"import site; site.addsitedir({outer!r})" if with_distillkit else outer
     (inner / "outer.pth").write_text(f"{line}\n", encoding="utf-8")
     options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    # What is imported compiles itself.
+    options += ["--no-compile"]
     done = call(sys.executable, "-m", "pip", "--python", python, "install", *options, *projects, folder=folder)
     assert done.returncode == 0, done.stderr
     return Environment(python, folder)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +34,31 @@ class Absent:
         if name.split(".")[0].startswith("distillkit"):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
+import json, os, traceback
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, LCMScheduler, UNet2DModel
+for line in sys.stdin:
+    folder, script = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.chdir(folder)
+        os.dup2(os.open(os.environ["HF_HOME"] + "/script.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        os.dup2(2, 1)
+        status = 1
+        try:
+            exec(script, {"__name__": "__main__"})
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    print(os.waitpid(child, 0)[1], flush=True)
 """
-"""Put before a script: an environment in which there is no distillkit."""
+"""Runs each script that it is sent in a process of its own: a fork, as it takes seconds to import torch and diffusers.
+
+In these processes there is no distillkit.
+"""
 
 STOCK = '''
 def stock(pipe, noise, arguments):
@@ -71,20 +98,31 @@ save_file(images, "images.safetensors")
 """
 
 
-def alone(script: str, folder: Path) -> str:
-    """Run a script in a process without distillkit; what it wrote to stderr."""
-    environment = os.environ | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+@cache
+def server() -> tuple[subprocess.Popen[str], Path]:
+    """The process whose forks run scripts, and its folder: Hugging Face's cache, and what is written to stderr."""
+    home = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    environment = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", ALONE + script],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+    with (home / "imports.txt").open("w") as errors:
+        command = [sys.executable, "-I", "-c", ALONE]
+        pipe = subprocess.PIPE
+        started = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=errors, text=True)
+    atexit.register(started.kill)
+    return started, home
+
+
+def alone(script: str, folder: Path) -> str:
+    """Run a script in a process without distillkit; what it wrote, and what its imports did."""
+    process, home = server()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    print(json.dumps([str(folder), script]), file=process.stdin, flush=True)
+    status = process.stdout.readline()
+    written = "".join((home / name).read_text(encoding="utf-8") for name in ("imports.txt", "script.txt"))
+    assert status == "0\n", written
+    return written
 
 
 def load(folder: Path, **options: Any) -> DiffusersModel:

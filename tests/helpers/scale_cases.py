@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -147,6 +148,8 @@ def whole_run(folder: Path) -> None:
 
 
 def everything(folder: Path) -> None:
+    # ZeRO-3 collects garbage several times for each engine, and would look at all that was imported.
+    gc.freeze()
     done: dict[str, Any] = {}
     for engine, method in RUNS if distributed.world_size() > 1 else [("ddp", method) for method in METHODS]:
         weights, lines = learn(folder, engine, method)
