@@ -29,6 +29,7 @@ FALLING = ("schedule.start=8",)
 STAGGERED = ("source.staggered=true", "source.guidance=[1.0, 3.0]")
 LADDER = ("schedule.steps=8", "target.stride=2", "source.levels=[1, 2, 4]", "source.level_weights=[1, 2, 1]")
 LORA = ("student.adapter=lora", "student.rank=4", "optimizer.learning_rate=1e-3")
+BAKED = ("student.guidance=baked", "source.guidance=[1.0, 3.0]")
 
 CASES = {
     "self": ("dsdi", (*FALLING, 'teacher.type="self"')),
@@ -45,7 +46,8 @@ CASES = {
         "pd",
         (*FALLING, "optimizer.decay='stage'", "optimizer.shape='linear'", "optimizer.moments='stage'"),
     ),
-    "LoRA, frozen, renewed": ("tsd", (*FALLING, *LORA)),
+    "told step size and guidance": ("pd", (*FALLING, "model.step_input=true", *BAKED)),
+    "LoRA, frozen, renewed, told guidance": ("tsd", (*FALLING, *LORA, *BAKED)),
     "LoRA, ema": ("dsdi", (*FALLING, *LORA, 'teacher.type="ema"', "teacher.decay=0.9")),
     "LoRA, an average in the target": ("consistency", ("schedule.steps=8", "evaluation.sampler='ddim'", *LORA)),
     "trajectory, accumulating": ("dsdi", (*FALLING, "optimizer.accumulate=2", 'teacher.type="self"')),

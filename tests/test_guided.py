@@ -371,7 +371,7 @@ def test_a_network_that_turns_out_not_to_have_a_null_class(tmp_path: Path) -> No
 def test_an_input_without_a_teacher(tmp_path: Path) -> None:
     assert mistakes(tmp_path, "dsdi", tables=WITH_INPUT + PLAIN) == [
         "model.guidance_input: adds an input that the network is not trained for: train it with the preset 'guided' "
-        "first, and distil the result (see [[phase]])"
+        "first, and distil the result (see [[phase]]); or bake a range of scales into the student (student.guidance)"
     ]
 
 

@@ -143,7 +143,7 @@ def test_exports_are_stock_pipelines_for_one_scale(name: str, adapter: bool, tmp
 
 
 def test_class_conditional_exports_carry_no_guidance(tmp_path: Path) -> None:
-    """In model_index.json; at one scale and at several. A resumed run ends with the same weights."""
+    """In model_index.json; at one scale and at several."""
     for name, words in {"one": (*RANGE[:1], "source.guidance=2"), "range": (*RANGE, "evaluation.guidance=2")}.items():
         found = distil(tmp_path / name, "pd", *FEW, *words, "model.step_input=true", "teacher.renew=never")
         index = json.loads((found.folder / "pipeline/model_index.json").read_text(encoding="utf-8"))

@@ -56,7 +56,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "lora": (*SELF, "student={adapter='lora', rank=2}", "run.updates=3"),
     "noisier": ("dsd-training", "target.type='noisier-step'", "schedule.steps=8", "run.updates=3"),
     "matching": ("matching", "run.updates=4"),
-    "told": (*SELF, "model.step_input=true"),
+    "told": ("tsd", *SELF[1:], "model.step_input=true", "student.guidance=baked", "source.guidance=[1.0, 3.0]"),
     "levels": (
         "shortcut",
         "schedule.steps=8",
