@@ -139,7 +139,7 @@ def test_one_student_for_every_number_of_steps(tmp_path: Path) -> None:
     config = tomllib.loads((tmp_path / "mine.toml").read_text(encoding="utf-8"))
     assert (config["evaluation"]["steps"], config["evaluation"]["export_steps"]) == ([1, 2, 3, 4, 8], 3)
     assert (config["student"]["guidance"], config["source"]["guidance"]) == ("baked", 1.5)
-    assert (config["evaluation"]["guidance"], config["evaluation"]["teacher_guidance"]) == (1.0, 1.5)
+    assert (config["evaluation"]["guidance"], config["evaluation"]["teacher_guidance"]) == (1.0, [1.5, 1.25, 1.0])
     assert config["model"]["step_input"]
     assert config["grid"]["spacing"] == config["source"]["spacing"] == "karras-8"
     assert "stages    N = 8: for 1, 2, 3, 4, 5, 6, 8 steps; 600 network evaluations" in result.output

@@ -87,7 +87,8 @@ def fit(
         tables["source"] = tables.get("source", {}) | {"guidance": guidance}
         if unguidable(components) is None and not inventory.guidance_input:
             tables["student"] = {"guidance": "baked"}
-            tables["evaluation"]["teacher_guidance"] = guidance
+            # Few steps bear less of it.
+            tables["evaluation"]["teacher_guidance"] = [guidance, (1 + guidance) / 2, 1.0]
         else:
             tables["evaluation"]["guidance"] = guidance
     return tables
