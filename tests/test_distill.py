@@ -131,9 +131,16 @@ def test_a_config_that_cannot_be_written_there(
     assert (result.exit_code, result.output) == (2, f"{message}\n")
 
 
-def test_one_student_for_every_number_of_steps(tmp_path: Path) -> None:
-    """The method any-step: guidance is inside the student."""
-    words = ("--method", "any-step", "--steps", "3", "--write", str(tmp_path / "mine.toml"))
+@pytest.mark.parametrize(
+    ("method", "spacing", "stages"),
+    [
+        ("any-step", "karras-8", "N = 8: for 1, 2, 3, 4, 5, 6, 8 steps; 600 network evaluations"),
+        ("shortcut", "trailing + angle", "N = 32: for 1, 2, 4, 8 steps; 4200 network evaluations"),
+    ],
+)
+def test_one_student_for_every_number_of_steps(tmp_path: Path, method: str, spacing: str, stages: str) -> None:
+    """Guidance is inside the student."""
+    words = ("--method", method, "--steps", "3", "--write", str(tmp_path / "mine.toml"))
     result = call(TEACHER, *words, "--guidance", "1.5")
     assert result.exit_code == 0, result.output
     config = tomllib.loads((tmp_path / "mine.toml").read_text(encoding="utf-8"))
@@ -141,12 +148,12 @@ def test_one_student_for_every_number_of_steps(tmp_path: Path) -> None:
     assert (config["student"]["guidance"], config["source"]["guidance"]) == ("baked", 1.5)
     assert (config["evaluation"]["guidance"], config["evaluation"]["teacher_guidance"]) == (1.0, [1.5, 1.25, 1.0])
     assert config["model"]["step_input"]
-    assert config["grid"]["spacing"] == config["source"]["spacing"] == "karras-8"
-    assert "stages    N = 8: for 1, 2, 3, 4, 5, 6, 8 steps; 600 network evaluations" in result.output
+    assert config["grid"]["spacing"] == config["source"].get("spacing", spacing) == spacing
+    assert f"stages    {stages}" in result.output
     assert "guidance  1.5, inside the student: one evaluation a step" in result.output
-    deep = call(TEACHER, "--method", "any-step", "--steps", "16")
+    deep = call(TEACHER, "--method", method, "--steps", "16")
     assert deep.exit_code == 2
-    assert "--steps: is 16, and 'any-step' teaches 8 at the most; expected fewer" in deep.output
+    assert f"--steps: is 16, and '{method}' teaches 8 at the most; expected fewer" in deep.output
 
 
 @pytest.mark.parametrize(

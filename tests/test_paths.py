@@ -13,7 +13,8 @@ from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from distillkit_consistency.target import Consistency
 from distillkit_diffusers.families import edm, flow
-from distillkit_dsd.dsd import MergedSteps, Trajectory
+from distillkit_dsd.dsd import MergedSteps
+from distillkit_dsd.trajectory import Trajectory
 from distillkit_losses.losses import EpsMse, FlowMse, VMse, Weighting, XMse, landing, weight
 from torch import Tensor, nn
 

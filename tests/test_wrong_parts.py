@@ -18,7 +18,8 @@ from click.testing import CliRunner
 from distillkit_cache.cached_trajectories import CachedTrajectories
 from distillkit_data.datasets import Digits
 from distillkit_diffusers.model import DiffusersModel
-from distillkit_dsd.dsd import MergedSteps, Trajectory
+from distillkit_dsd.dsd import MergedSteps
+from distillkit_dsd.trajectory import Trajectory
 from distillkit_engines.torch_engine import TorchEngine
 from distillkit_losses.losses import XMse
 from distillkit_metrics.features import Pixels
