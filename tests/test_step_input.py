@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import accelerate
+import peft
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -19,7 +22,7 @@ from helpers.compvis.model import class_conditional_teacher
 from helpers.digits import MODEL, PLAIN, TEACHER, distil, read_checkpoint, settings
 from helpers.networks import ddim_scheduler, ddpm_pipeline, dit, kl_autoencoder, latent_pipeline, pixel_unet
 from helpers.pipelines import distil as distil_folder
-from helpers.pipelines import load, own, stock
+from helpers.pipelines import load, own, stock, stock_alone_all
 from helpers.text_pipelines import PROMPTS, flux, sd3, sdxl, stable_diffusion
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -29,7 +32,7 @@ from distillkit.cli.measure import device_memory
 from distillkit.config import make_plan, read_config
 from distillkit.config.choose import Wish, choose
 from distillkit.errors import ConfigError, DistillkitError
-from distillkit.interfaces import OptimizerTable
+from distillkit.interfaces import Export, OptimizerTable
 from distillkit.noise import GUIDANCE, STEP_SIZE, Condition, Predictor
 from distillkit.sampling import sample, sample_consistency
 from distillkit.training.assemble import load as load_parts
@@ -179,9 +182,26 @@ def test_exports_are_stock_pipelines(name: str, adapter: bool, tmp_path: Path) -
     torch.testing.assert_close(images, expected[2], rtol=0, atol=1e-5)
     for steps, images in expected.items():
         torch.testing.assert_close(own(opened, noise, steps, labels), images, rtol=0, atol=1e-5)
+    if adapter:
+        assert_right_with_the_biases(found.folder, tmp_path / "teacher", pipe)
     # The embedding was trained, and tells 2 steps from 4.
     shake(opened.network, 0.0)
     assert (own(opened, noise, 2, labels) - expected[2]).abs().max() > 1e-5
+
+
+def assert_right_with_the_biases(run_folder: Path, teacher: Path, pipe: Any) -> None:
+    """The teacher with the LoRA alone is not the student, and with the biases of `linear_2` too it is."""
+    assert "A LoRA that is not complete" in (run_folder / "lora/README.md").read_text(encoding="utf-8")
+    bare = DiffusionPipeline.from_pretrained(teacher).unet
+    wanted = pipe.unet.state_dict()
+    written = load_file(run_folder / "lora/pytorch_lora_weights.safetensors")
+    for name in {key.partition(".lora_")[0] for key in written}:
+        layer = bare.get_submodule(name.removeprefix("unet."))
+        b, a = (written[f"{name}.lora_{one}.weight"] for one in "BA")
+        layer.weight.data += (b.flatten(1) @ a.flatten(1)).view_as(layer.weight)
+    wrong = [key for key, weight in bare.state_dict().items() if not torch.allclose(weight, wanted[key], atol=1e-6)]
+    assert wrong
+    assert all(key.endswith("linear_2.bias") for key in wrong)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' DPM-Solver++
@@ -207,12 +227,103 @@ def test_export_for_another_number(tmp_path: Path) -> None:
     )
     shake(opened.network, 0.0)
     assert (own(opened, noise, 3) - expected).abs().max() > 1e-4
+    both = call(found.folder, "--steps", "2,3", "--output", tmp_path / "both")
+    assert (both.exit_code, both.output) == (0, f"{tmp_path / 'both'}: a pipeline for 2 or 3 steps\n")
+    card = (tmp_path / "both/README.md").read_text(encoding="utf-8")
+    assert "samples in **2 or 3 steps**" in card
+    assert '"path/to/this/folder", trust_remote_code=True)' in card
+    (found.folder / "pipeline" / step_input.FILE).unlink()
+    refused = call(found.folder, "--steps", "2,3", "--output", tmp_path / "none")
+    assert (refused.exit_code, (tmp_path / "none").exists()) == (2, False)
+    assert "--steps: the network does not take the step size, so that no folder serves several" in refused.output
     again = call(found.folder, "--steps", 3)
     assert again.exit_code == 2
     assert again.output.endswith("already exists; nothing was overwritten. Give a new folder with --output\n")
     stranger = call(tmp_path / "teacher", "--steps", 3)
     assert stranger.exit_code == 2
     assert "is not the folder of a finished run; expected config.toml and pipeline/ in it" in stranger.output
+
+
+SEVERAL: dict[str, tuple[dict[str, Any], str]] = {
+    # the call, and how many evaluations are handed their times
+    "pixel": ({"batch_size": 2}, "trailing"),
+    "latent": ({"batch_size": 2}, "trailing"),
+    "class-latent": ({"class_labels": [0, 1], "guidance_scale": 1.0}, "trailing + angle"),
+    "dit": ({"class_labels": [0, 1], "guidance_scale": 1.0}, "trailing"),
+    "edm": ({"class_labels": [0, 1], "guidance_scale": 1.0}, "karras"),
+    "sd": ({"prompt": list(PROMPTS[:2]), "guidance_scale": 1.0, "height": 16, "width": 16}, "angle"),
+    "sdxl": ({"prompt": list(PROMPTS[:2]), "guidance_scale": 1.0}, "trailing"),
+    "sd3": ({"prompt": list(PROMPTS[:2]), "guidance_scale": 1.0}, "trailing + angle"),
+    "flux-guidance": ({"prompt": list(PROMPTS[:2]), "guidance_scale": 1.0, "height": 16, "width": 16}, "trailing"),
+}
+
+
+def several(name: str, folder: Path, counts: tuple[int, ...] = (2, 1, 3)) -> DiffusersModel:
+    """A student of a family, exported for several numbers of steps."""
+    make, options = FAMILIES[name]
+    folder.mkdir()
+    made = load(make(folder / "teacher") or folder / "teacher", **options, step_input=True)
+    shake(made.network)
+    made.spec = made.spec.with_grid(SEVERAL[name][1], "auto")
+    about = {"run": {"name": "tiny", "updates": 3}}
+    export = Export(made.spec.path, counts[0], [counts[0]], 1.0, "any-step", "a teacher", [], about, several=counts)
+    made.export(copy.deepcopy(made.network), folder / "pipeline", export)
+    return made
+
+
+def test_one_folder_for_several_numbers_of_steps(tmp_path: Path) -> None:
+    """Every family, sampled by a process without distillkit: as distillkit samples at each of them."""
+    expected, cases, noises = {}, {}, {}
+    for name, (arguments, _) in SEVERAL.items():
+        made = several(name, tmp_path / name)
+        noise, _ = start(made)
+        labels = None if made.spec.classes is None else [0, 1]
+        folder = tmp_path / name / "pipeline"
+        for steps in (1, 2, 3):
+            case = f"{name}, {steps} steps"
+            expected[case], noises[case] = own(made, noise, steps, labels), noise.clone()
+            loading = {"custom_pipeline": str(folder), "trust_remote_code": True}
+            call = arguments | {"num_inference_steps": steps}
+            cases[case] = {"folder": str(folder), "loading": loading, "arguments": call}
+    images = stock_alone_all(cases, noises, tmp_path / "alone")
+    for case, wanted in expected.items():
+        assert wanted.std() > 0.01
+        assert (images[case] - wanted).abs().max() <= 1e-5, case
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' DPM-Solver++
+def test_what_is_done_to_a_pipeline_for_several_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled, with a LoRA, offloaded layer by layer, saved again, opened here; and another number is refused."""
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    made = several("class-latent", tmp_path / "made")
+    noise, _ = start(made)
+    expected = {steps: own(made, noise, steps, [0, 1]) for steps in (1, 2, 3)}
+
+    def check(pipe: Any) -> None:
+        for steps in (3, 1, None):
+            images = stock(pipe, noise, class_labels=[0, 1], num_inference_steps=steps)
+            torch.testing.assert_close(images, expected[steps or 2], rtol=0, atol=1e-5)
+
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "made/pipeline", trust_remote_code=True)
+    check(pipe)
+    with pytest.raises(ValueError, match=r"^num_inference_steps must be one of 2, 1, 3, which .* serves \(got 4\)$"):
+        pipe([0], num_inference_steps=4)
+    pipe.save_pretrained(tmp_path / "again")
+    again = DiffusionPipeline.from_pretrained(tmp_path / "again", trust_remote_code=True)
+    again.unet = torch.compile(again.unet, backend="eager")
+    check(again)
+    peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["linear_2"]), pipe.unet)
+    check(pipe)
+    offloaded = DiffusionPipeline.from_pretrained(tmp_path / "again", trust_remote_code=True)
+    accelerate.cpu_offload(offloaded.unet, torch.device("cpu"))
+    accelerate.cpu_offload(offloaded.step_table, torch.device("cpu"))
+    assert next(offloaded.unet.parameters()).is_meta
+    check(offloaded)
+    opened = load(tmp_path / "again")
+    assert not opened.step_input
+    opened = load(tmp_path / "made/pipeline")
+    for steps, images in expected.items():
+        torch.testing.assert_close(own(opened, noise, steps, [0, 1]), images, rtol=0, atol=1e-5)
 
 
 PRESETS = {

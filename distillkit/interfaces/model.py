@@ -97,6 +97,7 @@ class Export:
         settings: the resolved config.
         sampler: how it is sampled, which the pipeline's scheduler must do.
         baked: the guidance scale s that it has inside, so that it is called without guidance; None if it has none.
+        several: every number of steps that the folder must serve, if it is more than one; only with `Model.step_input`.
     """
 
     path: NoisePath
@@ -109,6 +110,7 @@ class Export:
     settings: Mapping[str, Any]
     sampler: Sampler = "ddim"
     baked: float | None = None
+    several: Sequence[int] = ()
 
 
 class Model(Component):
@@ -209,10 +211,9 @@ class Model(Component):
         return None
 
     def can_take_guidance_input(self) -> bool | None:
-        """Optional. Whether an option of the model can give the network a new input for the guidance scale.
+        """Optional. Whether an option can give the network a new input for the guidance scale. Must not import torch.
 
-        None if that is not known before `load`; after it, None means no. Must not import torch.
-        """
+        None if that is not known before `load`; after it, None means no."""
         return None
 
     def has_grid(self, spacing: str) -> bool | None:

@@ -83,6 +83,8 @@ def run_phase(
         reporter.say(line)
     record = f"   record: distillkit ui {folder}" if tracker.has_ui else ""
     adapter = "" if settings.adapter is None else f"   lora: {run_folder.lora}"
+    if adapter and components.model.step_input:
+        adapter += " (without the step input, which only the pipeline has)"
     reporter.say(f"pipeline: {run_folder.pipeline}{adapter}   samples: {run_folder.samples}{record}")
     return rows
 

@@ -212,6 +212,12 @@ def model_card(
     handed = [(steps, *entry) for steps, given in sampling.times.items() for entry in given.items()]
     times = "".join(f"  - {steps} steps: `{key}={values}`\n" for steps, key, values in handed)
     times = times and f"- Times, which the scheduler has to be handed:\n{times}"
+    count = ", ".join(map(str, export.several or (export.steps,)))
+    fit = f"the scheduler's config is the one it was trained for, {sampling.fit}"
+    if export.several:
+        count = " or ".join(count.rsplit(", ", 1))
+        times, fit = "", "at each call it sets network and scheduler\n  for the number of steps, by code in this folder"
+        snippet = snippet.replace('folder")', 'folder", trust_remote_code=True)')
     student = export.settings.get("student")
     trained = f"- Trained: a LoRA of rank {student['rank']}, which is part of the weights here\n" if student else ""
     return f"""---
@@ -222,14 +228,14 @@ tags: [diffusion, distillation, distillkit]
 
 # {export.settings["run"]["name"]}
 
-A diffusion model that samples in **{export.steps} steps**, made with distillkit.
+A diffusion model that samples in **{count} steps**, made with distillkit.
 
 - Method: `{export.method}`, {export.settings["run"]["updates"]} updates
 - Made from: {export.teacher}
-{trained}- Sampling steps: {export.steps} (scored at {", ".join(map(str, export.served)) or "none"})
+{trained}- Sampling steps: {count} (scored at {", ".join(map(str, export.served)) or "none"})
 - Guidance: {guidance}
 - Sampler: {sampling.sampler}
-- Pipeline: `{pipeline_class.__name__}`; the scheduler's config is the one it was trained for, {sampling.fit}
+- Pipeline: `{pipeline_class.__name__}`; {fit}
 {times}
 ```python
 {snippet.format(steps=export.steps, guidance=f"{export.guidance:g}", file=file)}

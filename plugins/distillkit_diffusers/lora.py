@@ -15,6 +15,13 @@ from distillkit.interfaces import StudentTable
 
 FILE = "pytorch_lora_weights.safetensors"
 """What diffusers' `load_lora_weights` looks for in a folder."""
+INCOMPLETE = """# A LoRA that is not complete
+
+The network was told how far it jumps, by an embedding that this format cannot carry: without it, no number of steps is
+right. Use the pipeline beside it, whose biases have the embedding for its number of steps; or copy the biases of every
+`linear_2` of the pipeline's network into the network that this is loaded on, which is then right for that number alone.
+"""
+"""The card of the LoRA of a network with an input of its own."""
 ADAPTER = "default"
 OWN = re.compile(r"step_embedding\..*")
 """The names of layers that are new, and trained whole beside an adapter: those of the step input."""
@@ -76,3 +83,5 @@ def write(network: torch.nn.Module, part: str, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(weights, folder / FILE, metadata={"format": "pt"})
+    if any(OWN.match(name) for name, _ in network.named_modules()):
+        (folder / "README.md").write_text(INCOMPLETE, encoding="utf-8")

@@ -16,7 +16,7 @@ from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.interfaces import Export, GuidanceInput, Inventory, Model, ModelSpec, StudentTable
 from distillkit.noise import GUIDANCE, STEP_SIZE, Condition, NoisePath
 from distillkit.solver import Scheduler
-from distillkit_diffusers import families, hub, libraries, lora, step_input
+from distillkit_diffusers import families, folding, hub, libraries, lora, step_input
 from distillkit_diffusers.families.family import Family, with_scales
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.options import PROMPT_OPTIONS, DiffusersOptions, FamilyOptions
@@ -166,16 +166,10 @@ class FamilyModel(Model):
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write a pipeline folder: the network, the parts that were not trained, the scheduler and a model card."""
         lora.fuse(network)
-        if not (added := step_input.added(network)):
+        if step_input.added(network):
+            folding.export(self.family, network, folder, export, self.spec.guidance_input)
+        else:
             self.family.export(network, folder, export)
-            return
-        size = 1.0 if export.sampler == "consistency" else 1 / export.steps
-        state = step_input.fold(network, {STEP_SIZE: size, GUIDANCE: export.guidance})
-        if GUIDANCE in added and (taken := self.spec.guidance_input) is not None:
-            state[step_input.SCALES] = torch.tensor([taken.low, taken.high], dtype=torch.float64)
-            export = replace(export, guidance=1.0, baked=export.guidance)
-        self.family.export(network, folder, export)
-        safetensors.torch.save_file(state, folder / step_input.FILE)
 
     def export_adapter(self, network: torch.nn.Module, folder: Path) -> None:
         """Write the LoRA as a file that diffusers' `load_lora_weights` reads."""

@@ -161,6 +161,12 @@ def shifts(network: torch.nn.Module, told: Mapping[str, float]) -> dict[str, tor
     return found
 
 
+def biases(network: torch.nn.Module, told: Mapping[str, float]) -> dict[str, torch.Tensor]:
+    """The biases that `fold` makes, by the names of their layers: [D]. The network stays as it is."""
+    layers = _layers(network)
+    return {name: layers[name].bias.detach() + shift for name, shift in shifts(network, told).items()}
+
+
 def fold(network: torch.nn.Module, told: Mapping[str, float]) -> dict[str, torch.Tensor]:
     """Fold the embeddings of a step size and a guidance scale into the biases, and remove the inputs, in place.
 

@@ -33,8 +33,11 @@ class Sampling(NamedTuple):
     times: Times = MappingProxyType({})
 
     def by_steps(self) -> dict[str, Mapping[str, list[float]]] | None:
-        """The times as a pipeline's config has them; None if there are none."""
-        return {str(steps): given for steps, given in self.times.items()} or None
+        """The times as a pipeline's config has them, where whole ones are no ints; None if there are none."""
+        return {
+            str(steps): {key: [float(time) for time in values] for key, values in given.items()}
+            for steps, given in self.times.items()
+        } or None
 
 
 def has_own(spacing: str) -> bool:
@@ -51,7 +54,7 @@ def handed(export: Export, sampler: str, argument: str, values: Callable[[torch.
         argument: "timesteps" or "sigmas".
         values: a grid's times without the clean one, [S] -> what diffusers takes for them, [S].
     """
-    counts = sorted({export.steps, *export.served})
+    counts = sorted({export.steps, *export.served, *export.several})
     times = {steps: {argument: values(export.path.grid(steps)[:-1]).tolist()} for steps in counts}
     return Sampling(sampler, f"exact at\n  {', '.join(map(str, counts))} steps with the times below", times)
 

@@ -73,7 +73,8 @@ def stock(pipe, noise, arguments):
         arguments["latents"] = noise
         images = pipe(output_type="pt", **arguments).images
     else:  # hand it the noise where it would draw it
-        module = sys.modules[type(pipe).__module__]
+        modules = [sys.modules[one.__module__] for one in type(pipe).__mro__]
+        module = next(module for module in modules if hasattr(module, "randn_tensor"))
         drawn, module.randn_tensor = module.randn_tensor, lambda *_, **__: noise
         try:
             images = pipe(output_type="np", **arguments).images

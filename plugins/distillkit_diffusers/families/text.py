@@ -192,7 +192,8 @@ class Text(Family):
     def export(self, network: torch.nn.Module, folder: Path, export: Export) -> None:
         """Write the pipeline with another network and another scheduler."""
         scheduler, sampling = self.write_scheduler(export)
-        steps = sampling.times.get(export.steps, {"num_inference_steps": export.steps})
+        handed = {} if export.several else sampling.times
+        steps = handed.get(export.steps, {"num_inference_steps": export.steps})
         snippet = text_conditional(self.prompts[0], {**steps, **self.call(export)})
         taken = self.guidance_input
         scales = None if taken is None else (taken.low, taken.high)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-MODULES = ("class_conditional", "class_embedder", "guided_unet")
+MODULES = ("any_steps", "any_steps_classes", "class_conditional", "class_embedder", "guided_unet", "step_table")
 
 
 def __getattr__(name: str) -> ModuleType:
