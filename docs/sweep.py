@@ -1,6 +1,7 @@
 """Runs the experiments of docs/methods.md and writes their tables into it: `python docs/sweep.py [--jobs 2]`.
 
-Every row is configs/quickstart.toml with a few keys set otherwise; rows whose run folder exists are not run again.
+Every row is configs/fashion_anchored.toml with a few keys set otherwise; rows whose run folder exists are not run
+again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 from experiments import Experiment, arguments, side_by_side, slug, write_blocks
 
 DOCS = Path(__file__).parent
-CONFIG = DOCS.parent / "configs" / "quickstart.toml"
+CONFIG = DOCS.parent / "configs" / "fashion_anchored.toml"
 
 
 def _lr(peak: str) -> list[str]:

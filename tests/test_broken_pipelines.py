@@ -195,7 +195,9 @@ def test_more_steps_than_the_noise_path_has(tmp_path: Path) -> None:
     assert f"evaluation.export_steps: {said.format(200)}" in result.stderr
     assert call("check", config, "--set", "evaluation.teacher_steps=[100]").exit_code == 0
     assert "1 to 50 steps" in call("check", config, "--set", "grid.start=49", "--set", "evaluation.steps=[51]").stderr
-    result = call("distill", tmp_path / "teacher", "--steps", 64, "--write", tmp_path / "written.toml")
+    result = call(
+        "distill", tmp_path / "teacher", "--steps", 64, "--method", "dsd-anchored", "--write", tmp_path / "written.toml"
+    )
     assert (result.exit_code, result.stdout) == (2, "")
     assert f"evaluation.steps: {said.format(256)}" in result.stderr
     assert not (tmp_path / "written.toml").exists()

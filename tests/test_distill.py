@@ -29,6 +29,8 @@ ARGUMENTS = (
     "tracker.type=none",
     "--set",
     "source.batch=2",
+    "--set",
+    "source.trajectories=8",
 )
 
 
@@ -48,13 +50,15 @@ def test_it_leaves_a_run(done: tuple[Run, Result]) -> None:
     run, _ = done
     assert len(run.journal) == 6
     assert sorted(file.name for file in (run.folder / "samples").iterdir()) == [
-        f"steps-{steps:03d}.png" for steps in (2, 4, 8)
+        f"steps-{steps:03d}.png" for steps in (1, 2, 4, 8)
     ]
     assert (run.folder / "scores.json").read_text(encoding="utf-8") == "[]\n"
     card = (run.folder / "pipeline/README.md").read_text(encoding="utf-8")
-    for line in ("- Method: `best`, 6 updates", f"- Made from: {TEACHER}", "- Guidance: scale 2"):
+    for line in ("- Method: `best`, 6 updates", f"- Made from: {TEACHER}"):
         assert line in card.splitlines()
+    assert "- Guidance: inside the network, at scale 2: call the pipeline without guidance" in card
     assert "samples in **2 steps**" in card
+    assert "LoRA" not in card
     teacher = load_file(TEACHER / "unet/diffusion_pytorch_model.safetensors")
     assert any(not torch.equal(weight, teacher[name].float()) for name, weight in run.weights().items())
 
@@ -64,16 +68,15 @@ def test_it_says_what_it_does(done: tuple[Run, Result]) -> None:
     lines = result.stdout.splitlines()
     said = {line[:10].strip(): line[10:] for line in lines[:10]}
     assert said["model"] == "ClassConditionalPipeline, 45.3 k parameters"
-    rate = re.escape(f"{1e-4 * (1_220_000 / 45_321) ** 0.5:.2g}")
-    assert re.fullmatch(rf"best: 6 updates, batches of 2, learning rate {rate} to 5\.2e-05", said["method"])
-    assert said["stages"] == "N = 16, 8, 4, 8 times: for 2 steps; 12 network evaluations"
-    assert "run.updates: 6 updates for 24 stages leave 18 of them without any (N = " in result.stdout
-    assert said["guidance"] == "2"
+    rate = re.escape(f"{5e-4 * (1_220_000 / 45_321) ** 0.5:.2g}")
+    assert re.fullmatch(rf"best: 6 updates, batches of 2, learning rate {rate} to 0\.00026", said["method"])
+    assert said["stages"] == "N = 8: for 1, 2, 3, 4, 5, 6, 8 steps; 6 network evaluations"
+    assert said["guidance"] == "2, inside the student: one evaluation a step"
     assert re.fullmatch(r"torch on (cpu|cuda), precision auto, gradient checkpointing off", said["engine"])
-    # 24 bytes for each of 45 321 parameters.
-    assert re.match(r"1\.1 MB of [\d.]+ GB: 906 kB for training, 181 kB for teachers, ", said["memory"])
+    # 20 bytes for each of 45 321 parameters.
+    assert re.match(r"906 kB of [\d.]+ GB: 906 kB for training, 0 bytes for teachers, ", said["memory"])
     assert f"distillkit plan {run.folder}/config.toml --measure" in result.stdout
-    assert f"distillkit evaluate {run.folder} --steps 2,4,8 " in result.stdout
+    assert f"distillkit evaluate {run.folder} --steps 1,2,4,8 " in result.stdout
     assert lines[-1] == f"pipeline: {run.folder}/pipeline   samples: {run.folder}/samples"
 
 
@@ -89,13 +92,13 @@ def test_the_config_is_the_same_run_again(done: tuple[Run, Result], tmp_path: Pa
 
 
 def test_what_came_of_it_is_distilled_further(done: tuple[Run, Result], tmp_path: Path) -> None:
-    """By the run's folder; guidance is the one that the pipeline was saved with."""
+    """By the run's folder; without guidance, which is in the network."""
     run, _ = done
     file = tmp_path / "further.toml"
     assert call(run.folder, "--steps", "1", "--write", file).exit_code == 0
     [settings] = read_config(file).phases
     assert settings.tables["model"]["path"] == str(run.folder / "pipeline")
-    assert (settings.run.name, settings.evaluation.guidance) == ("pipeline-1-step", 2.0)
+    assert (settings.run.name, settings.evaluation.guidance) == ("pipeline-1-step", 1.0)
 
 
 def test_a_config_is_written_and_nothing_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +110,7 @@ def test_a_config_is_written_and_nothing_run(tmp_path: Path, monkeypatch: pytest
     assert settings.tables == tomllib.loads(Path("mine.toml").read_text(encoding="utf-8"))
     assert (settings.run.name, settings.run.updates, settings.evaluation.export_steps) == (
         "digits_teacher-4-steps",
-        480,
+        600,
         4,
     )
     assert "distillkit plan mine.toml --measure" in result.stdout
@@ -206,9 +209,17 @@ def test_guidance_that_the_model_cannot_do(tmp_path: Path) -> None:
     must = "must be 1: the model has no null condition for guidance to compare with (--guidance)"
     assert (result.exit_code, result.stderr) == (
         2,
-        f"distillkit distill {tmp_path}/teacher: 2 errors\n  source.guidance: {must}\n  evaluation.guidance: {must}\n",
+        f"distillkit distill {tmp_path}/teacher: 2 errors\n  source.guidance: {must}\n  evaluation.teacher_guidance: "
+        f"{must}\n",
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_source_with_a_mistake() -> None:
+    """Its levels are not asked for."""
+    result = call(TEACHER, "--set", "source.sead=1")
+    assert result.exit_code == 2
+    assert "source.sead: unknown option of 'cached-trajectories'" in result.stderr
 
 
 def test_a_folder_that_is_taken(done: tuple[Run, Result]) -> None:

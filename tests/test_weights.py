@@ -39,6 +39,7 @@ def call(*words: Any) -> Result:
 
 def distil(folder: Path, *words: str) -> Result:
     few = ("--steps", 1, "--updates", 2, "--set", "tracker.type=none", "--set", "evaluation.grid=1")
+    few += ("--set", "source.trajectories=1")
     return call("distill", folder, "--output", folder.parent / "run", *few, *words)
 
 

@@ -26,6 +26,7 @@ FLAGS = {
     "run.updates": "--updates",
     "source.guidance": "--guidance",
     "evaluation.guidance": "--guidance",
+    "evaluation.teacher_guidance": "--guidance",
 }
 """Keys of the config that have an option of the command."""
 

@@ -49,11 +49,12 @@ def choose(
         DistillkitError: the method does not exist, needs data or cannot serve these steps, or the memory is too small.
     """
     registry, overrides, origin = registry or load_registry(), list(overrides), f"distillkit distill {wish.model}"
-    tables = tables_of(wish, registry, origin)
+    tables = tables_of(wish, registry)
 
     def chosen(more: Mapping[str, Any]) -> Settings:
         return settle(lay_over(tables, more), wish.name, overrides, registry, origin)
 
+    tables |= _grids(wish, chosen, registry)
     components = chosen({}).components()
     inventory = _inventory(components)
     if inventory is None:
@@ -75,6 +76,22 @@ def choose(
             tables["engine"] = asked
             raise _with_adapter(error, components, chosen, room) from None
     return chosen(fitted), inventory
+
+
+def _grids(wish: Wish, chosen: Callable[[Mapping[str, Any]], Settings], registry: Registry) -> dict[str, Any]:
+    """Tables with the spacing "trailing", which every model has, where it cannot have the preset's."""
+    preset = registry.preset(wish.method).tables
+    if (spacing := preset.get("grid", {}).get("spacing")) is None:
+        return {}
+    trailing = {"spacing": "trailing"}
+    both = own = {"grid": trailing}
+    source = {"type": preset["source"]["type"]}
+    if "spacing" in registry.find("source", source["type"]).command_options:
+        both = own | {"source": registry.table("source", source, **trailing)}
+    model = chosen(both).components().model
+    if model.has_grid(spacing) is False:
+        return both
+    return own if model.can_export(spacing) is False else {}
 
 
 def _inventory(components: Components) -> Inventory | None:

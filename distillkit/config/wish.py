@@ -15,7 +15,7 @@ from distillkit.component import Component
 from distillkit.config.plan import shares
 from distillkit.config.tables import Reader
 from distillkit.errors import ConfigError, DistillkitError
-from distillkit.interfaces import Model, Schedule, Source, Stage, Target
+from distillkit.interfaces import Schedule, Source, Stage, Target
 from distillkit.registry import Registry, UnknownNameError, checked, described, wrong
 
 
@@ -52,13 +52,12 @@ class Wish:
         return f"{letters or 'model'}-{self.steps}-step{'s' * (self.steps != 1)}"
 
 
-def tables_of(wish: Wish, registry: Registry, origin: str) -> dict[str, Any]:
+def tables_of(wish: Wish, registry: Registry) -> dict[str, Any]:
     """The tables that follow from the command's options alone.
 
     Args:
         wish: the options.
         registry: where components and presets are looked up.
-        origin: the command, for messages.
 
     Raises:
         ConfigError: an option has a mistake.
@@ -84,28 +83,14 @@ def tables_of(wish: Wish, registry: Registry, origin: str) -> dict[str, Any]:
         raise DistillkitError(f"--updates is required: the method '{wish.method}' does not say how many suit it")
     # Absolute, so that the run's config names the same file from any working directory.
     prompts = None if wish.prompts is None else str(wish.prompts.absolute())
-    model = registry.table("model", path=wish.path, prompts=prompts)
     return {
         "preset": wish.method,
         "run": {"name": wish.name, "updates": updates},
-        "model": model,
+        "model": registry.table("model", path=wish.path, prompts=prompts),
         "schedule": schedule,
         "evaluation": {"steps": _evaluated(wish, preset.tables, registry), "export_steps": wish.steps},
         "engine": registry.table("engine"),
-    } | _grids(preset.tables, cast(Model, _make(registry, "model", model, origin)), registry)
-
-
-def _grids(preset: Mapping[str, Any], model: Model, registry: Registry) -> dict[str, dict[str, Any]]:
-    """Tables with the spacing "trailing", where the model cannot have the preset's."""
-    spacing = preset.get("grid", {}).get("spacing")
-    # What is wrong with the model is said when its config is read.
-    if spacing is None or any(model.check()):
-        return {}
-    trailing = {"spacing": "trailing"}
-    if model.has_grid(spacing) is False:
-        source = {"type": preset["source"]["type"]}
-        return {"grid": trailing, "source": registry.table("source", source, **trailing)}
-    return {"grid": trailing} if model.can_export(spacing) is False else {}
+    }
 
 
 def _evaluated(wish: Wish, preset: Mapping[str, Any], registry: Registry) -> list[int]:
@@ -115,7 +100,8 @@ def _evaluated(wish: Wish, preset: Mapping[str, Any], registry: Registry) -> lis
         return [wish.steps, 2 * wish.steps, 4 * wish.steps]
     if wish.steps > max(levels):
         raise DistillkitError(
-            f"--steps: is {wish.steps}, and '{wish.method}' teaches {max(levels)} at the most; expected fewer"
+            f"--steps: is {wish.steps}, and '{wish.method}' teaches {max(levels)} at the most; expected fewer, "
+            "or another method, as --method dsd-anchored"
         )
     return sorted({*preset["evaluation"]["steps"], wish.steps})
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from distillkit.component import StrictModel
+
+OF_ADAPTERS = frozenset({"rank", "alpha", "target_modules"})
+"""The options of an adapter."""
 
 
 class StudentTable(StrictModel):
@@ -32,7 +35,13 @@ class StudentTable(StrictModel):
 
     @model_validator(mode="after")
     def _of_an_adapter(self) -> Self:
-        alone = sorted(self.model_fields_set & {"rank", "alpha", "target_modules"})
+        alone = sorted(self.model_fields_set & OF_ADAPTERS)
         if self.adapter is None and alone:
             raise ValueError(f'{alone[0]} is an option of an adapter: give adapter = "lora" as well')
         return self
+
+    @model_serializer(mode="wrap")
+    def _read_again(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without an adapter, its options are left out of a run's own config, which would be refused with them."""
+        left_out = OF_ADAPTERS if self.adapter is None else ()
+        return {name: value for name, value in dump(self).items() if name not in left_out}

@@ -218,8 +218,8 @@ def model_card(
         count = " or ".join(count.rsplit(", ", 1))
         times, fit = "", "at each call it sets network and scheduler\n  for the number of steps, by code in this folder"
         snippet = snippet.replace('folder")', 'folder", trust_remote_code=True)')
-    student = export.settings.get("student")
-    trained = f"- Trained: a LoRA of rank {student['rank']}, which is part of the weights here\n" if student else ""
+    rank = export.settings.get("student", {}).get("rank")
+    trained = f"- Trained: a LoRA of rank {rank}, which is part of the weights here\n" if rank else ""
     return f"""---
 library_name: diffusers
 pipeline_tag: {task}

@@ -38,8 +38,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "dsdgl": DSD | {"schedule": {"type": "linear", "start": 64}},
     "dsdgexp": DSD | {"schedule": {"type": "exponential", "start": 64}},
     "dsd-anchored": ANCHORED,
-    # What docs/study.md recommends.
-    "best": ANCHORED,
     # Equation 1 and section 5.2: α = 0.85, β = 0.15. Learning rate: CelebA's (LSUN: 4e-4); batch and warm-up: those of
     # the authors' configs. How long a step is, the paper does not say: N as elsewhere. EMA: the preset training's.
     "dsd-training": {

@@ -1,0 +1,152 @@
+"""Runs what docs/study.md says of any-step, and writes its tables and plot: `python docs/any_step.py [--jobs 2]`.
+
+Every run is a config with a few keys set otherwise; those whose folder exists are not run again. `--parts` carries out
+some of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+from experiments import Experiment, arguments, side_by_side, slug, write_blocks
+from matplotlib.figure import Figure
+
+DOCS = Path(__file__).parent
+CONFIGS = DOCS.parent / "configs"
+SEEDS = (0, 1, 2)
+STEPS = (1, 2, 3, 4, 6, 8)
+
+
+def _size(updates: int) -> list[str]:
+    """A run of this length, with trajectories in proportion."""
+    return [f"run.updates={updates}", f"source.trajectories={updates}"]
+
+
+def _lr(peak: str) -> list[str]:
+    """The learning rate, falling to a twentieth."""
+    return [f"optimizer.learning_rate={peak}", f"optimizer.final_learning_rate={float(peak) / 20:g}"]
+
+
+UNGUIDED = ["student={}", "source.guidance=1", "evaluation.teacher_guidance=1"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page.
+
+    Attributes:
+        config: the config of its runs, in configs/.
+        rows: title -> what is set otherwise.
+        seeds: of the runs.
+        steps: numbers of steps that are scored.
+    """
+
+    config: str
+    rows: dict[str, list[str]]
+    seeds: Sequence[int] = (200, 201)
+    steps: Sequence[int] = STEPS
+
+    def runs(self, name: str, top: Path) -> dict[str, list[Experiment]]:
+        """A run for each row and seed."""
+        scored = ["evaluation.teacher=false", f"evaluation.steps={[*self.steps]}"]
+        return {
+            title: [
+                Experiment(
+                    CONFIGS / f"{self.config}.toml",
+                    (*scored, f"run.seed={seed}", *self._source(seed, top), *settings),
+                    top / name / f"{slug(title)}-{seed}",
+                )
+                for seed in self.seeds
+            ]
+            for title, settings in self.rows.items()
+        }
+
+    def _source(self, seed: int, top: Path) -> list[str]:
+        """Trajectories of the seed's own."""
+        if self.config != "quickstart":
+            return []
+        return [f"source.seed={seed}", f"source.folder={top.absolute() / 'trajectories'}", "evaluation.export_steps=4"]
+
+
+TABLES = {
+    "length": Table("quickstart", {str(updates): _size(updates) for updates in (200, 400, 800, 1600)}, SEEDS),
+    "rates": Table(
+        "quickstart", {rate: [*_size(600), *_lr(rate)] for rate in ("2e-4", "4e-4", "7e-4", "1e-3", "2e-3")}
+    ),
+    "parts": Table(
+        "quickstart",
+        {
+            "as it is": _size(600),
+            "not told the step size": [*_size(600), "model.step_input=false"],
+            "levels 1, 2, 4, 8": [*_size(600), "source.levels=[1, 2, 4, 8]", "source.level_weights=[1, 1.4, 2, 2.8]"],
+            "trajectories of DDIM": [*_size(600), "source.order=1"],
+            "trajectories of DDIM in 32 steps": [
+                *_size(600),
+                "source.order=1",
+                "schedule.steps=32",
+                "grid.spacing=trailing+angle",
+                "source.spacing=trailing+angle",
+            ],
+            "grid trailing": [*_size(600), "grid.spacing=trailing"],
+            "grid trailing + angle": [*_size(600), "grid.spacing=trailing+angle"],
+            "a quarter of the trajectories": [*_size(600), "source.trajectories=150"],
+            "pseudo-Huber loss": [*_size(600), "loss[0].type=x-huber", "loss[0].weighting=none"],
+            "guidance 1.25": [*_size(600), "source.guidance=1.25"],
+            "no guidance": [*_size(600), *UNGUIDED],
+        },
+    ),
+    "told": Table("study/dsdi", {"DSDI, told the step size": ["model.step_input=true"]}, SEEDS, (1, 2, 4, 8)),
+    "told-anchored": Table(
+        "study/dsd-anchored",
+        {"DSD, anchored, told the step size": ["model.step_input=true"]},
+        SEEDS,
+        (1, 2, 4, 8),
+    ),
+}
+
+
+def scores(runs: Sequence[Experiment], steps: Sequence[int]) -> list[str]:
+    """Mean ± standard deviation at each number of steps."""
+    found = [run.scores() for run in runs]
+    return [f"{fmean(s[n] for s in found):.1f} ± {stdev(s[n] for s in found):.1f}" for n in steps]
+
+
+def markdown(table: Table, runs: dict[str, list[Experiment]]) -> str:
+    """A Markdown table of the scores."""
+    lines = [["", *(f"{n} step{'s' * (n > 1)}" for n in table.steps)], ["---"] * (1 + len(table.steps))]
+    lines += [[title, *scores(row, table.steps)] for title, row in runs.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plot(runs: dict[str, list[Experiment]], file: Path) -> None:
+    """Scores over the number of updates, a line for each number of steps."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for steps in STEPS:
+        axes.plot([*runs], [fmean(run.scores()[steps] for run in row) for row in runs.values()], "o-", label=f"{steps}")
+    axes.set(xlabel="updates", ylabel="fd-fashion (500 samples)", yscale="log")
+    axes.set_yticks([12, 15, 20, 30, 50], ["12", "15", "20", "30", "50"])
+    axes.minorticks_off()
+    axes.legend(title="steps")
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    """Run what is missing, then write what was found."""
+    parser = arguments(__doc__, "runs/any-step-study")
+    parser.add_argument("--parts", nargs="+", choices=TABLES, default=[*TABLES], help="what to carry out and write")
+    given = parser.parse_args()
+    for name in given.parts:
+        table = TABLES[name]
+        runs = table.runs(name, given.folder)
+        side_by_side([run.carry_out for row in zip(*runs.values(), strict=True) for run in row], given.jobs)
+        write_blocks(DOCS / "study.md", "any-step", {name: markdown(table, runs)})
+        if name == "length":
+            plot(runs, DOCS / "images" / "any-step.png")
+
+
+if __name__ == "__main__":
+    main()
