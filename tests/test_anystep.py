@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import pytest
 import torch
 from distillkit_anystep.semigroup import Semigroup
 from distillkit_dsd.dsd import MergedSteps
+from distillkit_losses.losses import XL1, XMse
 from helpers.digits import settings, started
 from helpers.targets import ALPHA, PATH, SIGMA, UPDATE, Network, frozen
 from torch import Tensor, nn
 
 from distillkit.errors import ConfigError, DistillkitError
-from distillkit.interfaces import JumpBatch, Stage
+from distillkit.interfaces import JumpBatch, Loss, Stage
 from distillkit.noise import Condition, Predictor
 from distillkit.training.assemble import Parts
+from distillkit.training.journal import DivergenceGuard, Journal
 from distillkit.training.loop import Position, updates
 
 STAGE = Stage(8, 1, 2)
@@ -187,6 +191,34 @@ def test_an_update_on_data(tmp_path: Path) -> None:
     parts: Parts = started(tmp_path, "shortcut", 16, *words, stride=4)
     lines = list(updates(parts, Position(), print))
     assert [line.values["evaluations"] for line in lines] == [7] * 4
+
+
+def test_the_journal_has_the_loss_of_each_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean over the samples of all batches of the update; without a sample there is none."""
+    terms: list[tuple[tuple[int, ...], list[float]]] = []
+    for kind in (XMse, XL1):
+
+        def recorded(loss: Loss, jumps: JumpBatch, *given: Any, original: Any = kind.per_sample) -> Tensor:
+            values: Tensor = original(loss, jumps, *given)
+            terms.append((jumps.levels, values.tolist()))
+            return values
+
+        monkeypatch.setattr(kind, "per_sample", recorded)
+    words = ("source.type=noised-data", "source.batch=2", "optimizer.accumulate=2", "run.updates=6")
+    two = "loss=[{type='x-mse', weight=2.0}, {type='x-l1', weight={from=1.0, to=0.0}}]"
+    parts = started(tmp_path, "shortcut", 16, *SHORTCUT, *words, two, stride=4)
+    journal = Journal(tmp_path / "journal.jsonl", DivergenceGuard(parts.components.run))
+    rows = journal.write(list(updates(parts, Position(), print)))
+    for update, row in enumerate(rows):
+        own: dict[int, list[float]] = {}
+        for (levels, first), (_, second) in (terms[4 * update :][:2], terms[4 * update :][2:4]):
+            for level, x, y in zip(levels, first, second, strict=True):
+                own.setdefault(level, []).append(2 * x + (1 - update / 5) * y)
+        found = {key: value for key, value in row.items() if key.startswith("loss/")}
+        assert found == pytest.approx({f"loss/{level}": fmean(losses) for level, losses in own.items()}, rel=1e-5)
+        whole = sum(len(losses) * row[f"loss/{level}"] for level, losses in own.items()) / 4
+        assert whole == pytest.approx(row["loss"], rel=1e-5)
+    assert {"loss/1" in row for row in rows} == {True, False}
 
 
 MISTAKES = {

@@ -152,6 +152,7 @@ def test_levels_are_jumps_of_the_same_trajectories() -> None:
     jumps = draw(parts)
     assert jumps.step_size is not None
     assert jumps.landing is not None
+    assert jumps.step_size.tolist() == [1 / level for level in jumps.levels]
     grid = path.grid(8).tolist()
     seen = set()
     for i, (size, start, end) in enumerate(zip(jumps.step_size.tolist(), *jumps.times.tolist(), strict=True)):

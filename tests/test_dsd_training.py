@@ -119,7 +119,7 @@ def equation_1(network: nn.Module, path: NoisePath, step: JumpBatch, alpha: floa
 def test_equation_1_and_its_gradient(path: NoisePath) -> None:
     update, student = made(path, MergedSteps(MergedSteps.Options()))
     step = jumps(path, 999, 905.3, 700.7, 450.1, 200.9, 60.0, span=62.0)
-    loss, aim, _ = update(step)
+    loss, aim, *_ = update(step)
     loss.backward()
     assert aim is not None
     assert not aim.x0.requires_grad
@@ -149,7 +149,7 @@ def test_weights_over_the_updates(weight: object, expected: dict[int, float]) ->
     update, _ = made(path, MergedSteps(MergedSteps.Options()), beta=weight)
     step = jumps(path, 999, 905.3, 700.7, 450.1, 200.9, 60.0, span=62.0)
     for number, beta in expected.items():
-        loss, _, _ = update(step, number)
+        loss, *_ = update(step, number)
         assert loss.item() == pytest.approx(equation_1(Network().double(), path, step, 0.85, beta).item(), rel=1e-5)
 
 
@@ -176,7 +176,7 @@ def test_noisier_step_is_the_network_on_fresh_noise_a_step_before() -> None:
         step = replace(
             starts, times=starts.times[:2], seed=(3, 1, 0)
         )  # steps of 62, and a last time so near that there is none above
-        _, aim, _ = update(step)
+        _, aim, *_ = update(step)
         assert aim is not None
         fresh = torch.randn(BATCH, 1, 5, 5, generator=generator(3, 1, 0, "target")).double()
         noisier = (step.times[0] + (step.times[0] - step.times[1])).clamp(max=999)

@@ -75,7 +75,8 @@ def test_two_processes_learn_what_one_does(one: Done, two: Done, engine: str, me
     lines, others = one.result()[f"ddp {method}"], two.result()[f"{engine} {method}"]
     assert len(lines) == len(others) == METHODS_UPDATES[method]
     for line, other in zip(lines, others, strict=True):
-        for key in ("loss", "grad_norm"):
+        assert other.keys() == line.keys()
+        for key in ("loss", "grad_norm", *(key for key in line if key.startswith("loss/"))):
             assert other[key] == pytest.approx(line[key], rel=1e-4)
         assert {key: other[key] for key in SAME} == {key: line[key] for key in SAME}
 

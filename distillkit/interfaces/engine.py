@@ -142,7 +142,8 @@ class Engine(Component, ShardedState):
         """Take the module to train, and make the optimiser and the average. Called once.
 
         Args:
-            module: `DistillStep`: (jumps, number of the update) -> (loss, target batch or None, rms of x̂).
+            module: `DistillStep`: (jumps, number of the update) -> (loss, target batch or None, rms of x̂, losses of the
+                samples).
             network: the network in it. Its weights that require a gradient are trained: all of them, or an adapter's.
             optimizer: the config's `[optimizer]` table.
             ema: the config's `[ema]` table; None for no average.

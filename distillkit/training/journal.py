@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,13 @@ class Line:
     Attributes:
         values: the values that are known on the host.
         scalars: the values that may still be on the device, as tensors of one element.
+        levels: by number of steps (see `Source.levels`), the sum of its samples' losses and their number, [2]. The line
+            gets their mean, as "loss/4".
     """
 
     values: dict[str, Any]
     scalars: Mapping[str, torch.Tensor]
+    levels: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
 
 class Journal:
@@ -136,7 +139,8 @@ class Journal:
         Raises:
             Diverged: the run has diverged. The lines before are written.
         """
-        rows = distributed.all_mean(torch.stack([torch.stack([*line.scalars.values()]) for line in lines]).double())
+        found = [torch.cat([torch.stack([*line.scalars.values()]), *line.levels.values()]) for line in lines]
+        rows = distributed.all_mean(torch.stack(found).double())
         full = [self._filled(line, row) for line, row in zip(lines, rows.tolist(), strict=True)]
         good: list[dict[str, Any]] = []
         try:
@@ -149,7 +153,14 @@ class Journal:
 
     def _filled(self, line: Line, scalars: list[float]) -> dict[str, Any]:
         """The complete line. That of a skipped update has "skipped", and null for values that are not finite."""
-        read = dict(zip(line.scalars, scalars, strict=True))
+        read = dict(zip(line.scalars, scalars, strict=False))
+        rest = scalars[len(line.scalars) :]
+        # Sums and numbers are means over the processes, and their quotient is the mean over all samples.
+        read |= {
+            f"loss/{level}": total / count
+            for level, total, count in zip(line.levels, rest[::2], rest[1::2], strict=True)
+            if count
+        }
         if read.pop("made") or not self._guard.skips:
             return line.values | read
         return (

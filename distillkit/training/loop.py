@@ -117,6 +117,7 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     update: Update | None = None
     losses: list[torch.Tensor] = []
     sizes: list[torch.Tensor] = []
+    by_level: list[torch.Tensor] = []
     while update is None:
         seed = (components.run.seed, position.update, len(losses))
         jumps = replace(_draw(components, seed), seed=seed, baked=components.baked)
@@ -127,10 +128,12 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
             jumps = replace(jumps, condition=jumps.student_condition if inside else condition)
         if student.step_input and jumps.step_size is None and target is not None:
             jumps = replace(jumps, step_size=torch.full((len(jumps.z),), target.step_size(stage)))
-        loss, target_batch, size = engine.forward(jumps.to(engine.device), position.update)
+        loss, target_batch, size, each = engine.forward(jumps.to(engine.device), position.update)
         update = engine.update(loss, learning_rate)
         losses.append(loss.detach())
         sizes.append(size)
+        if jumps.levels:
+            by_level.append(_by_level(each, jumps.levels, source.levels))
         if target_batch is not None:
             source.advance(_next_z(target_batch))
 
@@ -154,7 +157,20 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     }
     if position.rollbacks:
         values["rollbacks"] = position.rollbacks
-    return Line(values, {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size, "made": update.made})
+    levels = dict(zip(source.levels, torch.stack(by_level).sum(0), strict=True)) if by_level else {}
+    return Line(values, {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size, "made": update.made}, levels)
+
+
+def _by_level(losses: torch.Tensor, mine: tuple[int, ...], levels: tuple[int, ...]) -> torch.Tensor:
+    """For each of a source's levels, the sum of the losses, [B], of the samples that have it, and their number: [L, 2].
+
+    Args:
+        losses: of the samples. On the device, which the host does not wait for.
+        mine: the samples' levels.
+        levels: the source's.
+    """
+    has = torch.tensor([[level == own for own in mine] for level in levels]).to(losses.device, non_blocking=True)
+    return torch.stack([torch.where(has, losses, 0.0).sum(1), has.sum(1)], 1)
 
 
 def _draw(components: Components, seed: tuple[int, int, int]) -> JumpBatch:

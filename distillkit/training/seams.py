@@ -191,8 +191,9 @@ def _watch_engine(engine: Engine, accumulate: int, student: Predictor) -> None:
     batches = 0
 
     def output(value: Any, *_: Any) -> None:
-        if not (isinstance(value, tuple) and len(value) == 3):
-            raise wrong(engine, "forward()", described(value), "what the module gave: the loss, the target and a size")
+        if not (isinstance(value, tuple) and len(value) == 4):
+            expected = "what the module gave: the loss, the target, a size and the samples' losses"
+            raise wrong(engine, "forward()", described(value), expected)
         check_tensor(engine, "forward()", value[0], (), "the loss")
 
     def updated(value: Any, *_: Any) -> bool:

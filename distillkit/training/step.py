@@ -42,7 +42,7 @@ class DistillStep(nn.Module):
         self._path = path
         self._updates = updates
 
-    def forward(self, jumps: JumpBatch, update: int = 0) -> tuple[Tensor, TargetBatch | None, Tensor]:
+    def forward(self, jumps: JumpBatch, update: int = 0) -> tuple[Tensor, TargetBatch | None, Tensor, Tensor]:
         """Evaluate the student and its target.
 
         Args:
@@ -50,7 +50,8 @@ class DistillStep(nn.Module):
             update: the number of the update, from 0, on which the weights of the losses may depend.
 
         Returns:
-            the loss, a scalar with a graph; the target, None in plain training; the root mean square of x̂, a scalar.
+            the loss, a scalar with a graph; the target, None in plain training; the root mean square of x̂, a scalar;
+            and the samples' losses, [B], whose mean the loss is, without a graph.
         """
         # The student's view of z_t.
         student = self._student(jumps.z, jumps.times[0], jumps.student_condition, jumps.step_size)
@@ -63,7 +64,7 @@ class DistillStep(nn.Module):
             if target.view is not None:
                 viewed = target.view(student)
         # How far off it is: one prediction, and one graph, for all terms (equation 1).
-        terms = []
+        terms, each = [], []
         for loss in self._losses:
             weight = loss.options.weight
             if loss.options.against == "data":
@@ -76,5 +77,7 @@ class DistillStep(nn.Module):
                     "gives no data, or there is no target"
                 )
             factor = weight.at(update, self._updates) if isinstance(weight, Ramp) else weight
-            terms.append(factor * loss.per_sample(jumps, seen, goal).mean())
-        return torch.stack(terms).sum(), target, x0.square().mean().sqrt()
+            values = loss.per_sample(jumps, seen, goal)
+            terms.append(factor * values.mean())
+            each.append(factor * values.detach())
+        return torch.stack(terms).sum(), target, x0.square().mean().sqrt(), torch.stack(each).sum(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -181,8 +182,11 @@ class CachedTrajectories(PrecomputingSource):
         jump = self._first[level] + (torch.rand(batch, generator=generator) * levels[level]).long()
         times = self._jumps[self.shard(jump)].T.contiguous()
         z, landing, condition = self._read(self.shard(drawn).tolist(), times[0], times[-1])
-        step_size = 1 / self.shard(levels[level]) if self.levels else None
-        return JumpBatch(z, times, condition, landing=landing, step_size=step_size)
+        jumps = JumpBatch(z, times, condition, landing=landing)
+        if not self.levels:
+            return jumps
+        mine = self.shard(levels[level])
+        return replace(jumps, step_size=1 / mine, levels=tuple(mine.tolist()))
 
     def _read(
         self, trajectories: Sequence[int], begin: torch.Tensor, end: torch.Tensor

@@ -76,8 +76,9 @@ class RunReader:
     def points(self, over: bool, finished: bool) -> Iterator[Point]:
         """The points that are new since the last call. The updates of phases are in the phases' own folders.
 
-        Every `run.log_every` updates there are the means of their losses and gradient norms. The updates after the last
-        such point have one once the run is over, however it ended; scores are there once it is finished.
+        Every `run.log_every` updates there are the means of their losses, also by level, and of their gradient norms.
+        The updates after the last such point have one once the run is over, however it ended; scores are there once it
+        is finished.
         """
         if "phase" not in self.config:
             # Before the journal, so that the journal has the updates of all these evaluations.
@@ -102,7 +103,9 @@ class RunReader:
     def _means(self) -> Iterator[Point]:
         newest = self._group[-1]
         made = [line for line in self._group if not line.get("skipped")]
-        values = {key: fmean(line[key] for line in made) for key in ("loss", "grad_norm") if made}
+        # Not every update has a sample of each level.
+        means = {key for line in made for key in line if key in ("loss", "grad_norm") or key.startswith("loss/")}
+        values = {key: fmean(line[key] for line in made if key in line) for key in sorted(means)}
         values |= {key: newest[key] for key in ("learning_rate", "steps", "seconds", "rollbacks") if key in newest}
         self._group = []
         for key, value in values.items():
