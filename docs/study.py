@@ -345,9 +345,10 @@ def means(found: Sequence[dict[int, float]]) -> list[float]:
 
 def grids(study: Study, steps: int, file: Path) -> None:
     """Every method's pictures of one noise."""
-    from distillkit.cli.pipeline import load_model, make_predictor
+    from distillkit.cli.pipeline import make_predictor
     from distillkit.config import read_scoring
     from distillkit.evaluation import Pictures, sheet, write_png
+    from distillkit.exporting import load_model
 
     rows = {}
     shown = {"teacher, 64 steps": (TEACHER, 64), f"teacher, {steps} steps": (TEACHER, steps)}

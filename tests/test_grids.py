@@ -23,9 +23,10 @@ from helpers.networks import ddim_scheduler, dit, kl_autoencoder, pixel_unet, un
 from helpers.pipelines import load, own, stock
 from helpers.text_pipelines import PROMPTS, flux, sd3, sdxl, stable_diffusion
 
-from distillkit.cli.pipeline import grid_of, load_model
+from distillkit.cli.pipeline import grid_of
 from distillkit.config import read_config
 from distillkit.errors import ConfigError, DistillkitError, GridError
+from distillkit.exporting import load_model
 from distillkit.interfaces import Export
 from distillkit.noise import CosinePath, EdmPath, FlowPath, NoisePath, TablePath
 from distillkit.noise.grids import weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,9 +21,10 @@ from helpers.pipelines import load, own, stock
 from helpers.text_pipelines import PROMPTS, sd3, stable_diffusion
 from torch import Tensor, nn
 
+import distillkit
 from distillkit.cli.group import cli
 from distillkit.config import read_config
-from distillkit.errors import ConfigError
+from distillkit.errors import ConfigError, DistillkitError
 from distillkit.interfaces import GuidanceInput
 from distillkit.noise import GUIDANCE
 from distillkit.reading import way
@@ -136,7 +138,10 @@ def test_exports_are_stock_pipelines_for_one_scale(name: str, adapter: bool, tmp
             f"{found.folder / 'steps-002-guidance-3'}: a pipeline for 2 steps at guidance 3\n",
         )
         pipe = DiffusionPipeline.from_pretrained(found.folder / "steps-002-guidance-3")
-        close(stock(pipe, noise, num_inference_steps=2, **arguments), expected[3.0])
+        images = stock(pipe, noise, num_inference_steps=2, **arguments)
+        close(images, expected[3.0])
+        loaded = distillkit.load_pipeline(found.folder, 2, 3.0)
+        assert torch.equal(stock(loaded, noise, num_inference_steps=2, **arguments), images)
         outside = call("export", found.folder, "--steps", 2, "--guidance", 4)
         assert outside.exit_code == 2
         assert "the network takes the scales from 1 to 3 as an input (got 4)" in outside.output
@@ -155,6 +160,11 @@ def test_class_conditional_exports_carry_no_guidance(tmp_path: Path) -> None:
     assert step_input.added(opened.network) == ["step_size", "guidance"]
     whole = read_checkpoint(found.folder / "checkpoints/update-000002")
     assert whole["engine/network.guidance_embedding.outs.0.weight"].abs().max() > 0
+    moved = shutil.copytree(found.folder / "pipeline", tmp_path / "moved")
+    with pytest.raises(
+        DistillkitError, match="guidance: the network takes the scales from 1 to 3 as an input, and with"
+    ):
+        distillkit.load_pipeline(moved, 2)
     outside = call("sample", found.folder, "--guidance", 4, "--count", 1, "--output", tmp_path / "grid.png")
     assert outside.exit_code == 2
     assert "the network takes the scales from 1 to 3 as an input (got 4)" in outside.output

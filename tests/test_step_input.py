@@ -27,6 +27,7 @@ from helpers.text_pipelines import PROMPTS, flux, sd3, sdxl, stable_diffusion
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import distillkit
 from distillkit.cli.group import cli
 from distillkit.cli.measure import device_memory
 from distillkit.config import make_plan, read_config
@@ -205,8 +206,11 @@ def assert_right_with_the_biases(run_folder: Path, teacher: Path, pipe: Any) -> 
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' DPM-Solver++
-def test_export_for_another_number(tmp_path: Path) -> None:
-    """`distillkit export`: the same student as a stock pipeline for 3 steps."""
+def test_export_for_another_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`distillkit export`: and `load_pipeline`: the same student as a stock pipeline for 3 steps."""
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     ddpm_pipeline(tmp_path / "teacher")
     found, _ = distil_folder(tmp_path, tmp_path / "teacher", "dsdi", *FAST, "model.step_input=true")
 
@@ -232,16 +236,49 @@ def test_export_for_another_number(tmp_path: Path) -> None:
     card = (tmp_path / "both/README.md").read_text(encoding="utf-8")
     assert "samples in **2 or 3 steps**" in card
     assert '"path/to/this/folder", trust_remote_code=True)' in card
+    two = stock(
+        DiffusionPipeline.from_pretrained(found.folder / "pipeline"), noise, batch_size=2, num_inference_steps=2
+    )
+    assert_loaded_alike(found.folder, tmp_path, noise, {2: two, 3: images})
     (found.folder / "pipeline" / step_input.FILE).unlink()
     refused = call(found.folder, "--steps", "2,3", "--output", tmp_path / "none")
     assert (refused.exit_code, (tmp_path / "none").exists()) == (2, False)
-    assert "--steps: the network does not take the step size, so that no folder serves several" in refused.output
+    assert "steps: the network does not take the step size, so that no folder serves several" in refused.output
     again = call(found.folder, "--steps", 3)
     assert again.exit_code == 2
     assert again.output.endswith("already exists; nothing was overwritten. Give a new folder with --output\n")
     stranger = call(tmp_path / "teacher", "--steps", 3)
     assert stranger.exit_code == 2
     assert "is not the folder of a finished run; expected config.toml and pipeline/ in it" in stranger.output
+
+
+def assert_loaded_alike(run_folder: Path, scratch: Path, noise: Tensor, expected: dict[int, Tensor]) -> None:
+    """To the bit what was exported, from the run and from a folder for 2 and 3 steps; nothing is left behind."""
+    written = {path: path.stat().st_mtime_ns for path in (run_folder, scratch / "both")}
+    for folder in (run_folder, str(scratch / "both")):
+        for steps, images in expected.items():
+            pipe = distillkit.load_pipeline(folder, steps)
+            assert type(pipe).__module__.startswith("diffusers.pipelines.")
+            assert torch.equal(stock(pipe, noise, batch_size=2, num_inference_steps=steps), images)
+            assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if "temporary" in line]
+        own_one = distillkit.load_pipeline(folder)
+        assert torch.equal(stock(own_one, noise, batch_size=2, num_inference_steps=2), expected[2])
+    assert not [*(scratch / "temporary").iterdir()]
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+    for folder, steps, guidance, said in (
+        (
+            scratch / "nowhere",
+            3,
+            None,
+            "nowhere: is neither an exported pipeline nor the folder of a finished run; exp",
+        ),
+        (run_folder, 1001, None, "a grid of 1001 steps needs 1 to 832 steps"),
+        (run_folder, 0, None, r"steps: must be at least 1 \(got 0\)"),
+        (run_folder, None, 2.0, "guidance: is given without steps"),
+        (run_folder, 3, 2.0, "guidance: the model has no null class"),
+    ):
+        with pytest.raises(DistillkitError, match=said):
+            distillkit.load_pipeline(folder, steps, guidance)
 
 
 SEVERAL: dict[str, tuple[dict[str, Any], str]] = {

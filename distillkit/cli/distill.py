@@ -10,12 +10,12 @@ import tomli_w
 
 from distillkit.cli.measure import device_memory
 from distillkit.cli.options import set_option
-from distillkit.cli.pipeline import pipeline_folder
 from distillkit.cli.summary import describe
 from distillkit.config import Config, unreached
 from distillkit.config.choose import choose
 from distillkit.config.wish import Wish
 from distillkit.errors import ConfigError, DistillkitError, Mistake
+from distillkit.exporting import pipeline_folder
 from distillkit.registry import load_registry
 from distillkit.training.run import run
 

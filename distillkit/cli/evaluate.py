@@ -9,18 +9,11 @@ import click
 from rich.console import Console
 
 from distillkit.cli.options import echo_json, json_option, parse_steps, prompts_option, set_option
-from distillkit.cli.pipeline import (
-    grid_of,
-    load_model,
-    make_predictor,
-    picture_shape,
-    pipeline_folder,
-    split_assignments,
-    tables_of_run,
-)
+from distillkit.cli.pipeline import grid_of, make_predictor, picture_shape, split_assignments
 from distillkit.config import read_scoring
 from distillkit.errors import DistillkitError
 from distillkit.evaluation import Evaluator
+from distillkit.exporting import load_model, pipeline_folder, tables_of_run
 from distillkit.registry import load_registry
 from distillkit.terminal import Reporter, print_scores
 from distillkit.training.seams import watch_data

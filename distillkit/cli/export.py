@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import torch
 
 from distillkit.cli.options import parse_steps
-from distillkit.cli.pipeline import load_model, pipeline_folder, tables_of_run
 from distillkit.errors import DistillkitError
+from distillkit.exporting import pipeline_folder, prepare, tables_of_run
 from distillkit.files import replacing, writing
-from distillkit.interfaces import Export
-from distillkit.training.folder import RunFolder
 
 
 @click.command()
@@ -36,46 +33,14 @@ def command(run: Path, steps: list[int], guidance: float | None, output: Path | 
     called without guidance.
     """
     folder = pipeline_folder(run)
-    tables = tables_of_run(folder)
-    if not tables:
+    if not tables_of_run(folder):
         raise DistillkitError(f"{run}: is not the folder of a finished run; expected config.toml and pipeline/ in it")
     scaled = "" if guidance is None else f"-guidance-{guidance:g}"
     counts = "-".join(f"{count:03d}" for count in steps)
     output = output or run / f"steps-{counts}{scaled}"
     if output.exists():
         raise DistillkitError(f"{output}: already exists; nothing was overwritten. Give a new folder with --output")
-    model, evaluation = load_model(folder), tables.get("evaluation", {})
-    scale = evaluation["guidance"] if guidance is None else guidance
-    baked = tables["source"]["guidance"] if tables.get("student", {}).get("guidance") == "baked" else None
-    if isinstance(baked, list):
-        baked = None  # the network is told the scale
-    if guidance is not None and baked is not None:
-        raise DistillkitError(f"--guidance: the student has guidance inside, at scale {baked:g}; leave it out")
-    # Raises where the network cannot be guided so.
-    model.condition(
-        None if model.spec.classes is None else torch.tensor([0]), 1, torch.tensor([scale]) if scale != 1 else None
-    )
-    if len(steps) > 1 and not model.step_input:
-        raise DistillkitError(
-            "--steps: the network does not take the step size, so that no folder serves several numbers of steps; "
-            "give one"
-        )
-    for count in steps:
-        # As a trailing grid of too many steps has none.
-        model.spec.path.grid(count)
-    about = Export(
-        path=model.spec.path,
-        steps=steps[0],
-        served=evaluation["steps"],
-        guidance=scale,
-        method=tables["run"]["method"],
-        teacher=str(tables["model"].get("path", tables["model"]["type"])),
-        scores=RunFolder(folder.parent).read_scores(),
-        settings=tables,
-        sampler=evaluation["sampler"],
-        baked=baked,
-        several=steps if len(steps) > 1 else (),
-    )
+    model, about = prepare(folder, steps, guidance)
     with writing(output), replacing(output) as temporary:
         model.export(model.network, temporary, about)
     at = "" if guidance is None else f" at guidance {guidance:g}"

@@ -10,9 +10,10 @@ import torch
 
 from distillkit import distributed
 from distillkit.cli.options import prompts_option, set_option
-from distillkit.cli.pipeline import load_model, make_predictor, pipeline_folder, split_assignments, tables_of_run
+from distillkit.cli.pipeline import make_predictor, split_assignments
 from distillkit.config import read_scoring
 from distillkit.evaluation import Pictures, sheet, write_png
+from distillkit.exporting import load_model, pipeline_folder, tables_of_run
 from distillkit.files import check_replaceable
 from distillkit.registry import load_registry
 
