@@ -11,7 +11,7 @@ from helpers.digits import MODEL, PLAIN, SCORED, distil, settings
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distillkit.errors import ConfigError
+from distillkit.errors import ConfigError, DistillkitError
 from distillkit.interfaces import JumpBatch, Stage
 from distillkit.noise import Condition, Prediction
 from distillkit.sampling import walk
@@ -122,6 +122,10 @@ MISTAKES = {
     ("luhman-cached", *LEVELS, "source.level_weights=[1, 2]"): (
         "source.level_weights: has 2 weights for the 4 of source.levels; give one each"
     ),
+    ("luhman-cached", *CACHED, "grid.start=late"): (
+        'grid.start: is "late", which is for a source whose teacher has a grid of its own (source.spacing): set it to '
+        '"auto"'
+    ),
     ("luhman-cached", *CACHED, "source.spacing=karras"): (
         "source.spacing: is for jumps of several sizes: give source.levels, or leave it out"
     ),
@@ -171,12 +175,16 @@ def test_levels_are_jumps_of_the_same_trajectories() -> None:
     assert len(seen) >= 12
 
 
-@pytest.mark.parametrize("spacing", ["karras-8", "angle"])
-def test_levels_that_do_not_divide_the_trajectory(spacing: str) -> None:
-    """A state between two stored ones is where a shorter step of the teacher's solver lands."""
-    parts = begun("luhman-cached", *CACHED, "source.levels=[3, 8]", "source.order=2", f"source.spacing={spacing}")
+@pytest.mark.parametrize(("spacing", "start"), [("karras-8", 999), ("angle", 999), ("karras-8", 703)])
+def test_levels_that_do_not_divide_the_trajectory(spacing: str, start: int) -> None:
+    """A state between two stored ones is where a shorter step of the teacher's solver lands.
+
+    The student may begin later than the teacher, with the same noise.
+    """
+    words = ("source.levels=[3, 8]", "source.order=2", f"source.spacing={spacing}", f"grid.start={start}")
+    parts = begun("luhman-cached", *CACHED, *words)
     path, [folder] = parts.student.path, Path("trajectories").iterdir()
-    stored = path.with_grid(spacing, path.start).grid(8)
+    stored = path.with_grid(spacing).grid(8)
     shards = [load_file(file)["states"] for file in sorted(folder.glob("*.safetensors"))]
     alpha, sigma = (value.flatten().double() for value in path.alpha_sigma(torch.arange(-1, 1000)))
     states, times = torch.cat(shards).double(), stored.tolist()
@@ -194,7 +202,7 @@ def test_levels_that_do_not_divide_the_trajectory(spacing: str) -> None:
     jumps = draw(parts)
     assert jumps.step_size is not None
     assert jumps.landing is not None
-    whole = jumps.times[0] == times[0]
+    whole = jumps.times[0] == start
     thirds = (jumps.step_size * 3 == 1) & whole
     assert thirds.any()
     assert set(jumps.times[:, thirds].T.flatten().tolist()) == set(path.grid(3)[:2].tolist())
@@ -202,6 +210,27 @@ def test_levels_that_do_not_divide_the_trajectory(spacing: str) -> None:
         jumps.z[whole], jumps.landing[whole], jumps.times.T[whole].tolist(), strict=True
     ):
         torch.testing.assert_close(landing.double(), state(noise.double(), end), rtol=0, atol=2e-6)
+
+
+def test_every_state_is_stored_for_levels() -> None:
+    """Whatever the stride: the states between are those of one step of the solver."""
+    strided = [word.replace("stride=1", "stride=2") for word in CACHED]
+    begun("luhman-cached", *strided, "source.levels=[1, 3]")
+    [shard, _] = sorted(Path("trajectories").glob("*/*.safetensors"))
+    assert load_file(shard)["states"].shape[1] == 9
+
+
+def test_a_teachers_grid_that_begins_too_late() -> None:
+    parts = begun("luhman-cached", *LEVELS, "source.spacing=leading", "grid.spacing=karras-8")
+    with pytest.raises(DistillkitError, match=r"^source\.spacing: the teacher's grid begins at 876, and the student's"):
+        draw(parts)
+
+
+def test_runs_with_other_seeds_share_trajectories() -> None:
+    """The embedding of the step size, which is part of the network, begins the same in all."""
+    begun("luhman-cached", *LEVELS, "model.step_input=true", "run.seed=1")
+    parts = load(settings(Path(), "luhman-cached", "run.updates=4", *LEVELS, "model.step_input=true").components())
+    assert not prepare(parts)
 
 
 @pytest.mark.parametrize("weights", [None, [1, 2, 3, 4]])

@@ -159,6 +159,15 @@ def test_one_student_for_every_number_of_steps(tmp_path: Path, method: str, spac
     assert f"--steps: is 16, and '{method}' teaches 8 at the most; expected fewer" in deep.output
 
 
+@pytest.mark.parametrize(("given", "sampled"), [((), 1.0), (("--guidance", "2"), 2.0)])
+def test_a_range_of_scales_is_baked(tmp_path: Path, given: tuple[str, ...], sampled: float) -> None:
+    config = tmp_path / "mine.toml"
+    assert call(TEACHER, *given, "--set", "source.guidance=[1.0,3.0]", "--write", config).exit_code == 0
+    tables = tomllib.loads(config.read_text(encoding="utf-8"))
+    assert (tables["student"]["guidance"], tables["source"]["guidance"]) == ("baked", [1.0, 3.0])
+    assert tables["evaluation"]["guidance"] == sampled
+
+
 @pytest.mark.parametrize(
     ("save", "given", "spacings"),
     [

@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 from torch import Tensor, nn
 
 from distillkit.errors import GridError
-from distillkit.noise import Condition, NoisePath, Prediction, PredictionType, Predictor, TablePath
+from distillkit.noise import Condition, FlowPath, NoisePath, Prediction, PredictionType, Predictor, TablePath
 from distillkit.noise.grids import SCHEDULERS_OWN
 from distillkit.noise.predictor import read_x0
 from distillkit.noise.table import AUTO_START_RATIO
@@ -446,3 +446,19 @@ def test_a_rounded_average_goes_on_from_its_state() -> None:
     assert all(name == other and torch.equal(one, two) for (name, one), (other, two) in pairs)
     assert {weight.dtype for weight in again.network.parameters()} == {torch.bfloat16}
     assert all(weight.dtype == torch.float32 for weight in again.state_dict().values())
+
+
+def test_a_teachers_own_grids_begin_at_the_noise() -> None:
+    """But not where x̂ would be all error, as at the end of a cosine table."""
+    ldm = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0195)
+    assert TablePath(ldm.alphas_cumprod, start=831).teacher_grid("trailing").grid(2)[0] == 999
+    cosine = TablePath(DDIMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod, start=700)
+    start = cosine.teacher_grid("karras-8").start
+    alpha, sigma = cosine.alpha_sigma(torch.tensor([start, start + 1]))
+    before, after = (sigma / alpha).log().flatten().tolist()
+    assert before <= 5.1 < after
+    assert TablePath(cosine.alphas_cumprod).teacher_grid("angle").start == 999
+    assert FlowPath().teacher_grid("angle").spacing == "angle"
+    late = {kind: TablePath(ldm.alphas_cumprod).with_grid("karras-8", "late", kind) for kind in ("epsilon", "sample")}
+    assert {kind: path.start for kind, path in late.items()} == {"epsilon": 447, "sample": 671}
+    assert FlowPath().with_grid("angle", "late").start == FlowPath().start

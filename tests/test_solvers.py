@@ -210,7 +210,7 @@ def test_known_scores_are_not_taken_again(run: Run, tmp_path: Path, monkeypatch:
     score = Evaluator.score
 
     def counted(self: Evaluator, predictor: Any, steps: int, *arguments: Any) -> dict[str, float]:
-        taken.append((steps, arguments[-1]))
+        taken.append((steps, arguments[-2]))
         return score(self, predictor, steps, *arguments)
 
     monkeypatch.setattr(Evaluator, "score", counted)

@@ -197,6 +197,11 @@ def _watched(components: Components) -> Iterator[Mistake]:
 def check_spacing(components: Components) -> Iterator[Mistake]:
     """The noise path must have the run's grids, and the exported pipeline must be able to sample on them."""
     model = components.model
+    if components.grid.start == "late" and components.source.spacing is None:
+        yield Mistake(
+            "grid.start",
+            'is "late", which is for a source whose teacher has a grid of its own (source.spacing): set it to "auto"',
+        )
     spacings = {"grid.spacing": components.grid.spacing, "source.spacing": components.source.spacing}
     for key, spacing in spacings.items():
         if spacing is not None and model.has_grid(spacing) is False:

@@ -83,12 +83,16 @@ def fit(
     tables["evaluation"] = {"batch": part}
     wanted = {"precision": "auto", "recompute": recompute}
     tables["engine"] = {options[what]: value for what, value in wanted.items() if what in options}
-    if guidance != 1:
+    # Of a range that the user gives, the student is sampled at the one scale.
+    ranged = isinstance(components.source.options.guidance, tuple)
+    if guidance != 1 or ranged:
         tables["source"] = tables.get("source", {}) | {"guidance": guidance}
         if unguidable(components) is None and not inventory.guidance_input:
             tables["student"] = {"guidance": "baked"}
             # Few steps bear less of it.
-            tables["evaluation"]["teacher_guidance"] = [guidance, (1 + guidance) / 2, 1.0]
+            tables["evaluation"]["teacher_guidance"] = list(dict.fromkeys([guidance, (1 + guidance) / 2, 1.0]))
+            if ranged:
+                tables["evaluation"]["guidance"] = guidance
         else:
             tables["evaluation"]["guidance"] = guidance
     return tables

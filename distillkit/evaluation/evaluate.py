@@ -13,7 +13,7 @@ import torch
 
 from distillkit import distributed
 from distillkit.config import Scoring
-from distillkit.evaluation.pictures import ROUNDING, Pictures, Which, to_uint8
+from distillkit.evaluation.pictures import ROUNDING, Pictures, Which, solver_path, to_uint8
 from distillkit.interfaces import Data, Features, FeatureStatistics, Metric, Model
 from distillkit.noise import Predictor, TablePath
 from distillkit.registry import check_tensor, checked, described, whole, wrong
@@ -146,13 +146,13 @@ class Evaluator:
             which, solver, guidance: what is scored, as for `score`; a sampler other than DDIM is part of the line.
         """
         evaluation, features, how = self._settings.evaluation, self._features, self.metrics[metric]
-        path = self._path
+        sampler = self.pictures.sampler(which, solver)
+        path = self._path if sampler in ("ddim", "consistency") else solver_path(self._path, which)
         with self._autocast():
             kind = self._device.type
             precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         start = f" from {path.start}" if isinstance(path, TablePath) else ""
         options = " ".join(f"{key} {value}" for key, value in how.options.model_dump().items())
-        sampler = self.pictures.sampler(which, solver)
         parts = [
             f"{how.name} {options}".strip(),
             *([f"{features.name} {features.hash}"] if features else []),

@@ -13,7 +13,7 @@ import torch
 from distillkit import distributed
 from distillkit.config import EvaluationTable
 from distillkit.interfaces import Model
-from distillkit.noise import Predictor
+from distillkit.noise import NoisePath, Predictor
 from distillkit.registry import wrong
 from distillkit.sampling import noise_for, sample, sample_consistency, sample_with
 
@@ -25,6 +25,11 @@ Which = Literal["teacher", "student"]
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
     """Convert images in [−1, 1], of any shape, to uint8. Rounds half to even, and clamps values outside."""
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def solver_path(path: NoisePath, which: Which) -> NoisePath:
+    """The noise path for a solver: the undistilled teacher's begins at the noise, wherever the student's grids do."""
+    return path.teacher_grid(path.spacing) if which == "teacher" else path
 
 
 class Pictures:
@@ -104,7 +109,7 @@ class Pictures:
             elif sampler == "ddim":
                 samples = sample(predictor, noise(0), condition, steps)
             else:
-                scheduler = self._model.solver(sampler, steps, predictor.path)
+                scheduler = self._model.solver(sampler, steps, solver_path(predictor.path, which))
                 if (times := len(scheduler.timesteps)) != steps:
                     raise wrong(self._model, "solver()", f'"{sampler}" with {times} times', f"{steps}, one a step")
                 samples = sample_with(predictor, scheduler, noise(0), condition)

@@ -60,11 +60,12 @@ class GridTable(StrictModel):
             atan2(σ, α)), "karras" (even in (σ/α)^(1/7)), "karras-8" (diffusers' Karras grid of 8 steps, or of another
             number, and its times for fewer), or a mean: "trailing + angle", "0.7 trailing + 0.3 angle".
         start: the noisiest time used. "auto": the last time for v- and x-prediction and for leading grids; otherwise,
-            for ε-prediction, the noisiest time at which σ/α, which multiplies the error of ε, is not too large.
+            for ε-prediction, the noisiest time at which σ/α, which multiplies the error of ε, is not too large. "late"
+            allows less still, for a student that learns to begin there with noise from where its teacher lands.
     """
 
     spacing: Annotated[str, AfterValidator(written)] = "trailing"
-    start: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    start: Literal["auto", "late"] | Annotated[int, Field(ge=0)] = "auto"
 
 
 def blend(spacing: str, times: Callable[[str], torch.Tensor]) -> torch.Tensor:
@@ -140,7 +141,7 @@ def check_real_time_grid(spacing: str, start: float | str | None, names: Iterabl
             f'grid.spacing: is "{spacing}", and grids of the model\'s noise path, which begin at pure noise, cannot be '
             f'"{min(other)}"; expected one of {quoted}, or a blend of two of them'
         )
-    if start not in ("auto", None):
+    if start not in ("auto", "late", None):
         raise DistillkitError(
             f"grid.start: is {start}, and the grids of the model's noise path begin at its noisiest time; leave it out"
         )

@@ -55,15 +55,18 @@ class NoisePath(ABC):
 
         Args:
             spacing: one of `SPACINGS`, or a blend of two, as `weights` reads it.
-            start: the noisiest time of a grid; None for the last one, "auto" for the one that suits the network.
+            start: the noisiest time of a grid; None for the last one, "auto" or "late" for one that suits the network.
             prediction: what the network predicts, on which "auto" depends.
 
         Raises:
             DistillkitError: the path has no such grids.
         """
 
-    def spaced(self, spacing: str) -> Self:
-        """The same path with grids of another spacing and the same start. Raises what `with_grid` raises."""
+    def teacher_grid(self, spacing: str) -> Self:
+        """The same path with grids for a teacher's own walks: of this spacing, and beginning where the noise does.
+
+        Raises what `with_grid` raises.
+        """
         return self.with_grid(spacing)
 
     def consistency_times(self, steps: int) -> torch.Tensor:

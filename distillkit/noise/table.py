@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import exp
 from typing import Self, cast
 
 import numpy as np
@@ -18,6 +19,13 @@ AUTO_START_RATIO = 20.0
 20 is t = 831 of LDM's table, where α = 0.05. On that table a 32×32 ε-network's few-step scores were best from about
 800 to 900 (ratios 15 to 34); from 700 (ratio 8, α = 0.13) they were worse than from the table's end.
 """
+
+
+LATE_START_RATIO, LATE_START_RATIO_EPSILON = 8.0, 2.5
+"""`start = "late"` begins grids where σ/α is at most this: t = 671 and 447 of LDM's table (docs/study.md)."""
+
+NOISIEST = exp(5.1)
+"""The largest σ/α where a solver begins: diffusers' advice for cosine tables (DPM-Solver's `lambda_min_clipped`)."""
 
 
 class TablePath(NoisePath):
@@ -128,6 +136,8 @@ class TablePath(NoisePath):
         """
         if start == "auto":
             start = self.auto_start() if prediction == "epsilon" and spacing != "leading" else None
+        elif start == "late":
+            start = self.auto_start(LATE_START_RATIO_EPSILON if prediction == "epsilon" else LATE_START_RATIO)
         path = self._with_grid(spacing, cast(int | None, start))
         if "karras" in spacing and not path.alphas_cumprod[path.start]:
             raise DistillkitError(
@@ -136,9 +146,11 @@ class TablePath(NoisePath):
             )
         return path
 
-    def spaced(self, spacing: str) -> Self:
-        """See the base class."""
-        return self.with_grid(spacing, self.start)
+    def teacher_grid(self, spacing: str) -> Self:
+        """See the base class. They begin at the noisiest time at which σ/α is at most `NOISIEST`, or at this path's."""
+        bar = self.alphas_cumprod
+        usable = int(((1 - bar) / bar).sqrt().le(NOISIEST).sum())
+        return self.with_grid(spacing, max(self.start, usable - 1))
 
     def _with_grid(self, spacing: str, start: int | None) -> Self:
         last = len(self.alphas_cumprod) - 1 if start is None else start

@@ -94,7 +94,7 @@ def path_of(model: Model, grid: GridTable) -> NoisePath:
     path = model.spec.with_grid(grid.spacing, grid.start).path
     if not isinstance(path, NoisePath):
         raise wrong(model, "spec.path.with_grid()", described(path), "a NoisePath")
-    if path.spacing != grid.spacing or grid.start not in ("auto", path.start):
+    if path.spacing != grid.spacing or grid.start not in ("auto", "late", path.start):
         came = f'grids with the spacing "{path.spacing}" and the start {path.start}'
         expected = f'"{grid.spacing}" and {grid.start}, as [grid] says'
         raise wrong(model, "spec.path.with_grid()", came, expected)

@@ -25,7 +25,7 @@ ANY_STEP: dict[str, Any] = {
         "level_weights": [1, 1.4, 1.7, 2, 2.2, 2.4, 2.8],
         "trajectories": 512,
     },
-    "grid": {"spacing": "karras-8"},
+    "grid": {"spacing": "karras-8", "start": "late"},
     "loss": [{"type": "x-mse", "weighting": "truncated-snr"}],
     "optimizer": {"learning_rate": 5e-4, "final_learning_rate": 5e-5, "betas": [0.9, 0.98], "clip": 1.0},
     "ema": {"decay": 0.98, "warmup": True},

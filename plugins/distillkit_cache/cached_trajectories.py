@@ -43,7 +43,8 @@ class CachedTrajectories(PrecomputingSource):
             max_gigabytes: the disk space that they may take, in 10⁹ bytes.
             shard: trajectories per file. They are generated in one batch, with N evaluations.
             order: of the teacher's solver: 1 is DDIM, 2 DPM-Solver++(2M), which is more exact with as many steps.
-            spacing: of the teacher's own grid, as `grid.spacing`; needs `levels`. Default: that of the student's grids.
+            spacing: of the teacher's own grid, as `grid.spacing`, which then begins at the noisiest time, wherever the
+                student's grids begin; needs `levels`. Default: the student's grids.
             levels: numbers of steps: every sample has a jump of a grid of n steps, for an n that is drawn from them, so
                 that a batch has jumps of all sizes. At most as many as the teacher's jumps, N / `target.stride`.
                 Default: that number alone.
@@ -88,7 +89,7 @@ class CachedTrajectories(PrecomputingSource):
 
     def evaluations_before(self, stages: Sequence[Stage]) -> int:
         """N per shard."""
-        return sum(steps * self._shards for steps, _ in _grids(stages))
+        return sum(steps * self._shards for steps, _ in dict.fromkeys(map(self._grid, stages)))
 
     def setup(self, model: Model, data: Data | None) -> None:
         """Store the model, for the shapes of noise and for conditions."""
@@ -106,7 +107,8 @@ class CachedTrajectories(PrecomputingSource):
         walker = self.required(teacher, "a teacher")
         options, model = self.options, self._model
         begin = partial(making.begin, self, model, options.seed)
-        self._check_room({grid: making.size(begin(0), grid[0] // grid[1]) for grid in _grids(stages)})
+        grids = list(dict.fromkeys(map(self._grid, stages)))
+        self._check_room({grid: making.size(begin(0), grid[0] // grid[1]) for grid in grids})
 
         def fill(store: Store, shard: int, grid: tuple[int, int]) -> None:
             begun = [begin(i) for i in self._indices(shard)]
@@ -116,9 +118,9 @@ class CachedTrajectories(PrecomputingSource):
                 write = partial(store.write, shard, made) if distributed.rank() == writer else lambda: None
                 distributed.on_all_ranks(write, store.folder)
 
-        path = student.path if options.spacing is None else student.path.spaced(options.spacing)
+        path = student.path if options.spacing is None else student.path.teacher_grid(options.spacing)
         work, made_by = [], teacher_of(student, walker) | self._conditions()
-        for steps, stride in _grids(stages):
+        for steps, stride in grids:
             origin = made_by | grid_of(path, steps) | {"stride": stride, "order": options.order}
             store = Store(options.folder, f"steps-{steps}-stride-{stride}-order-{options.order}", origin)
             self._stores[steps, stride] = store
@@ -127,6 +129,11 @@ class CachedTrajectories(PrecomputingSource):
                 partial(fill, store, shard, (steps, stride)) for shard in distributed.split_between_processes(missing)
             ]
         return work
+
+    def _grid(self, stage: Stage) -> tuple[int, int]:
+        """The teacher's steps in a stage, and how many of them lie between two states that are stored."""
+        # Between two steps of the solver, other numbers of steps have their states inside each of them.
+        return stage.steps, 1 if self.levels else stage.stride
 
     def trial(self, folder: Path) -> CachedTrajectories:
         """A source with one shard of trajectories."""
@@ -163,15 +170,22 @@ class CachedTrajectories(PrecomputingSource):
 
     def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """Use the trajectories of the stage's grid."""
-        self._store, self._path = self._stores[stage.steps, stage.stride], path
-        # [J + 1]: the times of the stored states.
-        stored = path if self.options.spacing is None else path.spaced(self.options.spacing)
-        self._times = stored.grid(stage.steps)[:: stage.stride]
+        steps, stride = self._grid(stage)
+        self._store, self._path = self._stores[steps, stride], path
+        # [states]: the times of those that are stored.
+        stored = path if self.options.spacing is None else path.teacher_grid(self.options.spacing)
+        self._times = stored.grid(steps)[::stride]
+        if self._times[0] < (second := path.grid(max(self.levels or (1,)))[1]):
+            raise DistillkitError(
+                f"source.spacing: the teacher's grid begins at {self._times[0]:g}, and the student's second time is "
+                f"{second:g}; leave it out, or set it to a spacing that begins at the noise"
+            )
         # [levels], and for each level its jumps' times, [n, S + 1], one level after the other.
         self._levels = torch.tensor(self.levels or (stage.jumps,))
         jumps = [path.grid(n).unfold(0, 2, 1) for n in self.levels]
         self._jumps = torch.cat(jumps or [path.grid(stage.steps).unfold(0, stage.stride + 1, stage.stride)])
         self._first = self._levels.cumsum(0) - self._levels
+        self._start = self._jumps[0, 0]
 
     def draw(self, generator: torch.Generator) -> JumpBatch:
         """Random jumps of random trajectories."""
@@ -194,22 +208,20 @@ class CachedTrajectories(PrecomputingSource):
         """The states of trajectories, [B], at two times, [B] each, and their conditions.
 
         A state between two stored ones is on the teacher's own step from one to the other, with its x̂: on the way, a
-        step of the solver goes through it.
+        step of the solver goes through it. Where the student begins, it is given noise, which is the trajectory's.
         """
         shards, rows = zip(*(divmod(index, self.options.shard) for index in trajectories), strict=True)
         tensors = [self._store.read(shard) for shard in shards]
         states = []
         for t in (begin, end):
+            noise = t == self._start
             # [B]: the step, from the stored state `before`, in which the time lies.
             step = (self._times >= t.unsqueeze(1)).sum(1).clamp(max=len(self._times) - 1) - 1
+            step = step.masked_fill(noise, 0)
             before, after, condition = making.pick(tensors, rows, step.tolist())
             since, until = self._times[step], self._times[step + 1]
             between = self._path.ddim(before, self._path.invert_ddim(before, after, since, until), since, t)
-            stored = torch.where((t == until).view(-1, 1, 1, 1), after, before)
-            states.append(torch.where(((t < since) & (t > until)).view(-1, 1, 1, 1), between, stored))
+            inside, ended = (t < since) & (t > until) & ~noise, (t == until) & ~noise
+            stored = torch.where(ended.view(-1, 1, 1, 1), after, before)
+            states.append(torch.where(inside.view(-1, 1, 1, 1), between, stored))
         return states[0], states[1], condition
-
-
-def _grids(stages: Sequence[Stage]) -> list[tuple[int, int]]:
-    """The different grids of a plan: number of steps, and steps per jump."""
-    return list(dict.fromkeys((stage.steps, stage.stride) for stage in stages))

@@ -102,6 +102,10 @@ def add(network: Any, name: str = STEP_SIZE) -> None:
         }[name]
         raise DistillkitError(f"{key}: {type(network).__name__} has no TimestepEmbedding, to whose output {what}")
     hidden = torch.nn.Linear(2 * FREQUENCIES, WIDTH)
+    # torch's own initialisation, but the same in every run: runs with other seeds share their teacher's trajectories.
+    generator = torch.Generator().manual_seed(0)
+    for parameter in hidden.parameters():
+        torch.nn.init.uniform_(parameter, -((2 * FREQUENCIES) ** -0.5), (2 * FREQUENCIES) ** -0.5, generator=generator)
     outs = torch.nn.ModuleList([torch.nn.Linear(WIDTH, layer.out_features) for layer in layers.values()])
     for parameter in outs.parameters():
         torch.nn.init.zeros_(parameter)
