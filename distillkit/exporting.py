@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,23 @@ def load_model(pipeline: Path, prompts: Path | None = None, assignments: Iterabl
     return model
 
 
+def check_guidance(tables: Mapping[str, Any], guidance: float | None) -> float | None:
+    """Check that a run's student, which has these tables, can be guided as asked for; None: not asked for.
+
+    Returns:
+        The one scale that it has inside; None if it has none, or is told the scale.
+
+    Raises:
+        DistillkitError: it has guidance inside.
+    """
+    inside = tables["source"]["guidance"] if tables.get("student", {}).get("guidance") == "baked" else None
+    if inside is None or isinstance(inside, list):
+        return None
+    if guidance is not None:
+        raise DistillkitError(f"guidance: the student has guidance inside, at scale {inside:g}; leave it out")
+    return float(inside)
+
+
 def prepare(folder: Path, steps: Sequence[int], guidance: float | None) -> tuple[Model, Export]:
     """Load a pipeline, and say how it is exported anew.
 
@@ -71,11 +88,7 @@ def prepare(folder: Path, steps: Sequence[int], guidance: float | None) -> tuple
     """
     tables, model = tables_of_run(folder), load_model(folder)
     evaluation = tables.get("evaluation", {})
-    baked = tables["source"]["guidance"] if tables.get("student", {}).get("guidance") == "baked" else None
-    if isinstance(baked, list):
-        baked = None  # the network is told the scale
-    if guidance is not None and baked is not None:
-        raise DistillkitError(f"guidance: the student has guidance inside, at scale {baked:g}; leave it out")
+    baked = check_guidance(tables, guidance)
     if guidance is None and not tables and (taken := model.spec.guidance_input) is not None:
         raise DistillkitError(
             f"guidance: the network takes the scales from {taken.low:g} to {taken.high:g} as an input, and without "

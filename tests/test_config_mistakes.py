@@ -89,11 +89,11 @@ MISTAKES = {
     ),
     "neither the word nor a number": (
         DSDI + '[grid]\nstart = "last"\n',
-        "grid.start: must be 'auto', or a whole number (got 'last')",
+        "grid.start: must be 'auto' or 'late', or a whole number (got 'last')",
     ),
     "the number of a choice is out of range": (
         DSDI + "[grid]\nstart = -1\n",
-        "grid.start: must be 'auto', or at least 0 (got -1)",
+        "grid.start: must be 'auto' or 'late', or at least 0 (got -1)",
     ),
     "a part of one choice": (
         DSDI + "[source]\nguidance = [1, -2]\n",

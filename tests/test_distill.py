@@ -70,7 +70,7 @@ def test_it_says_what_it_does(done: tuple[Run, Result]) -> None:
     assert said["model"] == "ClassConditionalPipeline, 45.3 k parameters"
     rate = re.escape(f"{5e-4 * (1_220_000 / 45_321) ** 0.5:.2g}")
     assert re.fullmatch(rf"best: 6 updates, batches of 2, learning rate {rate} to 0\.00026", said["method"])
-    assert said["stages"] == "N = 8: for 1, 2, 3, 4, 5, 6, 8 steps; 6 network evaluations"
+    assert said["stages"] == "N = 8: for 1, 2, 3, 4, 5, 6, 8 steps; 6 network evaluations, and 8 before them"
     assert said["guidance"] == "2, inside the student: one evaluation a step"
     assert re.fullmatch(r"torch on (cpu|cuda), precision auto, gradient checkpointing off", said["engine"])
     # 20 bytes for each of 45 321 parameters.
@@ -89,6 +89,14 @@ def test_the_config_is_the_same_run_again(done: tuple[Run, Result], tmp_path: Pa
     assert (tmp_path / "run/config.toml").read_bytes() == (run.folder / "config.toml").read_bytes()
     weights = Run(tmp_path / "run").weights()
     assert all(torch.equal(weight, weights[name]) for name, weight in run.weights().items())
+
+
+def test_it_is_not_guided_again(done: tuple[Run, Result], tmp_path: Path) -> None:
+    words = ["sample", str(done[0].folder), "--guidance", "2", "--output", str(tmp_path / "grid.png")]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 2
+    assert result.stderr == "guidance: the student has guidance inside, at scale 2; leave it out\n"
+    assert not (tmp_path / "grid.png").exists()
 
 
 def test_what_came_of_it_is_distilled_further(done: tuple[Run, Result], tmp_path: Path) -> None:

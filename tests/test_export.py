@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from distillkit.files import replacing
 from distillkit.interfaces import Export, Sampler
 from distillkit.noise import Predictor
+from distillkit.reading import way
 from distillkit.sampling import noise_for, sample, sample_consistency
 
 # diffusers' DPM-Solver has not kept up with numpy 2.
@@ -268,7 +269,7 @@ def test_model_card(run_folder: Path) -> None:
     ):
         assert line in card.splitlines()
     for row in json.loads((run_folder / "scores.json").read_text(encoding="utf-8")):
-        model = f"teacher, {row['solver']}" if row["model"] == "teacher" else "student"
+        model = f"teacher, {way(row)}" if row["model"] == "teacher" else "student"
         assert f"| {model} | {row['steps']} | fd-pixels | {row['value']:.4g} | 20 |" in card
         assert f"- `{row['protocol']}`" in card
 

@@ -144,7 +144,7 @@ def test_a_run_holds_what_is_estimated(tmp_path: Path, preset: str) -> None:
     assert chosen.target is not None
     chosen.target.start_stage(stage, parts.student.path)
     for update in range(2):  # with the first, the optimiser's moments come
-        loss, _, _ = chosen.engine.forward(chosen.source.draw(generator(0, update)))
+        loss, *_ = chosen.engine.forward(chosen.source.draw(generator(0, update)))
         if update == 0:
             chosen.engine.update(loss, 1e-6)
     loss.backward()

@@ -68,7 +68,7 @@ METHODS = {
         (*ANCHORED, "source.batch=16", "optimizer.learning_rate=1e-3", "schedule.steps=4", "source.trajectories=640"),
     ),
     "any-step": Method(
-        60, 1, 1, 0.7, 1, (*ANCHORED, "source.batch=32", "optimizer.learning_rate=1e-3", "source.trajectories=640")
+        60, 2, 1, 0.7, 1, (*ANCHORED, "source.batch=32", "optimizer.learning_rate=1e-3", "source.trajectories=640")
     ),
     "shortcut": Method(60, 1, 5, 0.7, 3, (*ANCHORED, "source.batch=32", "optimizer.learning_rate=1e-3", *LADDER)),
     "matching": Method(64, 2, 5, 0.5, 2, (*ANCHORED, "source.batch=32", "schedule.steps=8")),

@@ -23,6 +23,7 @@ from helpers.pictures import images
 from distillkit import distributed
 from distillkit.config import read_config
 from distillkit.errors import ConfigError, DistillkitError
+from distillkit.interfaces import Stage
 
 NUMBER = 12
 CAPTIONS = ["a dog", "a cat", "a dog", "a bird"] * 3
@@ -233,7 +234,8 @@ def test_processes_share_the_draw_of_one(library: Any, tmp_path: Path, monkeypat
     def drawn(batch: int, sample: int) -> torch.Tensor:
         source, data = NoisedData(NoisedData.Options.model_validate({"batch": batch})), load(path, buffer=5)
         source.setup(Model(), data)  # type: ignore[arg-type]
-        monkeypatch.setattr(source, "_draw_times", lambda generator: torch.zeros(2, source.global_batch))
+        monkeypatch.setattr(source, "_draw_times", lambda level, generator: torch.zeros(2, source.global_batch))
+        source._stage = Stage(4, 1)
         source._path = type("Path", (), {"noised": staticmethod(lambda data, noise, times: data)})  # type: ignore[assignment]
         data.seek(0, sample)
         return source.draw(torch.Generator().manual_seed(1)).z

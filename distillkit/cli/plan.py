@@ -36,7 +36,11 @@ def command(config: Path, assignments: tuple[str, ...], measure: bool, as_json: 
         for number, plan in enumerate(plans, 1)
         for stage in plan
     ]
-    jumps = [stage.jumps for plan in plans for stage in plan]
+    jumps = [
+        ", ".join(map(str, phase.source.levels)) or stage.jumps
+        for phase, plan in zip(phases, plans, strict=True)
+        for stage in plan
+    ]
     before = sum(evaluations_before(phase, plan) for phase, plan in zip(phases, plans, strict=True))
     report: dict[str, Any] = {"updates": sum(stage["updates"] for stage in stages), "stages": stages}
     if before:

@@ -13,7 +13,7 @@ from distillkit.cli.options import prompts_option, set_option
 from distillkit.cli.pipeline import make_predictor, split_assignments
 from distillkit.config import read_scoring
 from distillkit.evaluation import Pictures, sheet, write_png
-from distillkit.exporting import load_model, pipeline_folder, tables_of_run
+from distillkit.exporting import check_guidance, load_model, pipeline_folder, tables_of_run
 from distillkit.files import check_replaceable
 from distillkit.registry import load_registry
 
@@ -46,7 +46,9 @@ def command(
     target = output.resolve()
     check_replaceable(target)
     folder = pipeline_folder(pipeline)
-    evaluation = {"guidance": tables_of_run(folder).get("evaluation", {}).get("guidance", 1.0), "seed": seed}
+    of_run = tables_of_run(folder)
+    evaluation = {"guidance": of_run.get("evaluation", {}).get("guidance", 1.0), "seed": seed}
+    check_guidance(of_run, guidance)
     if guidance is not None:
         evaluation["guidance"] = guidance
     tables = {"evaluation": evaluation, "engine": load_registry().table("engine", device=device)}

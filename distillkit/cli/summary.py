@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.component import Component
-from distillkit.config import Components, make_plan
+from distillkit.config import Components, evaluations_before, make_plan
 from distillkit.config.fit import activations, encoding, estimate
 from distillkit.files import readable_bytes
 from distillkit.interfaces import Inventory
@@ -89,7 +89,9 @@ def _stages(components: Components) -> str:
     times = f", {len(depths) // length} times" if length < len(depths) else ""
     evaluations = sum(stage.all_evaluations for stage in plan)
     steps = ", ".join(map(str, components.source.levels)) or components.evaluation.export_steps
-    return f"N = {', '.join(shown)}{times}: for {steps} steps; {evaluations} network evaluations"
+    first = evaluations_before(components, plan)
+    before = f", and {first} before them" if first else ""
+    return f"N = {', '.join(shown)}{times}: for {steps} steps; {evaluations} network evaluations{before}"
 
 
 def _guidance(components: Components) -> str:

@@ -21,8 +21,8 @@ AUTO_START_RATIO = 20.0
 """
 
 
-LATE_START_RATIO, LATE_START_RATIO_EPSILON = 8.0, 2.5
-"""`start = "late"` begins grids where σ/α is at most this: t = 671 and 447 of LDM's table (docs/study.md)."""
+LATE_START_RATIO = 2.5
+"""As above, for `start = "late"`: t = 447 of LDM's table. docs/study.md has an ε-teacher's scores."""
 
 NOISIEST = exp(5.1)
 """The largest σ/α where a solver begins: diffusers' advice for cosine tables (DPM-Solver's `lambda_min_clipped`)."""
@@ -130,14 +130,13 @@ class TablePath(NoisePath):
     def with_grid(
         self, spacing: str, start: float | str | None = None, prediction: PredictionType | None = None
     ) -> Self:
-        """The same table with other grids; "auto" is `auto_start` for an ε-network, and the last time for any other.
+        """The same table with other grids; "auto" and "late" are an `auto_start` for an ε-network, else the last time.
 
         Leading grids are CompVis' (of all times), and begin below the noise anyway. Another start leaves no `origin`.
         """
-        if start == "auto":
-            start = self.auto_start() if prediction == "epsilon" and spacing != "leading" else None
-        elif start == "late":
-            start = self.auto_start(LATE_START_RATIO_EPSILON if prediction == "epsilon" else LATE_START_RATIO)
+        if start in ("auto", "late"):
+            ratio = AUTO_START_RATIO if start == "auto" else LATE_START_RATIO
+            start = self.auto_start(ratio) if prediction == "epsilon" and spacing != "leading" else None
         path = self._with_grid(spacing, cast(int | None, start))
         if "karras" in spacing and not path.alphas_cumprod[path.start]:
             raise DistillkitError(

@@ -79,7 +79,7 @@ class NoisedData(LevelSource):
             start = first - (first - clean) * torch.rand(batch, generator=generator, dtype=torch.float64)
         else:  # late enough that every fine step has an integer time
             start = torch.randint(int(clean) + stride, int(first) + 1, (batch,), generator=generator).double()
-        end = (start - span * (first - clean) / (len(self._grid) - 1)).clamp(min=clean)
+        end = (start - span.double() * (first - clean) / (len(self._grid) - 1)).clamp(min=clean)
         share = torch.linspace(0, 1, stride + 1, dtype=torch.float64).unsqueeze(1)
         times = start * (1 - share) + end * share
         return times if real else times.round().long()
