@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -332,6 +333,9 @@ def test_one_folder_for_several_numbers_of_steps(tmp_path: Path) -> None:
 def test_what_is_done_to_a_pipeline_for_several_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled, with a LoRA, offloaded layer by layer, saved again, opened here; and another number is refused."""
     monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    # Other tests may have imported a pipeline's code from another cache.
+    for module in [name for name in sys.modules if name.partition(".")[0] == "diffusers_modules"]:
+        monkeypatch.delitem(sys.modules, module)
     made = several("class-latent", tmp_path / "made")
     noise, _ = start(made)
     expected = {steps: own(made, noise, steps, [0, 1]) for steps in (1, 2, 3)}
