@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from distillkit.config.plan import shares, stride
 from distillkit.config.settings import Components
 from distillkit.errors import Mistake
-from distillkit.interfaces import LevelSource, Stage, Teacher
+from distillkit.interfaces import Stage, Teacher
 
 
 def check_guidance_input(components: Components) -> Iterator[Mistake]:
@@ -43,7 +43,7 @@ def check_levels(components: Components) -> Iterator[Mistake]:
         if stage.jumps < 1 or steps % stage.stride:
             return  # which is a mistake of the schedule's
         wrong = [f"{level} is more than" for level in levels if level > stage.jumps]
-        if isinstance(source, LevelSource):
+        if "levels" in source.gives:
             wrong += [f"{level} does not divide" for level in levels if stage.jumps % level]
         if wrong:
             of = f"the jumps of a stage, of which there are {stage.jumps} at N = {steps}"

@@ -1,5 +1,6 @@
 """The abstract classes that plugins implement, and the values that these exchange."""
 
+from distillkit.interfaces.averaged import Averaged
 from distillkit.interfaces.converter import Converter
 from distillkit.interfaces.data import Data
 from distillkit.interfaces.distillation import Source, Target, Teacher
@@ -23,6 +24,7 @@ from distillkit.interfaces.student import StudentTable
 from distillkit.interfaces.tracker import NoTracker, RunInfo, Tracker
 
 __all__ = [
+    "Averaged",
     "Converter",
     "Data",
     "EmaTable",

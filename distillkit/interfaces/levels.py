@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -10,6 +11,7 @@ from pydantic import Field
 
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.interfaces.distillation import Source
+from distillkit.interfaces.jumps import JumpBatch
 from distillkit.interfaces.schedule import Stage
 from distillkit.noise import NoisePath
 
@@ -17,7 +19,8 @@ from distillkit.noise import NoisePath
 class LevelSource(Source):
     """A source with jumps of several sizes, called levels: a jump of level n is one of a grid of n steps.
 
-    All lie on the stage's grid of N steps. A jump of level n spans N/n of its steps, in `stage.stride` equal parts.
+    If it gives "levels", all lie on the stage's grid of N steps, see `level_grid`: a jump of level n spans N/n of its
+    steps, in `stage.stride` equal parts.
     """
 
     class Options(Source.Options):
@@ -68,7 +71,15 @@ class LevelSource(Source):
                 )
         return grid
 
-    def draw_levels(self, generator: torch.Generator, weights: tuple[float, ...]) -> torch.Tensor:
+    def draw_levels(
+        self, generator: torch.Generator, levels: tuple[int, ...], weights: tuple[float, ...]
+    ) -> torch.Tensor:
         """A level for each sample of all processes, [global_batch], drawn with a weight for each of `levels`."""
         drawn = torch.multinomial(torch.tensor(weights), self.global_batch, replacement=True, generator=generator)
-        return torch.tensor(self.levels)[drawn]
+        return torch.tensor(levels)[drawn]
+
+    def with_levels(self, jumps: JumpBatch, level: torch.Tensor) -> JumpBatch:
+        """Say in a batch which levels its jumps have, [B], on the CPU; the same batch if the source has none."""
+        if not self.levels:
+            return jumps
+        return replace(jumps, step_size=1 / level, levels=tuple(level.tolist()))

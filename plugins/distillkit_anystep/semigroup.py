@@ -5,19 +5,18 @@ Shapes: B batch, C H W sample.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from pydantic import Field
 
-from distillkit.interfaces import JumpBatch, Stage, Target, TargetBatch, Teacher, Update
-from distillkit.noise import NoisePath, Prediction, Predictor
+from distillkit.interfaces import Averaged, JumpBatch, Stage, Target, TargetBatch, Teacher
+from distillkit.noise import NoisePath, Prediction
 from distillkit.solver import SolverState
 
 
-class Semigroup(Target):
+class Semigroup(Averaged, Target):
     """One jump of size d should land where two of size d/2 do, by a slow average of the student that is told d/2
     (Frans et al. 2024, "One Step Diffusion via Shortcut Models"; the semigroup property of Boffi et al. 2025).
 
@@ -47,6 +46,11 @@ class Semigroup(Target):
 
     options: Options
 
+    @property
+    def decay(self) -> float:
+        """The option of that name."""
+        return self.options.decay
+
     def stride(self, stage: Stage) -> int:
         """The teacher's steps per smallest jump."""
         return self.options.stride
@@ -63,10 +67,6 @@ class Semigroup(Target):
                     f"{level} learns from {2 * level}, and {stage.jumps} from the teacher; expected 1, 2, 4, … to there"
                 )
         return None if levels else "give the numbers of steps that the student shall take, as in [1, 2, 4]"
-
-    def setup(self, student: Predictor) -> None:
-        """Start the average at the student."""
-        self._average = student.frozen_copy()
 
     def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """Remember which jumps are the smallest."""
@@ -100,17 +100,5 @@ class Semigroup(Target):
         size = None if jumps.step_size is None else jumps.step_size / 2
         z = jumps.z
         for t, s in pairwise(jumps.times[:: self.options.stride // 2]):
-            z = path.ddim(z, self._average(z, t, jumps.student_condition, size).x0, t, s)
+            z = path.ddim(z, self.average(z, t, jumps.student_condition, size).x0, t, s)
         return z
-
-    def after_update(self, student: Predictor, update: Update) -> None:
-        """Move the average towards the student."""
-        self._average.ema_update(student, self.options.decay, update.made)
-
-    def state_dict(self) -> Mapping[str, torch.Tensor]:
-        """The average's weights."""
-        return self._average.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Load the average's weights."""
-        self._average.load_state_dict(state)

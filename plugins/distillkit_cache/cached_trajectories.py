@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -15,14 +14,14 @@ from pydantic import AfterValidator, Field
 from distillkit import distributed
 from distillkit.errors import DistillkitError, Mistake
 from distillkit.files import readable_bytes
-from distillkit.interfaces import Data, JumpBatch, Model, PrecomputingSource, Stage, Teacher
+from distillkit.interfaces import Data, JumpBatch, LevelSource, Model, PrecomputingSource, Stage, Teacher
 from distillkit.noise import Condition, NoisePath, Predictor
 from distillkit.noise.grids import written
 from distillkit_cache import making
 from distillkit_cache.store import Store, grid_of, teacher_of
 
 
-class CachedTrajectories(PrecomputingSource):
+class CachedTrajectories(LevelSource, PrecomputingSource):
     """Random jumps of trajectories that the undistilled teacher generates from noise to data (Luhman & Luhman 2021).
 
     The trajectories are generated before the first update, with as many steps as each stage's grid, and later runs with
@@ -34,7 +33,7 @@ class CachedTrajectories(PrecomputingSource):
     command_options: ClassVar[Mapping[str, str]] = {"spacing": "spacing"}
     gives = frozenset({"landing"})
 
-    class Options(PrecomputingSource.Options):
+    class Options(LevelSource.Options):
         """
         Attributes:
             trajectories: number of trajectories, for each number of steps N of the schedule.
@@ -48,7 +47,6 @@ class CachedTrajectories(PrecomputingSource):
             levels: numbers of steps: every sample has a jump of a grid of n steps, for an n that is drawn from them, so
                 that a batch has jumps of all sizes. At most as many as the teacher's jumps, N / `target.stride`.
                 Default: that number alone.
-            level_weights: how often each of `levels` is drawn, relative to the others. Default: all equally.
             seed: of their noise. It is independent of the run's seed, so that runs with other seeds share them.
         """
 
@@ -59,15 +57,8 @@ class CachedTrajectories(PrecomputingSource):
         seed: int = Field(0, ge=0)
         order: Literal[1, 2] = 1
         spacing: Annotated[str, AfterValidator(written)] | None = None
-        levels: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
-        level_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
 
     options: Options
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """The option of that name."""
-        return self.options.levels or ()
 
     @property
     def spacing(self) -> str | None:
@@ -79,11 +70,7 @@ class CachedTrajectories(PrecomputingSource):
         options, folder = self.options, self.options.folder
         if options.spacing is not None and not self.levels:
             yield Mistake("spacing", "is for jumps of several sizes: give source.levels, or leave it out")
-        if options.level_weights is not None and len(options.level_weights) != len(self.levels):
-            yield Mistake(
-                "level_weights",
-                f"has {len(options.level_weights)} weights for the {len(self.levels)} of source.levels; give one each",
-            )
+        yield from super().check()
         if folder.exists() and not folder.is_dir():
             yield Mistake("folder", f"{folder} is a file; give a folder, which need not exist yet")
 
@@ -118,7 +105,7 @@ class CachedTrajectories(PrecomputingSource):
                 write = partial(store.write, shard, made) if distributed.rank() == writer else lambda: None
                 distributed.on_all_ranks(write, store.folder)
 
-        path = student.path if options.spacing is None else student.path.teacher_grid(options.spacing)
+        path = self._teacher_path(student.path)
         work, made_by = [], teacher_of(student, walker) | self._conditions()
         for steps, stride in grids:
             origin = made_by | grid_of(path, steps) | {"stride": stride, "order": options.order}
@@ -129,6 +116,10 @@ class CachedTrajectories(PrecomputingSource):
                 partial(fill, store, shard, (steps, stride)) for shard in distributed.split_between_processes(missing)
             ]
         return work
+
+    def _teacher_path(self, path: NoisePath) -> NoisePath:
+        """The noise path with the grids on which the teacher walks."""
+        return path if self.spacing is None else path.teacher_grid(self.spacing)
 
     def _grid(self, stage: Stage) -> tuple[int, int]:
         """The teacher's steps in a stage, and how many of them lie between two states that are stored."""
@@ -173,34 +164,29 @@ class CachedTrajectories(PrecomputingSource):
         steps, stride = self._grid(stage)
         self._store, self._path = self._stores[steps, stride], path
         # [states]: the times of those that are stored.
-        stored = path if self.options.spacing is None else path.teacher_grid(self.options.spacing)
-        self._times = stored.grid(steps)[::stride]
+        self._times = self._teacher_path(path).grid(steps)[::stride]
         if self._times[0] < (second := path.grid(max(self.levels or (1,)))[1]):
             raise DistillkitError(
                 f"source.spacing: the teacher's grid begins at {self._times[0]:g}, and the student's second time is "
                 f"{second:g}; leave it out, or set it to a spacing that begins at the noise"
             )
-        # [levels], and for each level its jumps' times, [n, S + 1], one level after the other.
-        self._levels = torch.tensor(self.levels or (stage.jumps,))
+        # Every level's jumps, one level after the other: their times, [n, S + 1]; and by level, where its jumps begin.
+        self._levels = self.levels or (stage.jumps,)
         jumps = [path.grid(n).unfold(0, 2, 1) for n in self.levels]
         self._jumps = torch.cat(jumps or [path.grid(stage.steps).unfold(0, stage.stride + 1, stage.stride)])
-        self._first = self._levels.cumsum(0) - self._levels
+        self._first = torch.zeros(max(self._levels) + 1, dtype=torch.long)
+        self._first[list(self._levels)] = torch.tensor([0, *self._levels[:-1]]).cumsum(0)
         self._start = self._jumps[0, 0]
 
     def draw(self, generator: torch.Generator) -> JumpBatch:
         """Random jumps of random trajectories."""
-        batch, levels = self.global_batch, self._levels
+        batch = self.global_batch
         drawn = torch.randint(self.options.trajectories, (batch,), generator=generator)
-        weights = torch.tensor(self.options.level_weights or (1.0,) * len(levels))
-        level = torch.multinomial(weights, batch, replacement=True, generator=generator)
-        jump = self._first[level] + (torch.rand(batch, generator=generator) * levels[level]).long()
+        level = self.draw_levels(generator, self._levels, self.level_weights or (1.0,))
+        jump = self._first[level] + (torch.rand(batch, generator=generator) * level).long()
         times = self._jumps[self.shard(jump)].T.contiguous()
         z, landing, condition = self._read(self.shard(drawn).tolist(), times[0], times[-1])
-        jumps = JumpBatch(z, times, condition, landing=landing)
-        if not self.levels:
-            return jumps
-        mine = self.shard(levels[level])
-        return replace(jumps, step_size=1 / mine, levels=tuple(mine.tolist()))
+        return self.with_levels(JumpBatch(z, times, condition, landing=landing), self.shard(level))
 
     def _read(
         self, trajectories: Sequence[int], begin: torch.Tensor, end: torch.Tensor
@@ -218,10 +204,10 @@ class CachedTrajectories(PrecomputingSource):
             # [B]: the step, from the stored state `before`, in which the time lies.
             step = (self._times >= t.unsqueeze(1)).sum(1).clamp(max=len(self._times) - 1) - 1
             step = step.masked_fill(noise, 0)
-            before, after, condition = making.pick(tensors, rows, step.tolist())
+            before, after = making.steps_of(tensors, rows, step.tolist())
             since, until = self._times[step], self._times[step + 1]
             between = self._path.ddim(before, self._path.invert_ddim(before, after, since, until), since, t)
             inside, ended = (t < since) & (t > until) & ~noise, (t == until) & ~noise
             stored = torch.where(ended.view(-1, 1, 1, 1), after, before)
             states.append(torch.where(inside.view(-1, 1, 1, 1), between, stored))
-        return states[0], states[1], condition
+        return states[0], states[1], making.condition_of(tensors, rows)

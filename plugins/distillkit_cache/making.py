@@ -55,20 +55,21 @@ def size(begun: Mapping[str, torch.Tensor], jumps: int) -> int:
     return sum(tensor.nbytes for tensor in begun.values()) + jumps * begun[STATES].nbytes
 
 
-def pick(
+def steps_of(
     shards: Sequence[Mapping[str, torch.Tensor]], rows: Sequence[int], steps: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor, Condition]:
-    """Read steps of trajectories.
+) -> tuple[torch.Tensor, ...]:
+    """The states before and after steps of trajectories, [n, C, H, W] each.
 
     Args:
         shards, rows: for each, the shard, and the row in it.
         steps: the number of the state before the step.
-
-    Returns:
-        The states before and after the steps, [n, C, H, W] each, and their conditions.
     """
     where = zip(shards, rows, steps, strict=True)
-    before, after = torch.stack([shard[STATES][row, step : step + 2] for shard, row, step in where]).unbind(1)
+    return torch.stack([shard[STATES][row, step : step + 2] for shard, row, step in where]).unbind(1)
+
+
+def condition_of(shards: Sequence[Mapping[str, torch.Tensor]], rows: Sequence[int]) -> Condition:
+    """The conditions of trajectories; for each, the shard, and the row in it."""
     names = [key for key in shards[0] if key != STATES]
     tensors = {key: torch.stack([shard[key][row] for shard, row in zip(shards, rows, strict=True)]) for key in names}
-    return before, after, Condition.from_tensors(tensors)
+    return Condition.from_tensors(tensors)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
-import torch
 from pydantic import Field
 
 from distillkit.errors import Mistake
-from distillkit.interfaces import JumpBatch, Stage, Target, TargetBatch, Teacher, Update
-from distillkit.noise import NoisePath, Prediction, Predictor
+from distillkit.interfaces import Averaged, JumpBatch, Stage, Target, TargetBatch, Teacher
+from distillkit.noise import NoisePath, Prediction
 from distillkit.sampling import consistency_of
 
 
-class Consistency(Target):
+class Consistency(Averaged, Target):
     """f(z_t, t) should equal f⁻(z_s, s). The teacher takes one DDIM step from t to s; f⁻ is an average of the student.
 
     f(z, t) = c_skip(t) z + c_out(t) x̂, with f(z, 0) = z (Song et al. 2023, algorithm 2, in LCM's parameterisation).
@@ -33,6 +32,11 @@ class Consistency(Target):
         decay: float | None = Field(None, ge=0, lt=1)
 
     options: Options
+
+    @property
+    def decay(self) -> float:
+        """The option of that name."""
+        return self.required(self.options.decay, "target.decay")
 
     def check(self) -> Iterator[Mistake]:
         """The decay has no default, because the result depends on it most."""
@@ -54,10 +58,6 @@ class Consistency(Target):
         """The teacher's step, unless the teacher is the student, and the average's prediction after it."""
         return 1 + (not teacher.reuses_student) * teacher.evaluations
 
-    def setup(self, student: Predictor) -> None:
-        """Start the average at the student."""
-        self._average = student.frozen_copy()
-
     def compute(self, jumps: JumpBatch, student: Prediction, teacher: Teacher, path: NoisePath) -> TargetBatch:
         """The average's f at the state where the teacher's step lands, and that state."""
         t, s = jumps.times
@@ -67,21 +67,9 @@ class Consistency(Target):
         z = path.ddim(jumps.z, x0, t, s)
         # The time of clean data is not a time of the network. There, as at time 0, f is z.
         s = s.clamp(min=0)
-        goal = consistency_of(self._average(z, s, jumps.student_condition, jumps.step_size), s)
+        goal = consistency_of(self.average(z, s, jumps.student_condition, jumps.step_size), s)
 
         def view(prediction: Prediction) -> Prediction:
             return replace(prediction, x0=consistency_of(prediction, t.clamp(min=0)))
 
         return TargetBatch(goal, z, view)
-
-    def after_update(self, student: Predictor, update: Update) -> None:
-        """Move the average towards the student."""
-        self._average.ema_update(student, self.required(self.options.decay, "target.decay"), update.made)
-
-    def state_dict(self) -> Mapping[str, torch.Tensor]:
-        """The average's weights."""
-        return self._average.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Load the average's weights."""
-        self._average.load_state_dict(state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -50,7 +49,7 @@ class NoisedData(LevelSource):
         noise = self.shard(torch.randn(batch, *data.shape[1:], generator=generator))
         level = torch.full((batch,), self._stage.jumps)
         if self.levels:
-            level = self.draw_levels(generator, self.level_weights)
+            level = self.draw_levels(generator, self.levels, self.level_weights)
         times = self.shard(self._draw_times(level, generator).T).T.contiguous()
         if labels is not None and self.options.drop_labels:
             dropped = self.shard(torch.rand(batch, generator=generator) < self.options.drop_labels)
@@ -58,10 +57,7 @@ class NoisedData(LevelSource):
         guidance = self.draw_guidance(batch, generator)
         condition = self._model.condition(labels, len(data), None if guidance is None else self.shard(guidance))
         jumps = JumpBatch(self._path.noised(data, noise, times[0]), times, condition, data, noise)
-        if not self.levels:
-            return jumps
-        mine = self.shard(level)
-        return replace(jumps, step_size=1 / mine, levels=tuple(mine.tolist()))
+        return self.with_levels(jumps, self.shard(level))
 
     def _draw_times(self, level: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """The times of jumps of these levels, [stride + 1, B], for the batch of all processes."""

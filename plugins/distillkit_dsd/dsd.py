@@ -5,14 +5,13 @@ Two teachers and its target.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 
-from distillkit.interfaces import JumpBatch, Stage, Target, TargetBatch, Teacher, Update
+from distillkit.interfaces import Averaged, JumpBatch, Stage, Target, TargetBatch, Teacher
 from distillkit.noise import Condition, NoisePath, Prediction, Predictor
 
 
@@ -35,7 +34,7 @@ class SelfTeacher(Teacher):
         return prediction
 
 
-class EmaTeacher(Teacher):
+class EmaTeacher(Averaged, Teacher):
     """The student takes a jump's first fine step itself, its slow average the others.
 
     Costs one copy of the weights and no evaluation more than DSD. Self-distillation has no anchor but its starting
@@ -57,28 +56,17 @@ class EmaTeacher(Teacher):
 
     options: Options
 
-    def setup(self, student: Predictor) -> None:
-        """Start the average at the student."""
-        self._average = student.frozen_copy()
+    @property
+    def decay(self) -> float:
+        """The option of that name."""
+        return self.options.decay
 
     def predict(
         self, z: torch.Tensor, t: torch.Tensor, condition: Condition, step_size: torch.Tensor | None
     ) -> Prediction:
         """The average's prediction."""
-        prediction: Prediction = self._average(z, t, condition, step_size)
+        prediction: Prediction = self.average(z, t, condition, step_size)
         return prediction
-
-    def after_update(self, student: Predictor, update: Update) -> None:
-        """Move the average towards the student."""
-        self._average.ema_update(student, self.options.decay, update.made)
-
-    def state_dict(self) -> Mapping[str, torch.Tensor]:
-        """The average's weights."""
-        return self._average.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put the average's weights back."""
-        self._average.load_state_dict(state)
 
 
 class MergedSteps(Target):

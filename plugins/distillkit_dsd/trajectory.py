@@ -113,7 +113,7 @@ class Trajectory(LevelSource):
         # The first walks, which are cut short as if they had begun before, count by their samples.
         if self._level.any():
             weights = tuple(weight / level for weight, level in zip(weights, self.levels, strict=True))
-        return self.draw_levels(generator, weights)
+        return self.draw_levels(generator, self.levels, weights)
 
     def advance(self, z_next: torch.Tensor) -> None:
         """Go on from where the fine steps landed, or restart a walk whose state is not finite."""
