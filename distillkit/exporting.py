@@ -89,13 +89,11 @@ def prepare(folder: Path, steps: Sequence[int], guidance: float | None) -> tuple
     tables, model = tables_of_run(folder), load_model(folder)
     evaluation = tables.get("evaluation", {})
     baked = check_guidance(tables, guidance)
-    if guidance is None and not tables and (taken := model.spec.guidance_input) is not None:
+    scale = evaluation.get("guidance", model.spec.guidance) if guidance is None else guidance
+    if scale < 1 and model.spec.guidance_input is None:
         raise DistillkitError(
-            f"guidance: the network takes the scales from {taken.low:g} to {taken.high:g} as an input, and without "
-            f"the run's folder {folder} does not say which one it is for; give one"
+            f"guidance: must be 1 (none) or more, as diffusers' pipelines guide above 1 only (got {scale:g})"
         )
-    own = None if tables else model.inventory()
-    scale = evaluation.get("guidance", 1.0 if own is None else own.guidance) if guidance is None else guidance
     # Raises where the network cannot be guided so.
     model.condition(
         None if model.spec.classes is None else torch.tensor([0]), 1, torch.tensor([scale]) if scale != 1 else None

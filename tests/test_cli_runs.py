@@ -151,6 +151,12 @@ def test_sample_depends_on_seed_guidance_and_classes_only(run: Path, tmp_path: P
     assert (draw("c.png", "--guidance", "2") == first).all()  # the run's own
     assert (draw("d.png", "--class-labels", "0,1,2,3") == first).all()  # what it takes by itself
     assert (draw("e.png", "--seed", "1") != first).any()
+    moved = shutil.copytree(run / "pipeline", tmp_path / "moved")
+    assert call("sample", moved, "--steps", "1", "--count", "4", "--output", tmp_path / "h.png").exit_code == 0
+    assert (pixels(tmp_path / "h.png") == first).all()  # the folder's own guidance
+    scored = ("--features", "pixels", "--set", "data.type=digits", "--samples", "10", "--json")
+    [row] = json.loads(call("evaluate", moved, "--steps", "1", *scored).stdout)
+    assert "; guidance 2; " in row["protocol"]
     assert (draw("f.png", "--guidance", "8") != first).any()
     assert (draw("g.png", "--class-labels", "7") != first).any()
 

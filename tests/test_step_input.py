@@ -277,6 +277,7 @@ def assert_loaded_alike(run_folder: Path, scratch: Path, noise: Tensor, expected
         (run_folder, 0, None, r"steps: must be at least 1 \(got 0\)"),
         (run_folder, None, 2.0, "guidance: is given without steps"),
         (run_folder, 3, 2.0, "guidance: the model has no null class"),
+        (run_folder, 3, 0.5, r"guidance: must be 1 \(none\) or more, as diffusers' pipelines guide above 1 only"),
     ):
         with pytest.raises(DistillkitError, match=said):
             distillkit.load_pipeline(folder, steps, guidance)

@@ -58,7 +58,7 @@ def command(
     A run's pipeline is scored with the run's config, any other with the
     default features and metric (docs/reference.md). Options and --set change the tables
     evaluation, engine, data, features, metric and model. Grid and sampler are the pipeline's own, unless --set names
-    others.
+    others; so is the guidance scale of a pipeline without its run.
     """
     folder = pipeline_folder(pipeline)
     of_model, others = split_assignments(assignments)
@@ -72,7 +72,7 @@ def command(
     tables: dict[str, Any] = {
         "features": registry.table("features"),
         "metric": [registry.table("metric")],
-        "evaluation": {},
+        "evaluation": {"guidance": model.spec.guidance},
     }
     tables |= tables_of_run(folder)
     # The pipeline has its own.

@@ -24,7 +24,9 @@ from distillkit.registry import load_registry
 @click.option("--count", type=click.IntRange(1), default=16, show_default=True, help="Pictures.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("grid.png"), show_default=True, metavar="PNG")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise.")
-@click.option("--guidance", type=click.FloatRange(0), help="Guidance scale s; 1 is none. [default: the run's, or 1]")
+@click.option(
+    "--guidance", type=click.FloatRange(0), help="Guidance scale s; 1 is none. [default: the run's, or the folder's]"
+)
 @click.option("--class-labels", metavar="0,1,…", help="Classes, repeated until there are enough. [default: all]")
 @prompts_option
 @click.option("--device", help="As torch names it: cpu, cuda or cuda:N. [default: a GPU, if there is one]")
@@ -47,15 +49,17 @@ def command(
     check_replaceable(target)
     folder = pipeline_folder(pipeline)
     of_run = tables_of_run(folder)
-    evaluation = {"guidance": of_run.get("evaluation", {}).get("guidance", 1.0), "seed": seed}
     check_guidance(of_run, guidance)
-    if guidance is not None:
-        evaluation["guidance"] = guidance
-    tables = {"evaluation": evaluation, "engine": load_registry().table("engine", device=device)}
     of_model, others = split_assignments(assignments)
-    scoring = read_scoring(tables, str(folder), others)
     labels = _labels(class_labels, count)
     model = load_model(folder, prompts, of_model)
+    if guidance is None:
+        guidance = of_run.get("evaluation", {}).get("guidance", model.spec.guidance)
+    tables = {
+        "evaluation": {"guidance": guidance, "seed": seed},
+        "engine": load_registry().table("engine", device=device),
+    }
+    scoring = read_scoring(tables, str(folder), others)
     if labels is not None and (model.spec.classes is None or max(labels) >= model.spec.classes):
         has = (
             f"has the classes 0 to {model.spec.classes - 1}" if model.spec.classes else "is not conditioned on classes"

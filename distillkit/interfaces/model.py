@@ -48,6 +48,7 @@ class ModelSpec:
         supports_guidance: whether there is a null condition, so that classifier-free guidance is possible.
         guidance_input: the network's input for the guidance scale; None if it has none. `Model.condition` then puts
             the scale among the network's inputs.
+        guidance: the guidance scale s that its folder was saved for (1: none, or the folder does not say).
         sampler: how the model was made to be sampled, according to its scheduler.
         samplers: how a student made from it can be sampled: what the schedulers that `Model.export` writes can do.
         solvers: the schedulers of diffusers' with which the undistilled network can be sampled (`Model.solver`), the
@@ -62,6 +63,7 @@ class ModelSpec:
     classes: int | None = None
     supports_guidance: bool = False
     guidance_input: GuidanceInput | None = None
+    guidance: float = 1.0
     sampler: Sampler = "ddim"
     samplers: tuple[Sampler, ...] = ("ddim", "consistency")
     solvers: tuple[str, ...] = ()

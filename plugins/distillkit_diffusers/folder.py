@@ -208,6 +208,14 @@ class PipelineFolder:
         return null_class if isinstance(null_class, int) else None
 
     @property
+    def guidance(self) -> float:
+        """The guidance scale that the pipeline was saved with; 1 (none) if its index has none."""
+        scale = self.index.get("guidance_scale", 1.0)
+        if not isinstance(scale, int | float):
+            raise DistillkitError(f"{self.path / 'model_index.json'}: guidance_scale must be a number (got {scale!r})")
+        return float(scale)
+
+    @property
     def scheduler_file(self) -> Path | None:
         """The file with the scheduler's config; None if the folder has none."""
         candidates = (self.path / "scheduler" / "scheduler_config.json", self.path / "scheduler_config.json")

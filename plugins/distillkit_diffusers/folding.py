@@ -41,7 +41,7 @@ def export(family: Any, network: torch.nn.Module, folder: Path, export: Export, 
     scaled = GUIDANCE in step_input.added(network)
     state = step_input.fold(network, told[export.steps])
     if scaled and taken is not None:
-        state[step_input.SCALES] = torch.tensor([taken.low, taken.high], dtype=torch.float64)
+        state[step_input.SCALES] = torch.tensor([taken.low, taken.high, export.guidance], dtype=torch.float64)
         export = replace(export, guidance=1.0, baked=export.guidance)
     family.export(network, folder, export)
     safetensors.torch.save_file(state, folder / step_input.FILE)

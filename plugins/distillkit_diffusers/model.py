@@ -83,12 +83,12 @@ class FamilyModel(Model):
             self.family.load()
         family = self.family
         self.network = family.network
-        taken = family.guidance_input
+        taken, scale = family.guidance_input, 1.0 if family.folder is None else family.folder.guidance
         if (written := self._inputs_file) is not None:
             state = safetensors.torch.load_file(written)
             step_input.restore(self.network, state)
             if step_input.SCALES in state:
-                low, high = state[step_input.SCALES].tolist()
+                low, high, scale = state[step_input.SCALES].tolist()
                 taken = GuidanceInput(low, high, new=False)
         if self.step_input and STEP_SIZE not in step_input.added(self.network):
             step_input.add(self.network)
@@ -100,6 +100,7 @@ class FamilyModel(Model):
             classes=family.classes,
             supports_guidance=family.supports_guidance,
             guidance_input=taken,
+            guidance=scale,
             sampler=family.sampler,
             samplers=family.samplers,
             solvers=family.solvers,

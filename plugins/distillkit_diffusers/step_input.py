@@ -27,7 +27,8 @@ FILE = "step_input.safetensors"
 EMBEDDINGS = {STEP_SIZE: "step_embedding", GUIDANCE: "guidance_embedding"}
 """The inputs, and what their embeddings are called in the network."""
 SCALES = "scales"
-"""What the lowest and the highest guidance scale that the network was taught, [2], are called in that file."""
+"""What the lowest and the highest guidance scale that the network was taught are called in that file, with the scale
+that is folded into the biases: [3]."""
 FREQUENCIES = 8
 WIDTH = 128
 

@@ -144,12 +144,7 @@ class Family(ABC):
 
     def default_guidance(self, folder: PipelineFolder) -> float:
         """The guidance scale that the pipeline uses by default: the one it was saved with, or 1 (none)."""
-        scale = folder.index.get("guidance_scale", 1.0)
-        if not isinstance(scale, int | float):
-            raise DistillkitError(
-                f"{folder.path / 'model_index.json'}: guidance_scale must be a number (got {scale!r})"
-            )
-        return float(scale)
+        return folder.guidance
 
     def has_grid(self, spacing: str) -> bool:
         """See `Model.has_grid`."""
