@@ -54,7 +54,7 @@ def test_it_leaves_a_run(done: tuple[Run, Result]) -> None:
     ]
     assert (run.folder / "scores.json").read_text(encoding="utf-8") == "[]\n"
     card = (run.folder / "pipeline/README.md").read_text(encoding="utf-8")
-    for line in ("- Method: `best`, 6 updates", f"- Made from: {TEACHER}"):
+    for line in ("- Method: `any-step`, 6 updates", f"- Made from: {TEACHER}"):
         assert line in card.splitlines()
     assert "- Guidance: inside the network, at scale 2: call the pipeline without guidance" in card
     assert "samples in **2 steps**" in card
@@ -69,7 +69,7 @@ def test_it_says_what_it_does(done: tuple[Run, Result]) -> None:
     said = {line[:10].strip(): line[10:] for line in lines[:10]}
     assert said["model"] == "ClassConditionalPipeline, 45.3 k parameters"
     rate = re.escape(f"{5e-4 * (1_220_000 / 45_321) ** 0.5:.2g}")
-    assert re.fullmatch(rf"best: 6 updates, batches of 2, learning rate {rate} to 0\.00026", said["method"])
+    assert re.fullmatch(rf"any-step: 6 updates, batches of 2, learning rate {rate} to 0\.00026", said["method"])
     assert said["stages"] == "N = 8: for 1, 2, 3, 4, 5, 6, 8 steps; 6 network evaluations, and 8 before them"
     assert said["guidance"] == "2, inside the student: one evaluation a step"
     assert re.fullmatch(r"torch on (cpu|cuda), precision auto, gradient checkpointing off", said["engine"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -324,6 +325,12 @@ def test_one_folder_for_several_numbers_of_steps(tmp_path: Path) -> None:
             loading = {"custom_pipeline": str(folder), "trust_remote_code": True}
             call = arguments | {"num_inference_steps": steps}
             cases[case] = {"folder": str(folder), "loading": loading, "arguments": call}
+        if name in ("sd", "sd3"):
+            # By their times alone.
+            [handed] = json.loads((folder / "step_table/config.json").read_text(encoding="utf-8"))["times"]["3"].items()
+            case = f"{name}, {handed[0]}"
+            expected[case], noises[case] = expected[f"{name}, 3 steps"], noise.clone()
+            cases[case] = {**cases[f"{name}, 3 steps"], "arguments": arguments | dict([handed])}
     images = stock_alone_all(cases, noises, tmp_path / "alone")
     for case, wanted in expected.items():
         assert wanted.std() > 0.01
@@ -348,7 +355,9 @@ def test_what_is_done_to_a_pipeline_for_several_numbers(tmp_path: Path, monkeypa
 
     pipe = DiffusionPipeline.from_pretrained(tmp_path / "made/pipeline", trust_remote_code=True)
     check(pipe)
-    with pytest.raises(ValueError, match=r"^num_inference_steps must be one of 2, 1, 3, which .* serves \(got 4\)$"):
+    with pytest.raises(
+        ValueError, match=r"^num_inference_steps, or how .* must be one of 2, 1, 3, which .* \(got 4\)$"
+    ):
         pipe([0], num_inference_steps=4)
     pipe.save_pretrained(tmp_path / "again")
     again = DiffusionPipeline.from_pretrained(tmp_path / "again", trust_remote_code=True)

@@ -52,8 +52,8 @@ def complete(
     preset = tables.pop("preset", None)
     if preset is not None:
         try:
-            base = lay_over(base, _preset(registry, preset))
-            base = lay_over(base, {"run": {"method": preset}})
+            # A preset may name its method otherwise, as one that recommends another does.
+            base = lay_over(lay_over(base, {"run": {"method": preset}}), _preset(registry, preset))
         except UnknownNameError as error:
             mistakes.append(Mistake("preset", str(error)))
     tables = lay_over(base, tables)

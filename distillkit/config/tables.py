@@ -42,7 +42,7 @@ class RunTable(StrictModel):
         name: the run's name, and its folder's under `runs/`. Default: the config file's name.
         updates: P, parameter updates in all.
         seed: everything random follows from it.
-        method: what to call the method in model cards; the preset's name by default.
+        method: what to call the method in model cards; the preset's name by default, or the name it gives.
         log_every: updates between points of the tracker's curves (the journal has every update).
         checkpoint_every: updates between checkpoints; 0: only by `checkpoint_minutes`, and at the end.
         checkpoint_minutes: minutes of training and scoring between checkpoints; 0: none by the clock.

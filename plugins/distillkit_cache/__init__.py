@@ -37,7 +37,7 @@ ANY_STEP: dict[str, Any] = {
 PRESETS = {
     "any-step": ANY_STEP,
     # What docs/study.md recommends.
-    "best": ANY_STEP,
+    "best": ANY_STEP | {"run": {"method": "any-step"}},
 }
 
 

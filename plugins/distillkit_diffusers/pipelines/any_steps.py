@@ -17,12 +17,15 @@ from typing import Any
 import diffusers
 from diffusers import DiffusionPipeline
 
+TIMES = ("timesteps", "sigmas")
+"""The arguments of stock pipelines that are times, one for each step."""
+
 
 class AnySteps(DiffusionPipeline):
     """Sets the biases, the scheduler and the times of a number of steps at each call; put before a stock class.
 
     Subclasses have one more part, the `StepTable` step_table. Their own scheduler, set by the user or not, is replaced.
-    Times that are given with the call are used.
+    Times that are given with the call, timesteps or sigmas, take the place of the scheduler's: as many steps are taken.
     """
 
     def __init_subclass__(cls) -> None:
@@ -37,8 +40,9 @@ class AnySteps(DiffusionPipeline):
         def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
             given = inspect.signature(stock.__call__).bind(self, *args, **kwargs)
             given.apply_defaults()
-            times = self.set_steps(given.arguments["num_inference_steps"])
-            return stock.__call__(self, *args, **times | kwargs)
+            own = next((given.arguments[key] for key in TIMES if given.arguments.get(key) is not None), None)
+            times = self.set_steps(given.arguments["num_inference_steps"] if own is None else len(own))
+            return stock.__call__(self, *args, **(times if own is None else {}) | kwargs)
 
         # diffusers reads the parts of a pipeline from its signature.
         signature = inspect.signature(stock.__init__)
@@ -60,7 +64,10 @@ class AnySteps(DiffusionPipeline):
         steps = self.config.num_inference_steps if steps is None else steps
         if steps not in table.config.steps:
             served = ", ".join(map(str, table.config.steps))
-            raise ValueError(f"num_inference_steps must be one of {served}, which this pipeline serves (got {steps})")
+            raise ValueError(
+                f"num_inference_steps, or how many times are given, must be one of {served}, which this pipeline "
+                f"serves (got {steps})"
+            )
         table.set_biases(getattr(self, table.config.part), steps)
         self.scheduler = table.scheduler(steps)
         taken = inspect.signature(self.__call__).parameters
