@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -14,8 +13,8 @@ from distillkit_anystep.semigroup import Semigroup
 from distillkit_dsd.dsd import MergedSteps
 from distillkit_losses.losses import XL1, XMse
 from helpers.digits import settings, started
-from helpers.targets import ALPHA, PATH, SIGMA, UPDATE, Network, frozen
-from torch import Tensor, nn
+from helpers.targets import ALPHA, PATH, SIGMA, UPDATE, frozen, told
+from torch import Tensor
 
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.interfaces import JumpBatch, Loss, Stage
@@ -36,24 +35,6 @@ SHORTCUT = (
     "source.batch=64",
     "grid.spacing=trailing",
 )
-
-
-class Told(Network):
-    """The small network, which also knows the step size."""
-
-    def forward(self, z: Tensor, t: Tensor, step_size: Tensor | None = None) -> Tensor:
-        assert step_size is not None
-        return super().forward(z, t) * (1 + step_size.view(-1, 1, 1, 1))
-
-
-def call(network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-    output: Tensor = network(z, t, inputs["step_size"])
-    return output
-
-
-def told(seed: int) -> Predictor:
-    torch.manual_seed(seed)
-    return Predictor(Told(), PATH, "v_prediction", call, step_input=True)
 
 
 def batch() -> JumpBatch:

@@ -70,7 +70,7 @@ def _needs(components: Components, registry: Registry) -> Iterator[Mistake]:
     against_data = [i for i, loss in enumerate(components.losses) if loss.options.against == "data"]
     needs = [(f"loss[{i}].against", '"data"', "data") for i in against_data]
     if target is not None:
-        needs += [("target", f"'{target.name}'", need) for need in sorted(target.needs)]
+        needs += [("target", f"'{target.name}'", need) for need in sorted(target.needs - {"step_size"})]
     for key, part, need in needs:
         if need not in source.gives:
             message = NOT_GIVEN.get(need, "'{source}' does not give '{need}', which {part} needs; use {others}")

@@ -27,8 +27,14 @@ def no_new_input(teacher: Teacher) -> Mistake:
 
 
 def check_step_input(components: Components) -> Iterator[Mistake]:
-    """A network that is told the size of its jumps is taught some."""
-    if components.model.step_input and components.target is None:
+    """A network that is told the size of its jumps is taught some, and one that has to be told is."""
+    target, told = components.target, components.model.step_input
+    if target is not None and "step_size" in target.needs and not told:
+        yield Mistake(
+            "model.step_input",
+            f"must be true: the target '{target.name}' needs a student that is told the size of its jumps",
+        )
+    if told and target is None:
         yield Mistake(
             "model.step_input",
             "tells the network the size of the jumps that a target teaches it, and the run has no target; leave it out",

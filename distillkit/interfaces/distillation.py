@@ -163,7 +163,8 @@ class Target(Stateful):
     needs: ClassVar[frozenset[str]] = frozenset()
     """Optional. What the source must give: "data" (it reads `jumps.data`), "walk" (it keeps something of a sample from
     one jump to the next), "landing" (it reads `jumps.landing`, and asks no teacher), "levels" (it reads
-    `jumps.levels`)."""
+    `jumps.levels`). And "step_size" (it reads `jumps.step_size`), for which the student must be told it
+    (`model.step_input`)."""
     copies: ClassVar[int] = 0
     """Optional. How many copies of the network it holds itself, for estimates of memory."""
 

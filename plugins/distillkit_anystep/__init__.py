@@ -1,11 +1,13 @@
-"""Jumps of all sizes in one batch, each learned from two of half its size, without stored trajectories."""
+"""Jumps of all sizes, learned from the student's other jumps and the teacher, without stored trajectories."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from distillkit import hookimpl
-from distillkit.interfaces import Target
+from distillkit.interfaces import Source, Target
+from distillkit_anystep.lagrangian import Lagrangian
+from distillkit_anystep.pure_noise import PureNoise
 from distillkit_anystep.semigroup import Semigroup
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -28,7 +30,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @hookimpl
 def distillkit_targets() -> list[type[Target]]:
-    return [Semigroup]
+    return [Lagrangian, Semigroup]
+
+
+@hookimpl
+def distillkit_sources() -> list[type[Source]]:
+    return [PureNoise]
 
 
 @hookimpl

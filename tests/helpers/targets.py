@@ -35,14 +35,27 @@ class Network(nn.Module):
         return torch.tanh(self.mix(z) + (t / 500 - 1).view(-1, 1, 1, 1))
 
 
+class Told(Network):
+    """The small network, which also knows the step size."""
+
+    def forward(self, z: Tensor, t: Tensor, step_size: Tensor | None = None) -> Tensor:
+        assert step_size is not None
+        return super().forward(z, t) * (1 + step_size.view(-1, 1, 1, 1))
+
+
 def call(network: nn.Module, z: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-    output: Tensor = network(z, t)
+    output: Tensor = network(z, t, **inputs)
     return output
 
 
 def predictor(seed: int = 0) -> Predictor:
     torch.manual_seed(seed)
     return Predictor(Network(), PATH, "v_prediction", call)
+
+
+def told(seed: int) -> Predictor:
+    torch.manual_seed(seed)
+    return Predictor(Told(), PATH, "v_prediction", call, step_input=True)
 
 
 def set_up(teacher: Teacher, student: Predictor) -> Teacher:
