@@ -19,8 +19,7 @@ def load_pipeline(folder: str | PathLike[str], steps: int | None = None, guidanc
     """Load an exported pipeline for a number of sampling steps, as `distillkit export` makes it.
 
     Args:
-        folder: a run's folder, or a pipeline that distillkit exported. One for texts must be in its run's folder, where
-            the prompts are.
+        folder: a run's folder, or a pipeline that distillkit exported.
         steps: the number of sampling steps, 1 or more: the scheduler has their times, and a network that takes the step
             size becomes diffusers' own for them. None loads the pipeline as it was exported.
         guidance: with `steps`, the guidance scale s (1 is none). A network that was taught several scales becomes one

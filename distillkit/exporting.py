@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 import torch
 
-from distillkit.config import read_component, table_of_result
+from distillkit.config import read_choice, read_component, table_of_result
 from distillkit.config.layers import assign, parse_assignments
 from distillkit.config.read import tables_in
 from distillkit.errors import ConfigError, DistillkitError
@@ -86,7 +86,8 @@ def prepare(folder: Path, steps: Sequence[int], guidance: float | None) -> tuple
     Raises:
         DistillkitError: the network cannot be sampled so.
     """
-    tables, model = tables_of_run(folder), load_model(folder)
+    tables = tables_of_run(folder)
+    model = load_model(folder, assignments=() if tables else _any_prompt(folder))
     evaluation = tables.get("evaluation", {})
     baked = check_guidance(tables, guidance)
     scale = evaluation.get("guidance", model.spec.guidance) if guidance is None else guidance
@@ -119,6 +120,21 @@ def prepare(folder: Path, steps: Sequence[int], guidance: float | None) -> tuple
         baked=baked,
         several=tuple(steps) if len(steps) > 1 else (),
     )
+
+
+def _any_prompt(folder: Path) -> list[str]:
+    """Assignments for a folder without its run, which has no prompts: one, if the model needs some.
+
+    No exported weight depends on the prompts.
+    """
+    table = table_of_result({}, folder)
+    key = load_registry().find("model", table["type"]).command_options.get("prompt_list")
+    try:
+        read_choice("model", table, str(folder))
+    except ConfigError as error:
+        if f"model.{key}" in {mistake.key for mistake in error.mistakes}:
+            return [f'model.{key}=[""]']
+    return []
 
 
 def load_pipeline(folder: Path, steps: int | None, guidance: float | None) -> diffusers.DiffusionPipeline:

@@ -43,6 +43,14 @@ def test_another_type_replaces_the_preset_s_table_whole(config: ConfigFile) -> N
     assert tables["schedule"] == {"type": "constant", "steps": 8}
 
 
+def test_another_type_keeps_what_the_preset_says_of_any(config: ConfigFile) -> None:
+    """Of models; as in a file, but what the file says of the type that it names is gone."""
+    text = 'preset = "any-step"\n[run]\nupdates = 7\n[model]\ntype = "diffusers"\npath = "nowhere"\n'
+    found = read_config(config.write(text, below=""), ["model.type=fashion"]).tables["model"]
+    assert {key: found[key] for key in ("type", "step_input")} == {"type": "fashion", "step_input": True}
+    assert "path" not in found
+
+
 def test_lists_replace_the_preset_s_list_whole(config: ConfigFile) -> None:
     settings = only(read_config(config.write(DSDI + '[[loss]]\ntype = "v-mse"\n')))
     assert [loss.name for loss in settings.losses] == ["v-mse"]

@@ -48,7 +48,9 @@ def complete(
     assignments, mistakes = parse_assignments(overrides)
     base: dict[str, Any] = {kind: {"type": registry.default(kind)} for kind in DEFAULTED}
     base["run"] = {"name": name}
-    mistakes += assign(tables, [a for a in assignments if a.key == "preset"])
+    # A table's new type as if the file had it: what the preset says of any type stays.
+    early = [a for a in assignments if a.key == "preset" or (len(a.parts) == 2 and a.parts[1] == "type")]
+    mistakes += assign(tables, early)
     preset = tables.pop("preset", None)
     if preset is not None:
         try:
@@ -57,7 +59,7 @@ def complete(
         except UnknownNameError as error:
             mistakes.append(Mistake("preset", str(error)))
     tables = lay_over(base, tables)
-    mistakes += assign(tables, [a for a in assignments if a.key != "preset"])
+    mistakes += assign(tables, [a for a in assignments if a not in early])
     if tables.pop("preset", None) is not None:
         mistakes.append(Mistake("--set", "preset is a name and has no keys; write preset=NAME"))
     return tables, mistakes
@@ -118,7 +120,7 @@ def parse_assignments(texts: Iterable[str]) -> tuple[list[Assignment], list[Mist
 def assign(tables: dict[str, Any], assignments: Iterable[Assignment]) -> list[Mistake]:
     """Apply assignments to the tables, in place. Returns the mistakes.
 
-    A new `type` empties its table first, as in `lay_over`. It is therefore applied before the table's other keys.
+    A new `type` empties its table first. It is therefore applied before the table's other keys.
     """
     in_order = sorted(assignments, key=lambda assignment: assignment.parts[-1] != "type")
     return [Mistake("--set", f"{a.key}: {fault}") for a in in_order if (fault := _assign(tables, a.parts, a.value))]
