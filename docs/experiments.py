@@ -1,4 +1,4 @@
-"""What docs/sweep.py and docs/study.py share: runs that are carried out once, and tables in the pages of docs/."""
+"""What sweep.py, study.py and any_step.py share: runs that are carried out once, and tables in the pages of docs/."""
 
 from __future__ import annotations
 
@@ -73,6 +73,14 @@ def write_blocks(page: Path, name: str, blocks: Mapping[str, str]) -> None:
             flags=re.DOTALL,
         )
     page.write_text(text, encoding="utf-8")
+
+
+def scores_in(page: Path, name: str, key: str) -> dict[str, dict[int, float]]:
+    """The scores in a block that `write_blocks` wrote: row -> number of steps -> mean."""
+    [block] = re.findall(rf"<!-- {name}: {key} -->\n(.*?)\n<!-- end -->", page.read_text(encoding="utf-8"), re.DOTALL)
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+    steps = {i: int(cell.split()[0]) for i, cell in enumerate(head) if re.fullmatch(r"\d+ steps?", cell)}
+    return {row[0]: {steps[i]: float(row[i].split()[0]) for i in steps} for row in rows}
 
 
 def arguments(description: str | None, folder: str) -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean, geometric_mean, stdev
 
-from experiments import Experiment, arguments, distillkit, side_by_side, slug, write_blocks
+from experiments import Experiment, arguments, distillkit, scores_in, side_by_side, slug, write_blocks
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
@@ -318,29 +318,31 @@ ORDERINGS = (
 )
 
 
-def plot(study: Study, file: Path) -> None:
-    """Scores over the steps, a panel for each budget."""
-    figure = Figure(figsize=(13, 4.6), layout="constrained")
-    panels = figure.subplots(1, len(BUDGETS), sharey=True)
-    colours = dict(zip(METHODS, colormaps["turbo"].resampled(len(METHODS))(range(len(METHODS))), strict=True))
-    for axes, budget in zip(panels, BUDGETS, strict=True):
-        for way, style in zip(UNDISTILLED, (":", "--", "-"), strict=True):
-            axes.plot(STEPS, means(undistilled(study.top, way)), style, color="black", label=f"undistilled, {way}")
-        for method, factor in study.factors(budget).items():
-            scores = means([run.scores() for run in study.runs(method, factor)])
-            axes.plot(STEPS, scores, "o-", color=colours[method], label=METHODS[method])
+def plot(page: Path, file: Path) -> None:
+    """Scores over the steps, from the page's tables: a panel for each budget, and one for any-step's lengths."""
+    figure = Figure(figsize=(16, 4.6), layout="constrained")
+    panels = figure.subplots(1, len(BUDGETS) + 1, sharey=True)
+    colours = dict(zip(METHODS.values(), colormaps["turbo"].resampled(len(METHODS))(range(len(METHODS))), strict=True))
+    styles = dict(zip((f"undistilled, {way}" for way in UNDISTILLED), (":", "--", "-"), strict=True))
+    length = scores_in(page, "any-step", "length")
+    shades = colormaps["Greys"].resampled(len(length) + 2)
+    for axes, budget in zip(panels, (*BUDGETS, None), strict=True):
+        for title, scores in scores_in(page, "study", budget or BUDGETS[0]).items():
+            if title in styles:
+                axes.plot(STEPS, [scores[n] for n in STEPS], styles[title], color="black", label=title)
+            elif budget is not None:
+                axes.plot(STEPS, [scores[n] for n in STEPS], "o-", color=colours[title], label=title)
         axes.set(title=f"equal {budget}", xlabel="steps", xscale="log", yscale="log")
         axes.set_xticks(STEPS, map(str, STEPS))
         axes.minorticks_off()
+    for i, (updates, scores) in enumerate(length.items(), 2):
+        panels[-1].plot(STEPS, [scores[n] for n in STEPS], "s-", color=shades(i), label=f"any-step, {updates} updates")
+    panels[-1].set_title("any-step: one student")
     panels[0].set_ylabel("fd-fashion (500 samples)")
     panels[0].set_yticks([15, 20, 30, 50, 100, 200, 400], ["15", "20", "30", "50", "100", "200", "400"])
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
+    drawn = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(drawn.values(), drawn.keys(), loc="outside right center")
     figure.savefig(file, dpi=110)
-
-
-def means(found: Sequence[dict[int, float]]) -> list[float]:
-    """Mean scores at each number of steps."""
-    return [fmean(scores[steps] for scores in found) for steps in STEPS]
 
 
 def grids(study: Study, steps: int, file: Path) -> None:
@@ -363,7 +365,7 @@ def grids(study: Study, steps: int, file: Path) -> None:
     write_png(file, sheet([*rows.values()], [*rows]))
 
 
-PARTS = ("rates", "budgets", *ABLATIONS)
+PARTS = ("rates", "budgets", *ABLATIONS, "plot")
 
 
 def main() -> None:
@@ -380,7 +382,6 @@ def main() -> None:
         blocks |= {budget: budget_table(study, budget) for budget in BUDGETS}
         blocks["orderings"] = orderings_table(study)
         write_blocks(DOCS / "methods.md", "study", {method: result(study, method) for method in METHODS})
-        plot(study, DOCS / "images" / "study.png")
         for steps in (2, 4):
             grids(study, steps, DOCS / "images" / f"study-steps-{steps:03d}.png")
     for table in ABLATIONS:
@@ -389,6 +390,8 @@ def main() -> None:
             side_by_side([run.carry_out for group in zip(*rows.values(), strict=True) for run in group], given.jobs)
             blocks[table] = ablation_table(rows)
     write_blocks(DOCS / "study.md", "study", blocks)
+    if "plot" in given.parts:
+        plot(DOCS / "study.md", DOCS / "images" / "study.png")
 
 
 def carry_out_budgets(study: Study, jobs: int) -> None:
