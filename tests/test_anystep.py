@@ -220,6 +220,9 @@ MISTAKES = {
         "source.type: 'cached-trajectories' does not give 'levels', which 'semigroup' needs; use 'noised-data' or "
         "'trajectory'"
     ),
+    ("grid.spacing=angle + karras-8",): (
+        'schedule: a grid of 16 steps with the spacing "angle + karras-8" has 8 times; take fewer steps'
+    ),
     ("target.stride=3",): "target.stride: must be a multiple of 2 (got 3)",
 }
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
+from distillkit.config.grid_checks import check_grids, check_spacing, check_times
 from distillkit.config.input_checks import check_baked, check_guidance_input, check_levels, check_step_input
 from distillkit.config.plan import make_plan, shares, stride, teacher_evaluations
 from distillkit.config.score_checks import check_best, check_scores
 from distillkit.config.settings import Components, scores_taken, wanted_score, watched
 from distillkit.errors import Mistake
 from distillkit.interfaces import Engine, Source, Stage
-from distillkit.registry import PartError, Registry, whole
+from distillkit.registry import PartError, Registry
 
 
 def check_together(components: Components, wrong: Collection[str], registry: Registry) -> Iterator[Mistake]:
@@ -124,28 +125,6 @@ def _stages(components: Components) -> Iterator[Mistake]:
             return
 
 
-def wanted_steps(components: Components) -> list[tuple[str, int]]:
-    """The numbers of steps of all grids that a run needs, each with the key that asks for it."""
-    evaluation = components.evaluation
-    wanted = [("schedule", steps) for steps, _ in shares(components.schedule)]
-    wanted += [("source.levels", steps) for steps in components.source.levels]
-    wanted += [("evaluation.steps", steps) for steps in evaluation.steps]
-    wanted += [("evaluation.teacher_steps", steps) for steps in evaluation.teacher_steps]
-    return wanted + [("evaluation.export_steps", steps) for steps in (evaluation.export_steps,) if steps is not None]
-
-
-def _grids(components: Components) -> Iterator[Mistake]:
-    most, start = components.model.most_steps(), components.grid.start
-    if most is None:
-        return
-    whole(components.model, "most_steps()", most, "steps", 1)
-    if isinstance(start, int):
-        most = min(most, start + 1)
-    faults = {key: steps for key, steps in wanted_steps(components) if steps > most}
-    for key, steps in faults.items():
-        yield Mistake(key, f"a grid of {steps} steps needs 1 to {most} steps: the noise path has {most} times")
-
-
 def _plan(components: Components) -> Iterator[Mistake]:
     if not any(_stages(components)):
         make_plan(components)  # raises if a part is wrong
@@ -194,35 +173,13 @@ def _watched(components: Components) -> Iterator[Mistake]:
             return
 
 
-def check_spacing(components: Components) -> Iterator[Mistake]:
-    """The noise path must have the run's grids, and the exported pipeline must be able to sample on them."""
-    model = components.model
-    if components.grid.start == "late" and components.source.spacing is None:
-        yield Mistake(
-            "grid.start",
-            'is "late", which is for a source whose teacher has a grid of its own (source.spacing): set it to "auto"',
-        )
-    spacings = {"grid.spacing": components.grid.spacing, "source.spacing": components.source.spacing}
-    for key, spacing in spacings.items():
-        if spacing is not None and model.has_grid(spacing) is False:
-            yield Mistake(
-                key, f'is "{spacing}", and the model\'s noise path has no such grids; set it to "trailing" or "angle"'
-            )
-            return
-    if model.can_export(components.grid.spacing) is False:
-        yield Mistake(
-            "grid.spacing",
-            f'is "{components.grid.spacing}", and the stock pipeline that this model is exported as cannot be given '
-            'such times: its call takes none, and no scheduler\'s config in diffusers says them; set it to "trailing"',
-        )
-
-
 CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     _targets: {"loss", "target", "teacher", "source"},
     _stages: {"schedule", "target", "teacher"},
     check_levels: {"schedule", "target", "teacher", "source"},
     _plan: {"schedule", "target", "teacher", "source", "run", "optimizer"},
-    _grids: {"model", "schedule", "grid", "source", "evaluation"},
+    check_grids: {"model", "schedule", "grid", "source", "evaluation"},
+    check_times: {"schedule", "grid", "source", "evaluation"},
     _watched: {"schedule", "target", "evaluation", "features", "metric"},
     check_best: {"evaluation", "features", "metric"},
     _data: {"source", "data"},

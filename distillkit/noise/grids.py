@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Annotated, Literal
 
 import torch
@@ -66,6 +67,11 @@ class GridTable(StrictModel):
 
     spacing: Annotated[str, AfterValidator(written)] = "trailing"
     start: Literal["auto", "late"] | Annotated[int, Field(ge=0)] = "auto"
+
+
+def most_steps(spacing: str) -> float:
+    """The most steps of a grid, for a spacing with "karras-R" in it; infinite for any other."""
+    return min(int(name.partition("-")[2] or 0) or inf for name in weights(spacing))
 
 
 def blend(spacing: str, times: Callable[[str], torch.Tensor]) -> torch.Tensor:

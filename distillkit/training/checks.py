@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 
 from distillkit.config import Components, GridTable
-from distillkit.config.checks import check_spacing, wanted_steps
+from distillkit.config.grid_checks import check_spacing, wanted_steps
 from distillkit.config.score_checks import check_samplers
 from distillkit.errors import DistillkitError, GridError, Mistake
 from distillkit.interfaces import Data, GuidanceInput, Model, ModelSpec, Sampler
