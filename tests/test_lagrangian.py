@@ -107,6 +107,7 @@ def exact(path: NoisePath, steps: int, kind: PredictionType, told: bool) -> Pred
     return Predictor(Exact(path, steps, kind, told), path, kind, call, step_input=True)
 
 
+WORDS = ("target.type=lagrangian", "schedule.steps=16")
 TABLE = TablePath(torch.from_numpy(ALPHA_BAR), "angle")
 COSINE = CosinePath(1000, (-10.0, 10.0), "angle")
 FLOWS: list[tuple[NoisePath, PredictionType]] = [
@@ -135,20 +136,58 @@ def test_the_exact_flow_is_its_own_target(path: NoisePath, kind: PredictionType)
     assert errors[1].median() < 1e-3
 
 
-def test_updates_from_every_source(tmp_path: Path) -> None:
-    for source in ("trajectory", "noised-data", "pure-noise"):
-        words = ["target.type=lagrangian", "schedule.steps=16", f"source.type={source}", "source.batch=4"]
-        words += ["source.levels=[1, 2, 4]", "source.level_weights=[1, 1, 1]"] * (source != "pure-noise") + [
-            "run.updates=2"
-        ]
-        parts = started(tmp_path, "shortcut", 16, *words, stride=4)
-        lines = list(updates(parts, Position(), print))
-        assert [line.values["evaluations"] for line in lines] == [4] * 2
+@pytest.mark.parametrize(
+    "source", ["'trajectory', levels=[1, 2, 4]", "'noised-data', levels=[1, 4], times='uniform'", "'pure-noise'"]
+)
+def test_updates(tmp_path: Path, source: str) -> None:
+    words = (*WORDS, f"source={{type={source}, batch=4}}", "run.updates=2")
+    lines = list(updates(started(tmp_path, "shortcut", 16, *words, stride=4), Position(), print))
+    assert [line.values["evaluations"] for line in lines] == [4] * 2
+    assert all(line.scalars["made"] for line in lines)
+
+
+def test_walks_in_jumps_of_any_length(tmp_path: Path) -> None:
+    """From noise to clean data, over the parts of the grid between; each jump begins where the one before it landed."""
+    words = (*WORDS, "grid.spacing=trailing", "source={type='trajectory', lengths='any', batch=64}")
+    parts = started(tmp_path, "shortcut", 16, *words, stride=4)
+    source, grid = parts.components.source, parts.student.path.grid(16)
+    ends, lengths = [4] * 64, Counter[tuple[int, int]]()
+    previous = torch.zeros(64, 1, 8, 8)
+    for seed in range(40):
+        jumps = source.draw(torch.Generator().manual_seed(seed))
+        assert jumps.step_size is not None
+        for row, (size, times) in enumerate(zip(jumps.step_size.tolist(), jumps.times.T, strict=True)):
+            length, begin = round(4 * size), grid.tolist().index(times[0]) // 4
+            assert torch.equal(times, grid[4 * begin : 4 * (begin + length) + 1 : length])
+            # Some first walks are cut short, which makes the batch staggered.
+            assert begin == ends[row] or (begin == 0 and (ends[row] == 4 or seed < 4))
+            assert begin == 0 or torch.equal(jumps.z[row], previous[row])
+            ends[row] = begin + length
+            lengths[begin, length] += 1
+        previous = jumps.z + 1
+        source.advance(previous)
+    assert lengths.keys() == {(begin, length) for begin in range(4) for length in range(1, 5 - begin)}
+
+
+def test_data_with_jumps_of_any_length(tmp_path: Path) -> None:
+    """From every place of the grid, and as far as every later one."""
+    words = (*WORDS, "source={type='noised-data', lengths='any', batch=64}")
+    parts = started(tmp_path, "shortcut", 16, *words, stride=4)
+    source, grid = parts.components.source, parts.student.path.grid(16).tolist()
+    seen = Counter[tuple[int, int]]()
+    for seed in range(20):
+        jumps = source.draw(torch.Generator().manual_seed(seed))
+        assert jumps.step_size is not None
+        for size, times in zip(jumps.step_size.tolist(), jumps.times.T.tolist(), strict=True):
+            begin, length = grid.index(times[0]), round(4 * size)
+            assert times == grid[begin : begin + 4 * length + 1 : length]
+            seen[begin // 4, length] += 1
+    expected = {(begin, length): 1 / 4 / (4 - begin) for begin in range(4) for length in range(1, 5 - begin)}
+    assert {key: count / 1280 for key, count in seen.items()} == pytest.approx(expected, abs=0.04)
 
 
 def test_jumps_of_pure_noise(tmp_path: Path) -> None:
-    words = ("schedule.steps=16", "target.type=lagrangian", "source={type='pure-noise', batch=64}")
-    parts = started(tmp_path, "shortcut", 16, *words, stride=4)
+    parts = started(tmp_path, "shortcut", 16, *WORDS, "source={type='pure-noise', batch=64}", stride=4)
     source, grid = parts.components.source, parts.student.path.grid(16)
     assert isinstance(source, PureNoise)
     lengths: Counter[int] = Counter()
@@ -165,9 +204,19 @@ def test_jumps_of_pure_noise(tmp_path: Path) -> None:
     )
 
 
-def test_a_student_that_is_not_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as raised:
-        settings(tmp_path, "shortcut", "run.updates=4", "target.type=lagrangian", "model.step_input=false")
-    assert [str(mistake) for mistake in raised.value.mistakes] == [
+MISTAKES = {
+    "model.step_input=false": (
         "model.step_input: must be true: the target 'lagrangian' needs a student that is told the size of its jumps"
-    ]
+    ),
+    "source.lengths=any": ('source.lengths: is "any", which does not go with source.levels; leave one of the two out'),
+    "source={type='noised-data', lengths='any', times='uniform'}": (
+        'source.lengths: is "any", which does not go with source.times = "uniform"; leave one of the two out'
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "expected"), MISTAKES.items())
+def test_mistakes(tmp_path: Path, words: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        settings(tmp_path, "shortcut", "run.updates=4", "target.type=lagrangian", words)
+    assert [str(mistake) for mistake in raised.value.mistakes] == [expected]

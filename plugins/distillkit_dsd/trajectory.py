@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import torch
 
 from distillkit import distributed
+from distillkit.errors import Mistake
 from distillkit.interfaces import Data, JumpBatch, LevelSource, Model, Stage
 from distillkit.noise import Condition, NoisePath
 
@@ -30,18 +32,31 @@ class Trajectory(LevelSource):
     class Options(LevelSource.Options):
         """
         Attributes:
-            staggered: spread the batch over the trajectory, as `levels` do in any case. Sample i's first walk of a
-                stage is cut short by the share i/B of its jumps, which costs no evaluation.
+            staggered: spread the batch over the trajectory, as `levels` and `lengths` do in any case. Sample i's first
+                walk of a stage is cut short by the share i/B of its jumps, which costs no evaluation.
+            lengths: how far the student jumps: "one" of the stage's jumps, or of its level's grid; or "any" number of
+                the stage's jumps that is left of a walk, drawn evenly, so that a batch has jumps of all sizes.
         """
 
         staggered: bool = False
+        lengths: Literal["one", "any"] = "one"
 
     options: Options
 
     @property
     def sequential(self) -> bool:
         """Whether the batch walks in step."""
-        return not (self.options.staggered or self.levels)
+        return not (self.options.staggered or self.levels or self._any_length)
+
+    @property
+    def _any_length(self) -> bool:
+        return self.options.lengths == "any"
+
+    def check(self) -> Iterator[Mistake]:
+        """A jump of any length has no level."""
+        if self.levels and self._any_length:
+            yield Mistake("lengths", 'is "any", which does not go with source.levels; leave one of the two out')
+        yield from super().check()
 
     def setup(self, model: Model, data: Data | None) -> None:
         """Remember the model whose noise and conditions are drawn."""
@@ -73,17 +88,22 @@ class Trajectory(LevelSource):
         device = self._z.device
         jump = self._on(device, self._position) - self._behind
         level = self._on(device, self._level)
-        # [B]: the steps of the stage's grid that a jump spans, in parts of equal length.
+        # [B] of all processes: how many of its walk's jumps a sample makes at once.
+        drawn = torch.ones_like(self._left)
+        if self._any_length:
+            drawn += (torch.rand(len(drawn), generator=generator) * self._left).long()
+        length = self._on(device, drawn)
+        # [B]: the steps of the stage's grid that one of them spans. They are divided into parts of equal length.
         span = self._steps // level
-        part = torch.arange(self._stride + 1, device=device).unsqueeze(1) * (span // self._stride)
+        part = torch.arange(self._stride + 1, device=device).unsqueeze(1) * (span // self._stride * length)
         self._grid = self._grid.to(device)
         times = self._grid[jump * span + part]
-        self._position = torch.where(self._left == 1, 0, self._position + 1)
-        self._left -= 1
-        if not self.levels:
+        self._position = torch.where(self._left == drawn, 0, self._position + drawn)
+        self._left -= drawn
+        if not (self.levels or self._any_length):
             return JumpBatch(self._z, times, self._condition)
-        levels = tuple(self._level[self._mine].tolist())
-        return JumpBatch(self._z, times, self._condition, step_size=1 / level, levels=levels)
+        levels = tuple(self._level[self._mine].tolist()) if self.levels else ()
+        return JumpBatch(self._z, times, self._condition, step_size=length / level, levels=levels)
 
     def _begin(self, over: torch.Tensor, generator: torch.Generator) -> None:
         """New noise and conditions for the samples in the mask `over`, [B] of all processes."""
