@@ -25,9 +25,23 @@ def _size(updates: int) -> list[str]:
     return [f"run.updates={updates}", f"source.trajectories={updates}"]
 
 
+def _rate(rate: float) -> list[str]:
+    """A run of the quick start's length, whose learning rate falls to a tenth."""
+    return [*_size(800), f"optimizer.learning_rate={rate}", f"optimizer.final_learning_rate={rate / 10}"]
+
+
+DEEP = [
+    *_size(800),
+    "schedule.steps=16",
+    "source.levels=[1, 2, 3, 4, 6, 8, 12, 16]",
+    "source.level_weights=[1, 1.4, 1.7, 2, 2.4, 2.8, 3.4, 4]",
+    "source.spacing=karras-16",
+    "grid.spacing=karras-16",
+]
+"""Up to 16 steps: what docs/methods.md says."""
 UNGUIDED = ["student={}", "source.guidance=1", "evaluation.teacher_guidance=1"]
 TOLD = ["model.step_input=true"]
-EPSILON = ["model.type=diffusers", "model.path=runs/epsilon-teacher", "model.step_input=true"]
+EPSILON = ["model.type=diffusers", "model.path=runs/epsilon-teacher"]
 """The teacher of docs/epsilon_teacher.py."""
 
 
@@ -71,6 +85,12 @@ class Table:
 
 TABLES = {
     "length": Table("quickstart", {str(updates): _size(updates) for updates in (200, 400, 800, 1600)}, SEEDS),
+    "rate": Table(
+        "quickstart",
+        {f"{rate:g}": _rate(rate) for rate in (1e-4, 2e-4, 5e-4, 1e-3, 2e-3)},
+        (0,),
+        steps=(1, 2, 4, 8),
+    ),
     "parts": Table(
         "quickstart",
         {
@@ -92,6 +112,22 @@ TABLES = {
             "guidance 1.25": [*_size(600), "source.guidance=1.25"],
         },
     ),
+    "deep": Table(
+        "quickstart",
+        {"levels to 16": DEEP},
+        steps=(1, 2, 4, 8, 12, 16),
+    ),
+    "late": Table(
+        "quickstart",
+        {
+            title: [*_size(600), *UNGUIDED, f"grid.start={start}"]
+            # Of the bundled teacher.
+            for title, start in {"at the noise": 999, "at σ/α = 5": 620, "at σ/α = 2.5": 475}.items()
+        }
+        | {"guided, at the noise": _size(600), "guided, at σ/α = 5": [*_size(600), "grid.start=620"]},
+        steps=(1, 2, 4, 8),
+    ),
+    "warm": Table("study/warm", {"dsd-anchored, then any-step": []}, steps=(1, 2, 4, 8)),
     "epsilon": Table(
         "quickstart",
         {start: [*_size(600), *UNGUIDED, *EPSILON, f"grid.start={start}"] for start in ("auto", "late")},
