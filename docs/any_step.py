@@ -43,6 +43,13 @@ UNGUIDED = ["student={}", "source.guidance=1", "evaluation.teacher_guidance=1"]
 TOLD = ["model.step_input=true"]
 EPSILON = ["model.type=diffusers", "model.path=runs/epsilon-teacher"]
 """The teacher of docs/epsilon_teacher.py."""
+SHORTCUT = ["preset=shortcut", "run.updates=600"]
+ANY_LENGTH = [
+    "target={type='lagrangian', stride=2}",
+    "schedule.steps=64",
+    "source={type='trajectory', lengths='any', batch=16}",
+]
+FROM_NOISE = ["target={type='lagrangian', stride=2}", "schedule.steps=64", "source={type='pure-noise', batch=16}"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,18 @@ TABLES = {
     "epsilon": Table(
         "quickstart",
         {start: [*_size(600), *UNGUIDED, *EPSILON, f"grid.start={start}"] for start in ("auto", "late")},
+    ),
+    "bootstrapped": Table(
+        "fashion_anchored",
+        {
+            "shortcut": SHORTCUT,
+            "teacher_share 0.4": [*SHORTCUT, "target.teacher_share=0.4"],
+            "adaptive weight": [*SHORTCUT, "loss[0].adaptive=1"],
+            "lagrangian": [*SHORTCUT, "target.type=lagrangian"],
+            "lagrangian, jumps of any length": [*SHORTCUT, *ANY_LENGTH],
+            "lagrangian, from noise alone": [*SHORTCUT, *FROM_NOISE],
+        },
+        steps=(1, 2, 4, 8),
     ),
     "told": Table("study/dsdi", {"dsdi, told the step size": TOLD}, steps=(1, 2, 4, 8)),
     "told-anchored": Table("study/dsd-anchored", {"dsd-anchored, told the step size": TOLD}, steps=(1, 2, 4, 8)),

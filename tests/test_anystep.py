@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -65,19 +66,19 @@ def angle(t: int) -> Tensor:
     return torch.atan2(torch.tensor(SIGMA[t]), torch.tensor(ALPHA[t]))
 
 
-@pytest.mark.parametrize("walk", ["target", "student"])
+@pytest.mark.parametrize(("walk", "share"), [("target", 0), ("student", 0), ("target", 1)])
 @torch.no_grad()
-def test_halves_by_the_average_and_smallest_jumps_by_the_teacher(walk: str) -> None:
+def test_halves_by_the_average_and_smallest_jumps_by_the_teacher(walk: str, share: float) -> None:
     """Against the rotations in float64, and the v = (cosΔ·z_t − z_s)/sinΔ with which one of them gets there."""
     student, average, teacher = told(0), told(1), frozen(told(2))
-    target, jumps = made(average, walk=walk), batch()
+    target, jumps = made(average, walk=walk, teacher_share=share), batch()
     prediction = student(jumps.z, jumps.times[0], jumps.condition, jumps.step_size)
     found = target.compute(jumps, prediction, teacher, PATH)
     for row, level in enumerate(LEVELS):
         times = jumps.times[:, row].tolist()
         z, turn = jumps.z[row : row + 1].double(), angle(times[0]) - angle(times[-1])
-        walker = told(2) if level == 4 else told(1)
-        landing = rotated(walker, z, times, 1 / level / 2)
+        first, second = (told(2) if level == 4 or taught else told(1) for taught in (share, 0))
+        landing = rotated(second, rotated(first, z, times[:2], 1 / level / 2), times[1:], 1 / level / 2)
         v = (torch.cos(turn) * z - landing) / torch.sin(turn)
         x0 = ALPHA[times[0]] * z - SIGMA[times[0]] * v
         torch.testing.assert_close(found.x0[row : row + 1].double(), x0, rtol=0, atol=2e-5)
@@ -105,6 +106,27 @@ def test_smallest_jumps_are_the_teachers_to_the_bit() -> None:
         mine = [rows.index(row) for row in smallest]
         assert torch.equal(found.x0[mine], expected.x0)
         assert torch.equal(found.z_next[mine], expected.z_next)
+
+
+@torch.no_grad()
+def test_a_share_of_first_halves_is_the_teachers() -> None:
+    """Each larger jump is one or the other, drawn anew in each update."""
+    student, teacher, jumps = told(0), frozen(told(2)), batch()
+    prediction = student(jumps.z, jumps.times[0], jumps.condition, jumps.step_size)
+
+    def landings(share: float, update: int) -> Tensor:
+        target, before = made(student, teacher_share=share), student.evaluations.count
+        found = target.compute(replace(jumps, seed=(0, update, 0)), prediction, teacher, PATH).z_next
+        own, taught = student.evaluations.count - before, 3 if share else 2
+        assert own + taught == target.teacher_evaluations(STAGE, teacher)
+        return found[[0, 1, 4]]
+
+    drawn = torch.stack([landings(0.25, update) for update in range(100)])
+    # [2, updates, samples]: how far they are from where the average lands, and where the teacher and the average do.
+    away = torch.stack([(drawn - landings(share, 0)).abs().amax((2, 3, 4)) for share in (0, 1)])
+    assert (away.amin(0) < 1e-5).all()
+    assert (away.amax(0) > 1e-3).all()
+    assert (away[1] < away[0]).float().mean().item() == pytest.approx(0.25, abs=0.07)
 
 
 def test_the_average_follows() -> None:

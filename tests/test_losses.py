@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from distillkit_losses.losses import XL1, EpsMse, VMse, WeightedLoss, Weighting, XHuber, XMse
+from distillkit_losses.losses import XL1, EpsMse, SquaredError, VMse, WeightedLoss, Weighting, XHuber, XMse
 
 from distillkit.interfaces import JumpBatch
 from distillkit.noise import Condition, Prediction
@@ -84,6 +84,23 @@ def test_errors() -> None:
     close(per_sample(XMse), mean((X0 - GOAL) ** 2))
     close(per_sample(VMse), mean((v_of(X0) - v_of(GOAL)) ** 2))
     close(per_sample(EpsMse), mean((eps_of(X0) - eps_of(GOAL)) ** 2))
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+@pytest.mark.parametrize("loss", [XMse, VMse, EpsMse])
+def test_adaptive_weights(loss: type[SquaredError], power: float) -> None:
+    error = per_sample(loss)
+    close(per_sample(loss, "snr", adaptive=power), SNR * error / (error + 1e-3) ** power)
+
+
+def test_adaptive_weights_are_constants_for_the_gradient() -> None:
+    x0 = tensor(X0).requires_grad_()
+    student = Prediction(tensor(Z), x0, tensor(column(ALPHA)), tensor(column(SIGMA)))
+    jumps = JumpBatch(tensor(Z), torch.zeros(2, 5), Condition())
+    XMse(XMse.Options(adaptive=0.5)).per_sample(jumps, student, tensor(GOAL)).sum().backward()
+    assert x0.grad is not None
+    expected = 2 * (X0 - GOAL) / 48 / column(per_sample(XMse) + 1e-3) ** 0.5
+    np.testing.assert_allclose(x0.grad.numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_every_weighting_is_here() -> None:

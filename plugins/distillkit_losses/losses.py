@@ -71,12 +71,29 @@ class WeightedLoss(Loss):
         return weight(self.options.weighting, student.alpha, student.sigma, self.options.gamma).flatten()
 
 
+ADAPTIVE_C = 1e-3
+"""c of adaptive weights, MeanFlow's; here the error is a mean over a sample's elements."""
+
+
 class SquaredError(WeightedLoss):
     """w(λ_t) times the mean squared error between the student and what it is compared with."""
+
+    class Options(WeightedLoss.Options):
+        """
+        Attributes:
+            adaptive: p of the weight 1/(e + 0.001)^p of a sample with the error e, which the gradient takes as constant
+                (Geng et al. 2025, MeanFlow). With 1 all samples count alike, whatever their errors; 0: none.
+        """
+
+        adaptive: float = Field(0.0, ge=0, le=1)
+
+    options: Options
 
     def per_sample(self, jumps: JumpBatch, student: Prediction, goal: torch.Tensor) -> torch.Tensor:
         """The weighted error, [B]."""
         error = self.error(student, goal).square().flatten(1).mean(1)
+        if self.options.adaptive:
+            error = error / (error.detach() + ADAPTIVE_C).pow(self.options.adaptive)
         return error * self.weight(jumps, student)
 
     @abstractmethod
