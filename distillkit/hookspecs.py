@@ -25,6 +25,11 @@ def distillkit_targets() -> list[type[interfaces.Target]]:  # type: ignore[empty
 
 
 @hookspec
+def distillkit_critics() -> list[type[interfaces.Critic]]:  # type: ignore[empty-body]
+    """The networks that learn the student's samples beside it, and judge them."""
+
+
+@hookspec
 def distillkit_schedules() -> list[type[interfaces.Schedule]]:  # type: ignore[empty-body]
     """The numbers of steps N_i, and the number of updates for each."""
 

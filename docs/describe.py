@@ -85,7 +85,8 @@ def _default(field: FieldInfo, text: str) -> str:
     value = field.get_default(call_default_factory=True)
     if value is None:
         return "none"
-    return f"`{json.dumps(value, default=str)}`"
+    # Of a table within a table, what the text says.
+    return "`{}`" if isinstance(value, BaseModel) else f"`{json.dumps(value, default=str)}`"
 
 
 def _cell(text: str) -> str:

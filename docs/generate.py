@@ -93,9 +93,15 @@ def _toml(tables: Mapping[str, Any]) -> str:
         many = isinstance(tables[name], list)
         for table in tables[name] if many else [tables[name]]:
             lines += [f"[[{name}]]" if many else f"[{name}]"]
-            # Numbers, strings, switches and lists of them are written alike in JSON and in TOML.
-            lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items()] + [""]
+            lines += [f"{key} = {_value(value)}" for key, value in table.items()] + [""]
     return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    """Numbers, strings, switches and lists of them are written alike in JSON and in TOML; tables are not."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {_value(part)}' for key, part in value.items())} }}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 PAGES: dict[str, Callable[[], str]] = {"cli.md": cli_page, "reference.md": reference_page}

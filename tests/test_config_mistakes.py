@@ -16,8 +16,8 @@ from distillkit.interfaces import Schedule
 from distillkit.registry import Plugin, Registered, load_registry
 
 DSDI = 'preset = "dsdi"\n[run]\nupdates = 7\n'
-TABLES = "preset, run, grid, optimizer, ema, student, evaluation, model, teacher, target, schedule, source, data, \
-loss, engine, features, metric, tracker"
+TABLES = "preset, run, grid, optimizer, ema, student, evaluation, model, teacher, target, critic, schedule, source, \
+data, loss, engine, features, metric, tracker"
 GIVEN = "'halving' with start = {}, stop = 2, cycles = 1"
 
 MISTAKES = {
@@ -49,9 +49,9 @@ MISTAKES = {
     ),
     "unknown preset": (
         'preset = "dsdx"\n[run]\nupdates = 7\n',
-        "preset: no preset is called 'dsdx'; known: any-step, best, consistency, dsd-anchored, dsd-training, dsdgexp, "
-        "dsdgl, dsdi, dsdn, guided, luhman, luhman-cached, matching, pd, shortcut, training, tsd — did you mean "
-        "'dsdn'?",
+        "preset: no preset is called 'dsdx'; known: any-step, best, consistency, dmd, dsd-anchored, dsd-training, "
+        "dsdgexp, dsdgl, dsdi, dsdn, guided, luhman, luhman-cached, matching, pd, shortcut, sid, training, tsd — did "
+        "you mean 'dsdn'?",
     ),
     "preset is no name": (
         "preset = 3\n[run]\nupdates = 7\n",
@@ -117,7 +117,7 @@ MISTAKES = {
     ),
     "unknown option of an adapter": (
         DSDI + '[student]\nadapter = "lora"\ndropout = 0.1\n',
-        "student.dropout: unknown option of [student]; it has: guidance, adapter, rank, alpha, target_modules",
+        "student.dropout: unknown option of [student]; it has: guidance, start, adapter, rank, alpha, target_modules",
     ),
     "an adapter of rank 0": (
         DSDI + '[student]\nadapter = "lora"\nrank = 0\n',

@@ -49,6 +49,8 @@ SELF = ("optimizer.learning_rate=3e-5", "optimizer.final_learning_rate=3e-6", "e
 ANCHORED = ("optimizer.learning_rate=6e-4", "optimizer.final_learning_rate=6e-5", "ema.decay=0.95", "source.batch=48")
 LADDER = ("schedule.steps=8", "target.stride=2", "source.levels=[1, 2, 4]", "source.level_weights=[2, 1, 1]")
 
+CRITIC = (*ANCHORED, "source.batch=32", "source.trajectories=640", "critic.warmup=0.1")
+
 METHODS = {
     "dsdn": Method(64, 2, 2, 0.9, 1, (*SELF, "schedule.steps=4")),
     "dsdi": Method(96, 2, 2, 0.85, 1, (*SELF, "schedule.start=8")),
@@ -71,6 +73,8 @@ METHODS = {
         60, 2, 1, 0.7, 1, (*ANCHORED, "source.batch=32", "optimizer.learning_rate=1e-3", "source.trajectories=640")
     ),
     "shortcut": Method(60, 1, 5, 0.7, 3, (*ANCHORED, "source.batch=32", "optimizer.learning_rate=1e-3", *LADDER)),
+    "dmd": Method(60, 1, 5, 0.7, 3, (*CRITIC, "optimizer.learning_rate=1e-3")),
+    "sid": Method(60, 1, 5, 0.7, 3, (*CRITIC, "optimizer.learning_rate=1e-3")),
     "matching": Method(64, 2, 5, 0.5, 2, (*ANCHORED, "source.batch=32", "schedule.steps=8")),
 }
 SELF_TAUGHT = [name for name, method in METHODS.items() if 'teacher.type="self"' in method.options]

@@ -89,7 +89,7 @@ METHODS_UPDATES = {
 
 
 def test_trajectories_do_not_depend_on_who_makes_them(one: Done, two: Done) -> None:
-    shards = sorted(one.folder.glob("cache/*/*.safetensors"))
+    shards = sorted(one.folder.glob("cached/*/*.safetensors"))
     assert len(shards) == 3
     for shard in shards:
         mine, theirs = load_file(shard), load_file(two.folder / shard.relative_to(one.folder))

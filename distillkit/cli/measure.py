@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from statistics import median
 
@@ -114,7 +114,10 @@ def _try_source(parts: Parts, source: PrecomputingSource) -> tuple[Parts, float]
 
 def _update(parts: Parts, reporter: Reporter) -> float:
     """Seconds per update."""
-    seconds: list[float] = [line.values["seconds"] for line in updates(parts, Position(), reporter.say)]
+    critic = parts.components.critic
+    # After the updates in which a critic learns alone, which take less.
+    position = Position(update=0 if critic is None else ceil(critic.options.warmup * parts.updates))
+    seconds: list[float] = [line.values["seconds"] for line in updates(parts, position, reporter.say)]
     return median(after - before for before, after in pairwise(seconds))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
+from distillkit.config.critic_checks import check_critic, check_start
 from distillkit.config.grid_checks import check_grids, check_spacing, check_times
 from distillkit.config.input_checks import check_baked, check_guidance_input, check_levels, check_step_input
 from distillkit.config.plan import make_plan, shares, stride, teacher_evaluations
@@ -37,9 +38,10 @@ def check_together(components: Components, wrong: Collection[str], registry: Reg
 
 def _targets(components: Components) -> Iterator[Mistake]:
     against_target = any(loss.options.against == "target" for loss in components.losses)
+    judged = components.critic is not None
     if components.target is not None and components.teacher is None:
         yield Mistake("teacher", f"is required: the target '{components.target.name}' asks it for predictions")
-    if components.target is None and components.teacher is not None:
+    if components.target is None and components.teacher is not None and not judged:
         yield Mistake(
             "teacher", f"'{components.teacher.name}' is not used without a target: add a [target], or remove [teacher]"
         )
@@ -49,7 +51,7 @@ def _targets(components: Components) -> Iterator[Mistake]:
         for i, loss in enumerate(components.losses):
             if loss.options.against == "target":
                 yield Mistake(f"loss[{i}].against", 'is "target", but there is no [target]; set it to "data"')
-        if "data" not in components.source.gives:
+        if "data" not in components.source.gives and not judged:
             yield Mistake(
                 "target", f"is required: the source '{components.source.name}' continues where the target lands"
             )
@@ -176,6 +178,8 @@ def _watched(components: Components) -> Iterator[Mistake]:
 CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     _targets: {"loss", "target", "teacher", "source"},
     _stages: {"schedule", "target", "teacher"},
+    check_critic: {"loss", "critic", "teacher", "data"},
+    check_start: {"student", "engine"},
     check_levels: {"schedule", "target", "teacher", "source"},
     _plan: {"schedule", "target", "teacher", "source", "run", "optimizer"},
     check_grids: {"model", "schedule", "grid", "source", "evaluation"},

@@ -135,7 +135,8 @@ class Memory:
     """Memory in bytes, without activations.
 
     Attributes:
-        trained: the trained weights, their gradients, the optimiser's state and the average of the weights.
+        trained: the trained weights, their gradients, the optimiser's state and the average of the weights; the same
+            for a critic, which has no average.
         copies: the copies of those weights that the teacher and the target hold.
         frozen: the model's other parts; with an adapter, also the network itself.
     """
@@ -158,9 +159,11 @@ def estimate(components: Components, inventory: Inventory) -> Memory:
     holders = (components.teacher, components.target)
     copies = sum(holder.copies for holder in holders if holder is not None)
     engine = components.engine
-    state = engine.state_bytes(trained, average=components.ema is not None)
+    state = whole(engine, "state_bytes()", engine.state_bytes(trained, average=components.ema is not None), "bytes", 0)
+    if components.critic is not None:
+        state += components.critic.copies * engine.state_bytes(trained, average=False)
     return Memory(
-        trained=whole(engine, "state_bytes()", state, "bytes", 0),
+        trained=state,
         copies=copies * trained * WEIGHT,
         frozen=frozen * WEIGHT,
     )

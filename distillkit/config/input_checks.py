@@ -34,10 +34,11 @@ def check_step_input(components: Components) -> Iterator[Mistake]:
             "model.step_input",
             f"must be true: the target '{target.name}' needs a student that is told the size of its jumps",
         )
-    if told and target is None:
+    if told and target is None and components.critic is None:
         yield Mistake(
             "model.step_input",
-            "tells the network the size of the jumps that a target teaches it, and the run has no target; leave it out",
+            "tells the network the size of the jumps that a target or a critic teaches it, and the run has neither; "
+            "leave it out",
         )
 
 

@@ -113,8 +113,11 @@ def stride(components: Components, stage: Stage) -> int:
 
 
 def _evaluations(components: Components, stage: Stage) -> int:
-    """Network evaluations per batch: the student's, and the target's."""
-    return 1 + teacher_evaluations(components, stage)
+    """Network evaluations per batch: the student's, the target's and the critic's."""
+    critic, judged = components.critic, 0
+    if critic is not None:
+        judged = whole(critic, "evaluations()", critic.evaluations(components.teacher), "evaluations", 0)
+    return 1 + teacher_evaluations(components, stage) + judged
 
 
 def teacher_evaluations(components: Components, stage: Stage) -> int:

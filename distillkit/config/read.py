@@ -18,7 +18,7 @@ from distillkit.config.score_checks import check_scores
 from distillkit.config.settings import Config, Scoring, Settings
 from distillkit.config.tables import CORE, Choice, EvaluationTable, Reader, RunTable
 from distillkit.errors import ConfigError, DistillkitError, Mistake
-from distillkit.interfaces import EmaTable, OptimizerTable, StudentTable
+from distillkit.interfaces import PREVIOUS, EmaTable, OptimizerTable, StudentTable
 from distillkit.noise.grids import GridTable
 from distillkit.registry import TABLES, Registry, UnknownNameError, checked, load_registry
 
@@ -44,7 +44,14 @@ def read_config(path: Path, overrides: Iterable[str] = (), registry: Callable[[]
     tables, installed = read_toml(path), registry()
     if "phase" in tables:
         return _read_phases(tables, path, list(overrides), installed)
-    return Config.of(settle(tables, path.stem, overrides, installed, str(path)))
+    settings = settle(tables, path.stem, overrides, installed, str(path))
+    if settings.start == PREVIOUS:
+        raise ConfigError([_no_previous("student.start")], str(path))
+    return Config.of(settings)
+
+
+def _no_previous(key: str) -> Mistake:
+    return Mistake(key, 'is "previous", and there is no phase before this one; give the folder of a run')
 
 
 def _read_phases(tables: dict[str, Any], path: Path, overrides: list[str], registry: Registry) -> Config:
@@ -93,6 +100,8 @@ def _read_phases(tables: dict[str, Any], path: Path, overrides: list[str], regis
             for i, phase in enumerate(phases)
             if phase.tables["tracker"] != phases[0].tables["tracker"]
         ]
+        if phases[0].start == PREVIOUS:
+            mistakes.append(_no_previous("phase[0].student.start"))
     if mistakes:
         raise ConfigError(mistakes, str(path))
     if len(phases) == 1:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, cast
 
 from distillkit import interfaces
@@ -40,6 +41,11 @@ class CoreTables:
         return None if self.student is None or self.student.adapter is None else self.student
 
     @property
+    def start(self) -> Path | None:
+        """Where the student's weights come from, if they are not the model's."""
+        return None if self.student is None else self.student.start
+
+    @property
     def baked(self) -> bool:
         """Whether the student learns to make guided samples without guidance."""
         return self.student is not None and self.student.guidance == "baked"
@@ -68,6 +74,8 @@ class Settings(CoreTables):
             model=model,
             teacher=teacher,
             target=cast(interfaces.Target | None, one["target"]),
+            critic=cast(interfaces.Critic | None, one["critic"]),
+            critic_engine=self._critic_engine(),
             schedule=cast(interfaces.Schedule, one["schedule"]),
             source=cast(interfaces.Source, one["source"]),
             data=cast(interfaces.Data | None, one["data"]),
@@ -77,6 +85,12 @@ class Settings(CoreTables):
             metrics=cast(list[interfaces.Metric], made["metric"]),
             tracker=cast(interfaces.Tracker, one["tracker"]),
         )
+
+    def _critic_engine(self) -> interfaces.Engine | None:
+        # In a config with mistakes, there may be no engine.
+        if not (self.choices["critic"] and self.choices["engine"]):
+            return None
+        return cast(interfaces.Engine, self.choices["engine"][0].make())
 
 
 @dataclass(frozen=True)
@@ -116,12 +130,15 @@ class Components(CoreTables, Scoring):
     """The components of one run, and the core's tables. A run sets them up, and they are discarded after it.
 
     Attributes:
+        critic_engine: trains the critic, as `engine` trains the student; None without a critic.
         losses: one for each `[[loss]]` table. The other fields have the names of the config's tables.
     """
 
     model: interfaces.Model
     teacher: interfaces.Teacher | None
     target: interfaces.Target | None
+    critic: interfaces.Critic | None
+    critic_engine: interfaces.Engine | None
     schedule: interfaces.Schedule
     source: interfaces.Source
     losses: list[interfaces.Loss]

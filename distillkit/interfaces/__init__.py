@@ -2,13 +2,14 @@
 
 from distillkit.interfaces.averaged import Averaged
 from distillkit.interfaces.converter import Converter
+from distillkit.interfaces.critic import Critic, Landing
 from distillkit.interfaces.data import Data
 from distillkit.interfaces.distillation import Source, Target, Teacher
 from distillkit.interfaces.engine import EmaTable, Engine, OptimizerTable, Update
 from distillkit.interfaces.inventory import Inventory
 from distillkit.interfaces.jumps import JumpBatch, TargetBatch
 from distillkit.interfaces.levels import LevelSource
-from distillkit.interfaces.loss import Loss, Ramp
+from distillkit.interfaces.loss import Balance, Loss, Ramp
 from distillkit.interfaces.metric import Features, FeatureStatistics, Metric
 from distillkit.interfaces.model import (
     Export,
@@ -20,12 +21,15 @@ from distillkit.interfaces.model import (
 from distillkit.interfaces.precomputing import PrecomputingSource
 from distillkit.interfaces.schedule import Schedule, Stage
 from distillkit.interfaces.stateful import Stateful
-from distillkit.interfaces.student import StudentTable
+from distillkit.interfaces.student import PREVIOUS, StudentTable
 from distillkit.interfaces.tracker import NoTracker, RunInfo, Tracker
 
 __all__ = [
+    "PREVIOUS",
     "Averaged",
+    "Balance",
     "Converter",
+    "Critic",
     "Data",
     "EmaTable",
     "Engine",
@@ -35,6 +39,7 @@ __all__ = [
     "GuidanceInput",
     "Inventory",
     "JumpBatch",
+    "Landing",
     "LevelSource",
     "Loss",
     "Metric",

@@ -24,6 +24,10 @@ class Averaged(Stateful):
         """Start the average at the student."""
         self.average = student.frozen_copy()
 
+    def started(self, student: Predictor) -> None:
+        """Start the average anew."""
+        self.average.ema_update(student, 0.0, torch.ones((), device=student.device))
+
     def after_update(self, student: Predictor, update: Update) -> None:
         """Move the average towards the student."""
         self.average.ema_update(student, self.decay, update.made)

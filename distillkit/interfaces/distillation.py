@@ -150,6 +150,10 @@ class Teacher(Stateful):
     ) -> Prediction:
         """The teacher's prediction, without gradient, from z [B, C, H, W] at t [B] for a step of this size [B]."""
 
+    def started(self, student: Predictor) -> None:
+        """Optional. Called before the first update if the student has begun with a trained one's weights
+        (`[student] start`), where all weights can be read: an average begins with these."""
+
     def after_update(self, student: Predictor, update: Update) -> None:
         """Optional. Called after every parameter update (an average follows here, see `Predictor.ema_update`)."""
 
@@ -192,6 +196,9 @@ class Target(Stateful):
 
     def start_stage(self, stage: Stage, path: NoisePath) -> None:
         """Optional. Begin a stage, as `Source.start_stage`."""
+
+    def started(self, student: Predictor) -> None:
+        """Optional. See `Teacher.started`."""
 
     def after_update(self, student: Predictor, update: Update) -> None:
         """Optional. See `Teacher.after_update`."""

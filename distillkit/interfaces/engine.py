@@ -143,7 +143,7 @@ class Engine(Component, ShardedState):
 
         Args:
             module: `DistillStep`: (jumps, number of the update) -> (loss, target batch or None, rms of x̂, losses of the
-                samples).
+                samples, landing or None); or `CriticStep`: (landing, number) -> loss.
             network: the network in it. Its weights that require a gradient are trained: all of them, or an adapter's.
             optimizer: the config's `[optimizer]` table.
             ema: the config's `[ema]` table; None for no average.
@@ -166,6 +166,16 @@ class Engine(Component, ShardedState):
         Returns:
             the update; None while batches accumulate.
         """
+
+    def start_from(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Set the trained weights, and their average, before the first update. Collective.
+
+        Optional: a config with `[student] start` is refused for an engine that does not override this.
+
+        Args:
+            weights: by name, all that are trained, unsharded, float32 on the CPU.
+        """
+        raise NotImplementedError
 
     def restart_moments(self) -> None:
         """Set the optimiser's moments, and its count of steps, to what they are before the first update.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -31,6 +31,17 @@ class Ramp(StrictModel):
         return self.start + (self.to - self.start) * min(1.0, update / (self.updates or max(updates - 1, 1)))
 
 
+class Balance(StrictModel):
+    """A factor that is found in each update, so that a term moves the student as much as the other terms do.
+
+    Attributes:
+        balance: the norm of the term's gradient with respect to x̂, as a multiple of that of the other terms' sum (λ of
+            FreeFlow: Tong et al. 2025; there, of the gradients with respect to the weights).
+    """
+
+    balance: float = Field(gt=0)
+
+
 class Loss(Component):
     """One term of the loss; the terms of a config add up."""
 
@@ -38,24 +49,31 @@ class Loss(Component):
         """
         Attributes:
             weight: the term's factor (α, β of equation 1): a number, or a ramp {from, to, updates}, linear from the
-                first update to number `updates` and then constant; without `updates`, over the whole run.
-            against: what the student is compared with: the teacher's "target" or the "data" that z was made from.
+                first update to number `updates` and then constant; without `updates`, over the whole run. Or
+                {balance = λ}: what makes its gradient with respect to x̂ λ times as large as that of the other terms.
+            against: what the student is compared with: the teacher's "target" or the "data" that z was made from; or
+                the "critic", which judges where the student lands.
         """
 
-        weight: Annotated[float, Field(ge=0)] | Ramp = 1.0
-        against: Literal["target", "data"] = "target"
+        weight: Annotated[float, Field(ge=0)] | Ramp | Balance = 1.0
+        against: Literal["target", "data", "critic"] = "target"
 
     options: Options
+    reads: ClassVar[str | None] = None
+    """Optional. For a loss that is against the critic: what it reads of it, which must be in `Critic.gives`."""
+    through_critic: ClassVar[bool] = False
+    """Optional. Whether its gradient goes through the networks that judge the student's landing."""
 
     def setup(self, path: NoisePath) -> None:
         """Optional. Called once, before the first update, with the noise path."""
 
     @abstractmethod
-    def per_sample(self, jumps: JumpBatch, student: Prediction, goal: torch.Tensor) -> torch.Tensor:
+    def per_sample(self, jumps: JumpBatch, student: Prediction, goal: Any) -> torch.Tensor:
         """The term for each sample, [B], without the factor `weight`.
 
         Args:
             jumps: the jumps that the student predicts.
             student: its prediction, with a gradient; if `against` is "target", as the target views it.
-            goal: what it is compared with, [B, C, H, W]: the target's x̂ or the data, as `against` says.
+            goal: what it is compared with, as `against` says: the target's x̂ or the data, [B, C, H, W], or what
+                `Critic.judge` says of where the student landed.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -11,6 +12,9 @@ from distillkit.component import StrictModel
 OF_ADAPTERS = frozenset({"rank", "alpha", "target_modules"})
 """The options of an adapter."""
 
+PREVIOUS = Path("previous")
+"""`start` for the result of the phase before."""
+
 
 class StudentTable(StrictModel):
     """`[student]`: what is trained, and what the student has inside.
@@ -18,6 +22,9 @@ class StudentTable(StrictModel):
     Attributes:
         guidance: "baked": only the teacher is guided, at `source.guidance`, and the student learns to make guided
             samples in one evaluation a step. Left out: the student is guided as its teacher is.
+        start: where the student's weights come from, while the teacher's are the model's: the folder of a run, or of a
+            pipeline with the same network; "previous" in a later phase: the result of the phase before. The phase then
+            has the first phase's model. Left out: the student begins as its teacher.
         adapter: an adapter that is trained in the place of the network's own weights, which stay as they are. Left
             out: all weights are trained. "lora": a layer with the weight W computes with W + (alpha/rank)·B·A (Hu et
             al. 2022); A and B are trained, and B begins as zero, so that the student begins as the network itself.
@@ -28,6 +35,7 @@ class StudentTable(StrictModel):
     """
 
     guidance: Literal["baked"] | None = None
+    start: Path | None = None
     adapter: Literal["lora"] | None = None
     rank: int = Field(16, ge=1)
     alpha: float | None = Field(None, gt=0)

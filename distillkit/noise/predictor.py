@@ -173,10 +173,24 @@ class Predictor:
         The copy has its own trained weights and shares those that are never trained. Its evaluations are counted with
         this one's.
         """
+        twin = self._copy()
+        twin.network.requires_grad_(False)
+        if self._place_copy is not None:
+            self._place_copy(twin)
+        return twin
+
+    def trained_copy(self) -> Predictor:
+        """A copy of the network as it is now, whose own weights are trained, as those of a critic.
+
+        It shares with this one, and counts with it, what a frozen copy does. An engine places its weights.
+        """
+        return self._copy()
+
+    def _copy(self) -> Predictor:
         weights = dict(self.network.named_parameters())
         # What deepcopy finds here it takes as it is.
         shared = {id(weights[name]): weights[name] for name in self._shared}
-        network = copy.deepcopy(self.network, shared).requires_grad_(False).eval()
+        network = copy.deepcopy(self.network, shared).eval()
         twin = Predictor(
             network,
             self.path,
@@ -187,8 +201,6 @@ class Predictor:
         )
         twin._shared = self._shared
         twin.evaluations = self.evaluations
-        if self._place_copy is not None:
-            self._place_copy(twin)
         return twin
 
     def to(self, device: torch.device) -> Self:

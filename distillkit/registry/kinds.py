@@ -33,6 +33,7 @@ KINDS: dict[str, Kind] = {
         Kind("model", "distillkit_models", interfaces.Model),
         Kind("teacher", "distillkit_teachers", interfaces.Teacher),
         Kind("target", "distillkit_targets", interfaces.Target),
+        Kind("critic", "distillkit_critics", interfaces.Critic),
         Kind("schedule", "distillkit_schedules", interfaces.Schedule),
         Kind("source", "distillkit_sources", interfaces.Source),
         Kind("data", "distillkit_data", interfaces.Data),

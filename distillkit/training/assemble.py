@@ -101,18 +101,30 @@ def prepare(parts: Parts) -> Sequence[Callable[[], None]]:
         components.teacher.setup(parts.student)
     if components.target is not None:
         components.target.setup(parts.student)
+    critic, critic_engine = components.critic, components.critic_engine
+    if critic is not None:
+        critic.setup(components.model, parts.student, components.data)
     for loss in components.losses:
         loss.setup(parts.student.path)
     # After the copies are made, which would keep the check of the network's outputs.
     watch_model(components.model, parts.student)
     # Before the engine takes the network, which it may wrap or shard.
     work = prepare_source(parts)
-    from distillkit.training.step import DistillStep  # its base class is torch's
+    from distillkit.training.step import CriticStep, DistillStep  # their base class is torch's
 
     step = DistillStep(
-        parts.student, components.teacher, components.target, components.losses, parts.student.path, parts.updates
+        parts.student,
+        components.teacher,
+        components.target,
+        components.losses,
+        parts.student.path,
+        parts.updates,
+        critic,
     )
     components.engine.prepare(step, parts.student.network, components.optimizer, components.ema)
+    if critic is not None and critic_engine is not None:
+        critic_engine.setup()
+        critic_engine.prepare(CriticStep(critic), critic.network, critic.options.optimizer, None)
     return work
 
 

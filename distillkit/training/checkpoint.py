@@ -23,7 +23,7 @@ from distillkit.training.loop import Position
 from distillkit.training.manifest import about, check_fits, check_layout, complete, plan_of
 
 STATE = "state.safetensors"
-"""The state of teacher, target, source and data. The engine's state has one file per rank."""
+"""The state of teacher, target, critic, source and data. The engines' state has one file per rank."""
 POSITION = "position.json"
 
 
@@ -46,8 +46,12 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
         DistillkitError: the checkpoint cannot be written. The existing ones are unchanged.
     """
     final = folder / f"update-{position.update:06d}"
-    engine, state = parts.components.engine.state_dict(), _state(parts, position)
-    _check_finite({"engine": engine} | state, position.update)
+    critic_engine = parts.components.critic_engine
+    trained = {**parts.components.engine.state_dict()}
+    if critic_engine is not None:
+        trained |= _flat({"critic": critic_engine.state_dict()})
+    state = _state(parts, position)
+    _check_finite({"engine": trained} | state, position.update)
 
     def begin() -> str:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,10 +63,9 @@ def save(folder: Path, parts: Parts, position: Position, keep: int) -> Path:
         mine = []
         if distributed.is_main_process() or parts.components.engine.layout != "replicated":
             mine.append(manifest.rank_file(distributed.rank()))
-            safetensors.torch.save_file(_ready(engine), temporary / mine[-1])
+            safetensors.torch.save_file(_ready(trained), temporary / mine[-1])
         if distributed.is_main_process():
-            flat = {f"{owner}/{key}": value for owner, values in state.items() for key, value in values.items()}
-            safetensors.torch.save_file(_ready(flat), temporary / STATE)
+            safetensors.torch.save_file(_ready(_flat(state)), temporary / STATE)
             text = json.dumps(asdict(position) | {"plan": plan_of(parts)}, indent=1)
             (temporary / POSITION).write_text(text + "\n", encoding="utf-8")
             mine += [STATE, POSITION]
@@ -142,7 +145,11 @@ def restore(path: Path, parts: Parts) -> Position:
     shared = safetensors.torch.load_file(path / STATE)
     rank = 0 if components.engine.layout == "replicated" else distributed.rank()
     try:
-        components.engine.load_state_dict(safetensors.torch.load_file(path / manifest.rank_file(rank)))
+        trained = safetensors.torch.load_file(path / manifest.rank_file(rank))
+        if components.critic_engine is not None:
+            components.critic_engine.load_state_dict(_of("critic", trained))
+        own = {key: value for key, value in trained.items() if not key.startswith("critic/")}
+        components.engine.load_state_dict(own)
         if position.done:
             for starting in (components.source, components.target):
                 if starting is not None:
@@ -157,7 +164,7 @@ def restore(path: Path, parts: Parts) -> Position:
 
 
 def _state(parts: Parts, position: Position) -> dict[str, Mapping[str, torch.Tensor]]:
-    """The state of teacher, target, source and data."""
+    """The state of teacher, target, critic, source and data."""
     return {owner: part.state_dict() for owner, part in _stateful(parts, position).items()}
 
 
@@ -166,8 +173,18 @@ def _stateful(parts: Parts, position: Position) -> dict[str, Stateful]:
     # A source has a state only within a stage.
     source = components.source if position.done else None
     data = components.data if "data" in components.source.gives else None
-    owners = {"teacher": components.teacher, "target": components.target, "source": source, "data": data}
-    return {owner: part for owner, part in owners.items() if part is not None}
+    parts_with_state: dict[str, Stateful | None] = {
+        "teacher": components.teacher,
+        "target": components.target,
+        "critic": components.critic,
+        "source": source,
+        "data": data,
+    }
+    return {owner: part for owner, part in parts_with_state.items() if part is not None}
+
+
+def _flat(states: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {f"{owner}/{key}": value for owner, values in states.items() for key, value in values.items()}
 
 
 def _of(owner: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -181,7 +181,7 @@ class RunFolder:
 
         Args:
             tables: the resolved config.
-            ignore: tables that are not compared.
+            ignore: keys and tables that are not compared.
             allow: keys or tables in which the user allows differences.
 
         Returns:
@@ -202,7 +202,7 @@ class RunFolder:
             return tomllib.loads(read_text(self.config))
 
         before = distributed.on_main_process(take, self.path)
-        differing = sorted(key for key in _differences(before, tables) if key.split(".")[0] not in ignore)
+        differing = sorted(key for key in _differences(before, tables) if not _is_among(key, ignore))
         changed = [key for key in differing if re.sub(r"^phase\[\d+\]\.", "", key) not in FREE]
         if refused := [key for key in changed if not _is_among(key, allow)]:
             flags = " ".join(f"--allow-change {key}" for key in refused)

@@ -12,7 +12,7 @@ import torch
 from distillkit import distributed
 from distillkit.config import Components, series
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import JumpBatch, OptimizerTable, Stage, TargetBatch, Update
+from distillkit.interfaces import Critic, JumpBatch, Landing, OptimizerTable, Stage, Update
 from distillkit.sampling import generator
 from distillkit.training.assemble import Parts
 from distillkit.training.journal import Line
@@ -102,6 +102,7 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     """Make one of the run's `total` updates."""
     components, student = parts.components, parts.student
     engine, source, teacher, target = components.engine, components.source, components.teacher, components.target
+    critic = components.critic
     began, evaluations = time.perf_counter(), student.evaluations.count
 
     # Dropout draws from the global random state; each rank has its own.
@@ -118,6 +119,9 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     losses: list[torch.Tensor] = []
     sizes: list[torch.Tensor] = []
     by_level: list[torch.Tensor] = []
+    of_critic: list[torch.Tensor] = []
+    # At first a critic learns alone.
+    alone = critic is not None and position.update < critic.options.warmup * total
     while update is None:
         seed = (components.run.seed, position.update, len(losses))
         jumps = replace(_draw(components, seed), seed=seed, baked=components.baked)
@@ -126,21 +130,30 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
             inside = position.stage and teacher is not None and teacher.follows_student == "stage"
             condition = components.model.spec.before_training(jumps.condition)
             jumps = replace(jumps, condition=jumps.student_condition if inside else condition)
-        if student.step_input and jumps.step_size is None and target is not None:
-            jumps = replace(jumps, step_size=torch.full((len(jumps.z),), target.step_size(stage)))
-        loss, target_batch, size, each = engine.forward(jumps.to(engine.device), position.update)
-        update = engine.update(loss, learning_rate)
+        if student.step_input and jumps.step_size is None:
+            share = 1 / stage.steps if target is None else target.step_size(stage)
+            jumps = replace(jumps, step_size=torch.full((len(jumps.z),), share))
+        with torch.set_grad_enabled(not alone):
+            loss, target_batch, size, each, landing = engine.forward(jumps.to(engine.device), position.update)
+        if not alone:
+            update = engine.update(loss, learning_rate)
+        elif len(losses) + 1 == components.optimizer.accumulate:
+            update = Update(torch.zeros_like(loss), torch.ones_like(loss))
         losses.append(loss.detach())
         sizes.append(size)
         if jumps.levels:
             by_level.append(_by_level(each, jumps.levels, source.levels))
+        if landing is not None and critic is not None:
+            of_critic += _teach_critic(components, critic, landing, position, stage, total)
         if target_batch is not None:
-            source.advance(_next_z(target_batch))
+            source.advance(_next_z(target_batch.x0, target_batch.z_next))
+        elif landing is not None:
+            source.advance(_next_z(landing.z, landing.z))
 
     # Averages follow the student.
-    if teacher is not None:
+    if teacher is not None and not alone:
         teacher.after_update(student, update)
-    if target is not None:
+    if target is not None and not alone:
         target.after_update(student, update)
 
     position.update += 1
@@ -158,7 +171,24 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     if position.rollbacks:
         values["rollbacks"] = position.rollbacks
     levels = dict(zip(source.levels, torch.stack(by_level).sum(0), strict=True)) if by_level else {}
-    return Line(values, {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size, "made": update.made}, levels)
+    scalars = {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size, "made": update.made}
+    if of_critic:
+        scalars["critic_loss"] = torch.stack(of_critic).mean()
+    return Line(values, scalars, levels)
+
+
+def _teach_critic(
+    components: Components, critic: Critic, landing: Landing, position: Position, stage: Stage, total: int
+) -> Iterator[torch.Tensor]:
+    """Make the critic's updates that learn from a batch of the student's; yield their losses."""
+    engine = critic.required(components.critic_engine, "an engine")
+    learning_rate = 0.5**position.rollbacks * learning_rate_at(
+        critic.options.optimizer, (position.update, total), (position.done, stage.updates)
+    )
+    for number in range(critic.options.updates):
+        loss = engine.forward(landing, number)
+        engine.update(loss, learning_rate)
+        yield loss.detach()
 
 
 def _by_level(losses: torch.Tensor, mine: tuple[int, ...], levels: tuple[int, ...]) -> torch.Tensor:
@@ -210,7 +240,7 @@ def learning_rate_at(table: OptimizerTable, run: tuple[int, int], stage: tuple[i
     return peak * min(1.0, (run[0] + 1) / table.warmup) if table.warmup else peak
 
 
-def _next_z(target: TargetBatch) -> torch.Tensor:
+def _next_z(x0: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     """Where trajectories go on, [B, C, H, W]: NaN for samples whose target is not finite, which the source restarts."""
-    finite = target.x0.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
-    return target.z_next.where(finite, torch.nan)
+    finite = x0.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
+    return z.where(finite, torch.nan)

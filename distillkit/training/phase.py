@@ -26,7 +26,9 @@ from distillkit.training.assemble import Parts, load, prepare
 from distillkit.training.export import export
 from distillkit.training.folder import RunFolder
 from distillkit.training.loop import Position
+from distillkit.training.manifest import complete
 from distillkit.training.scoring import BestWeights, RunScores
+from distillkit.training.start import begin_with, read_start
 from distillkit.training.train import Training
 
 _logger = logging.getLogger(__name__)
@@ -68,7 +70,8 @@ def run_phase(
         if resume:
             # With several phases, the whole config has been compared already, and the model is the result of the phase
             # before, whose path changes if the run's folder is moved.
-            changed = run_folder.open(settings.tables, ignore=() if parent is None else ("model",), allow=allow)
+            ignored = () if parent is None else ("model", "student.start")
+            changed = run_folder.open(settings.tables, ignore=ignored, allow=allow)
         else:
             run_folder.check_free()
         info = RunInfo(settings.run.name, folder, make_plan(components), resume, parent)
@@ -99,6 +102,8 @@ def _make(
 ) -> list[dict[str, Any]]:
     """Run a phase that is not finished, from the start or from a checkpoint."""
     parts = load(components)
+    begun = info.resumed and distributed.on_main_process(lambda: bool(complete(run_folder.checkpoints)))
+    start = None if begun or components.start is None else read_start(parts, components.start)
     work = prepare(parts)
     # Reads the reference, so that a missing file is reported before anything is written.
     scores = RunScores(parts, run_folder, reporter)
@@ -117,6 +122,9 @@ def _make(
             scores.teacher(_known(run_folder, "teacher") if not changed else [])
         if work:
             _do(work, parts, reporter)
+        # The scores and the work before were the teacher's.
+        if start is not None:
+            begin_with(parts, start)
         position = Position() if newest is None else checkpoint.restore(newest, parts)
         if changed:
             # Only now is it known that the checkpoint fits the changed config.

@@ -18,7 +18,7 @@ from distillkit.config import Config, Settings, make_plan, read_choice, table_of
 from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.evaluation import gains
 from distillkit.files import replacing, sweep, write_text
-from distillkit.interfaces import RunInfo, Tracker
+from distillkit.interfaces import PREVIOUS, RunInfo, Tracker
 from distillkit.terminal import Reporter, print_scores
 from distillkit.training.assemble import load
 from distillkit.training.checks import check_model, path_of
@@ -149,6 +149,8 @@ def _check_finished_phases(changed: Collection[str], config: Config, run_folder:
 def from_result(phase: Settings, folder: Path, number: int) -> Settings:
     """The settings of a phase, counted from 1, with the result of the phase before as its model.
 
+    If its student starts with that result, the model stays that of the first phase.
+
     Args:
         phase: the settings of the phase.
         folder: the run's folder.
@@ -156,7 +158,12 @@ def from_result(phase: Settings, folder: Path, number: int) -> Settings:
     """
     if number == 1:
         return phase
-    table = table_of_result(phase.tables, folder / "phases" / str(number - 1) / "pipeline")
+    result = folder / "phases" / str(number - 1) / "pipeline"
+    if phase.student is not None and phase.start == PREVIOUS:
+        student = phase.student.model_copy(update={"start": result})
+        tables = {**phase.tables, "student": {**phase.tables["student"], "start": str(result)}}
+        return replace(phase, student=student, tables=tables)
+    table = table_of_result(phase.tables, result)
     choices = {**phase.choices, "model": [read_choice("model", table, phase.origin)]}
     return replace(phase, choices=choices, tables={**phase.tables, "model": table})
 

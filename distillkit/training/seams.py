@@ -15,7 +15,19 @@ import torch
 
 from distillkit import distributed
 from distillkit.config import Components
-from distillkit.interfaces import Data, Engine, JumpBatch, Loss, Model, Source, Stage, Stateful, TargetBatch, Update
+from distillkit.interfaces import (
+    Data,
+    Engine,
+    JumpBatch,
+    Landing,
+    Loss,
+    Model,
+    Source,
+    Stage,
+    Stateful,
+    TargetBatch,
+    Update,
+)
 from distillkit.noise import Condition, Prediction, Predictor
 from distillkit.registry import check_tensor, checked, described, wrong
 from distillkit.training.checks import check_known
@@ -125,6 +137,17 @@ def watch_stage(components: Components, student: Predictor, stage: Stage, first:
             check_tensor(teacher, "predict()", value.x0, z.shape, "x0, as z", device=z.device, finite=first)
 
         watch(teacher, "predict", predicted, part=teacher)
+    if components.critic is not None:
+        critic = components.critic
+
+        def own_loss(value: Any, landing: Landing, *_: Any) -> None:
+            z = landing.z
+            finite = first and bool(z.isfinite().all())
+            check_tensor(critic, "loss()", value, (len(z),), "a number for each sample", device=z.device, finite=finite)
+            if not value.requires_grad:
+                raise wrong(critic, "loss()", "numbers without a gradient", "numbers that depend on its network")
+
+        watch(critic, "loss", own_loss, part=critic)
     if components.target is not None:
         target = components.target
 
@@ -143,7 +166,8 @@ def watch_stage(components: Components, student: Predictor, stage: Stage, first:
 
     watch(components.schedule, "is_over", is_over)
     _watch_engine(components.engine, components.optimizer.accumulate, student)
-    for part in (components.engine, components.source, components.data, components.teacher, components.target):
+    parts = (components.source, components.data, components.teacher, components.target, components.critic)
+    for part in (components.engine, *parts):
         if part is not None:
             _watch_state(part)
 
@@ -177,8 +201,9 @@ def _watch_source(source: Source, model: Model, stage: Stage, first: bool) -> No
 
 
 def _watch_loss(loss: Loss, first: bool) -> None:
-    def terms(value: Any, jumps: JumpBatch, student: Prediction, goal: torch.Tensor) -> None:
-        finite = first and bool(student.x0.isfinite().all() and goal.isfinite().all())
+    def terms(value: Any, jumps: JumpBatch, student: Prediction, goal: Any) -> None:
+        known = not isinstance(goal, torch.Tensor) or bool(goal.isfinite().all())
+        finite = first and known and bool(student.x0.isfinite().all())
         z = jumps.z
         check_tensor(loss, "per_sample()", value, (len(z),), "a number for each sample", device=z.device, finite=finite)
         if torch.is_grad_enabled() and not value.requires_grad:
@@ -191,8 +216,8 @@ def _watch_engine(engine: Engine, accumulate: int, student: Predictor) -> None:
     batches = 0
 
     def output(value: Any, *_: Any) -> None:
-        if not (isinstance(value, tuple) and len(value) == 4):
-            expected = "what the module gave: the loss, the target, a size and the samples' losses"
+        if not (isinstance(value, tuple) and len(value) == 5):
+            expected = "what the module gave: the loss, the target, a size, the samples' losses and the landing"
             raise wrong(engine, "forward()", described(value), expected)
         check_tensor(engine, "forward()", value[0], (), "the loss")
 

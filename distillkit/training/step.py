@@ -1,4 +1,4 @@
-"""One update is one call of this module."""
+"""One update is one call of `DistillStep`, and one of the critic's is one of `CriticStep`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from distillkit import distributed
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import JumpBatch, Loss, Ramp, Target, TargetBatch, Teacher
+from distillkit.interfaces import Balance, Critic, JumpBatch, Landing, Loss, Ramp, Target, TargetBatch, Teacher
 from distillkit.noise import NoisePath, Predictor
+from distillkit.sampling import generator
 
 
 class DistillStep(nn.Module):
-    """Both evaluations of an update: the student's with a gradient, the target's without.
+    """All evaluations of an update: the student's with a gradient, the target's without, and the critic's.
 
-    An engine wraps this module, and so sees one forward and one backward pass per batch. A frozen teacher is not a
-    submodule of it.
+    An engine wraps this module, and so sees one forward and one backward pass per batch. Frozen teachers and critics
+    are no submodules of it.
 
     Args:
         student: the network that is trained.
-        teacher, target, losses, path: of the run.
+        teacher, target, losses, path, critic: of the run.
         updates: parameter updates of the whole run, over which the weights of the losses may change.
     """
 
@@ -32,6 +34,7 @@ class DistillStep(nn.Module):
         losses: list[Loss],
         path: NoisePath,
         updates: int,
+        critic: Critic | None = None,
     ) -> None:
         super().__init__()
         self.student = student.module  # which makes its weights this module's
@@ -41,8 +44,11 @@ class DistillStep(nn.Module):
         self._losses = losses
         self._path = path
         self._updates = updates
+        self._critic = critic
 
-    def forward(self, jumps: JumpBatch, update: int = 0) -> tuple[Tensor, TargetBatch | None, Tensor, Tensor]:
+    def forward(
+        self, jumps: JumpBatch, update: int = 0
+    ) -> tuple[Tensor, TargetBatch | None, Tensor, Tensor, Landing | None]:
         """Evaluate the student and its target.
 
         Args:
@@ -51,7 +57,8 @@ class DistillStep(nn.Module):
 
         Returns:
             the loss, a scalar with a graph; the target, None in plain training; the root mean square of x̂, a scalar;
-            and the samples' losses, [B], whose mean the loss is, without a graph.
+            the samples' losses, [B], whose mean the loss is, without a graph; and where the jumps landed, without a
+            graph, None without a critic.
         """
         # The student's view of z_t.
         student = self._student(jumps.z, jumps.times[0], jumps.student_condition, jumps.step_size)
@@ -63,21 +70,81 @@ class DistillStep(nn.Module):
                 target = self._target.compute(jumps, replace(student, x0=x0), self._teacher, self._path)
             if target.view is not None:
                 viewed = target.view(student)
+        goals: dict[str, object] = {"data": jumps.data, "target": None if target is None else target.x0}
+        # What a critic says of where it landed.
+        landing = None
+        if self._critic is not None:
+            landed = self._path.ddim(jumps.z, student.x0, jumps.times[0], jumps.times[-1])
+            through = torch.is_grad_enabled() and any(loss.through_critic for loss in self._losses)
+            landing = Landing(jumps, replace(student, x0=x0), landed.detach().requires_grad_(through))
+            with torch.set_grad_enabled(through):
+                goals["critic"] = self._critic.judge(landing, self._teacher, generator(*jumps.seed, "judge"))
         # How far off it is: one prediction, and one graph, for all terms (equation 1).
-        terms, each = [], []
+        terms, each, balanced = [], [], []
         for loss in self._losses:
-            weight = loss.options.weight
-            if loss.options.against == "data":
-                seen, goal = student, jumps.data
-            else:
-                seen, goal = viewed, None if target is None else target.x0
+            weight, goal = loss.options.weight, goals.get(loss.options.against)
             if goal is None:
                 raise DistillkitError(
                     f"loss: '{loss.name}' is against the {loss.options.against}, and the run has none: the source "
                     "gives no data, or there is no target"
                 )
+            if landing is not None and landing.z.requires_grad and loss.through_critic:
+                values = loss.per_sample(jumps, landing.student, goal)
+                # The graph of critic and teacher ends here, so that it does not reach their weights.
+                [gradient] = torch.autograd.grad(values.sum(), landing.z, retain_graph=True)
+                values = values.detach() + ((landed - landed.detach()) * gradient).flatten(1).sum(1)
+            else:
+                values = loss.per_sample(jumps, viewed if loss.options.against == "target" else student, goal)
+            if isinstance(weight, Balance):
+                balanced.append((weight.balance, values))
+                continue
             factor = weight.at(update, self._updates) if isinstance(weight, Ramp) else weight
-            values = loss.per_sample(jumps, seen, goal)
             terms.append(factor * values.mean())
             each.append(factor * values.detach())
-        return torch.stack(terms).sum(), target, x0.square().mean().sqrt(), torch.stack(each).sum(0)
+        total = torch.stack(terms).sum()
+        for balance, values in balanced:
+            ratio = balance * _ratio(total, values.mean(), student.x0)
+            terms.append(ratio * values.mean())
+            each.append(ratio * values.detach())
+        size = x0.square().mean().sqrt()
+        return (
+            torch.stack(terms).sum(),
+            target,
+            size,
+            torch.stack(each).sum(0),
+            None if landing is None else landing.detach(),
+        )
+
+
+class CriticStep(nn.Module):
+    """One update of a critic, which an engine wraps.
+
+    Args:
+        critic: the run's, set up.
+    """
+
+    def __init__(self, critic: Critic) -> None:
+        super().__init__()
+        self.network = critic.network  # which makes its weights this module's
+        self._critic = critic
+
+    def forward(self, landing: Landing, number: int) -> Tensor:
+        """The critic's loss, a scalar with a graph.
+
+        Args:
+            landing: where the student's jumps landed, without a graph.
+            number: of the critic's update among those that learn from this landing.
+        """
+        return self._critic.loss(landing, generator(*landing.jumps.seed, f"critic {number}")).mean()
+
+
+def _ratio(one: Tensor, other: Tensor, x0: Tensor) -> Tensor:
+    """How many times as large the first scalar's gradient with respect to x̂ is as the other's, in all processes."""
+    if not x0.requires_grad:  # while a critic learns alone
+        return x0.new_ones(())
+    squares = [torch.autograd.grad(value, x0, retain_graph=True)[0].square().sum() for value in (one, other)]
+    norms = torch.stack(squares)
+    if distributed.active:
+        norms = distributed.all_mean(norms)
+    # Where the other gradient is 0, no factor makes it larger.
+    return (norms[0] / norms[1].clamp(min=torch.finfo(norms.dtype).tiny)).sqrt()

@@ -131,6 +131,11 @@ class TrainedWeights:
                 torch._foreach_lerp_(self._average, self._shards, [share] * len(self._shards))
         self._updates += made
 
+    def restart_average(self) -> None:
+        """Set the average to the weights as they are now. Without an average, do nothing."""
+        for shard, mean in zip(self._shards, self._average, strict=False):
+            mean.copy_(shard)
+
     def swap_average(self) -> None:
         """Exchange the values of the weights and of their average. Without an average, do nothing."""
         for shard, mean in zip(self._shards, self._average, strict=False):

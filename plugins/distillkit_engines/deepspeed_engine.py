@@ -212,6 +212,12 @@ class DeepSpeedEngine(Engine):
     def _gradients(self) -> list[torch.Tensor]:
         return [weight.grad for weight in self._network.parameters() if weight.grad is not None]
 
+    def start_from(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Set the float32 weights, and with them the network's and the average."""
+        self._masters.fill({name: value.to(self.device) for name, value in weights.items()})
+        self._masters.copy_to_network()
+        self._trained.restart_average()
+
     def restart_moments(self) -> None:
         """AdamW's are zero again."""
         self._trained.restart_moments()

@@ -142,6 +142,12 @@ class TorchEngine(Engine):
         self._trained.count_update(made)
         return Update(norm, made)
 
+    def start_from(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Set weights and average."""
+        for name, weight in self._trained.weights.items():
+            fill(weight, weights[name].to(self.device))
+        self._trained.restart_average()
+
     def restart_moments(self) -> None:
         """AdamW's are zero again."""
         self._trained.restart_moments()

@@ -1,0 +1,67 @@
+"""Checks of critics, and of where the student starts. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from distillkit.config.settings import Components
+from distillkit.errors import Mistake
+from distillkit.interfaces import Balance, Engine
+
+
+def check_critic(components: Components) -> Iterator[Mistake]:
+    """A critic has what it asks, and losses that read what it gives; other losses are against something else."""
+    critic, teacher = components.critic, components.teacher
+    for i, loss in enumerate(components.losses):
+        against = loss.options.against == "critic"
+        if against and critic is None:
+            yield Mistake(
+                f"loss[{i}].against", 'is "critic", but there is no [critic]; add one, or compare with another'
+            )
+            return
+        if against and loss.reads is None:
+            yield Mistake(
+                f"loss[{i}].against",
+                f"is \"critic\", and '{loss.name}' compares with the target or the data; use a loss that is made for "
+                "critics, such as 'distribution-matching'",
+            )
+        if not against and loss.reads is not None:
+            yield Mistake(f"loss[{i}].against", f"must be \"critic\": '{loss.name}' reads what a critic says")
+        if against and critic is not None and loss.reads is not None and loss.reads not in critic.gives:
+            gives = " and ".join(map(repr, sorted(critic.gives))) or "nothing"
+            yield Mistake(
+                f"loss[{i}].type",
+                f"is '{loss.name}', which reads '{loss.reads}' of the critic, and '{critic.name}' gives {gives}; use "
+                "another loss or another critic",
+            )
+        if isinstance(loss.options.weight, Balance) and all(
+            isinstance(other.options.weight, Balance) for other in components.losses
+        ):
+            yield Mistake(f"loss[{i}].weight", "balances this loss with others, and there are none; give a number")
+    if critic is None:
+        return
+    if not any(loss.options.against == "critic" for loss in components.losses):
+        yield Mistake("critic", 'is used by no loss: give one `against = "critic"`, or remove [critic]')
+    if "teacher" in critic.needs and (teacher is None or teacher.follows_student != "never"):
+        found = "there is none" if teacher is None else f"'{teacher.name}' follows the student"
+        yield Mistake(
+            "teacher",
+            f"the critic '{critic.name}' compares the student with a teacher that stays, and {found}; use "
+            "'frozen' with renew = \"never\"",
+        )
+    if "data" in critic.needs and components.data is None:
+        yield Mistake("data", f"is required: the critic '{critic.name}' draws real samples; add a [data] table")
+
+
+def check_start(components: Components) -> Iterator[Mistake]:
+    """A student can start with other weights than the teacher's only where its engine can set them."""
+    student, engine = components.student, components.engine
+    if student is None or student.start is None:
+        return
+    if student.adapter is not None:
+        yield Mistake(
+            "student.start",
+            "is for students whose own weights are trained, and this one has an adapter; leave one of the two out",
+        )
+    if type(engine).start_from is Engine.start_from:
+        yield Mistake("student.start", f"the engine '{engine.name}' cannot start a student with other weights")
