@@ -201,6 +201,7 @@ def weights(folder: Path, update: int, owner: str = "network") -> dict[str, Tens
 def test_a_run_is_a_loop_in_plain_torch(tmp_path: Path) -> None:
     """Two optimisers of torch's, the printed formulas and the batches that the source draws: the same weights."""
     options = own(tmp_path, "loss[1].weight=0.3", "critic.optimizer.learning_rate=2e-4", "optimizer.clip=0")
+    options += ("optimizer.learning_rate=5e-5",)
     options += ("critic.optimizer.clip=0", "optimizer.final_learning_rate=1e-5")
     made = distil(tmp_path, "dmd", *options)
     parts = load(settings(tmp_path, "dmd", *options).components())
