@@ -27,9 +27,11 @@ def _size(updates: int) -> list[str]:
 
 def _rate(rate: float) -> list[str]:
     """A run of the quick start's length, whose learning rate falls to a tenth."""
-    return [*_size(800), f"optimizer.learning_rate={rate}", f"optimizer.final_learning_rate={rate / 10}"]
+    return [*_size(800), *EARLY, f"optimizer.learning_rate={rate}", f"optimizer.final_learning_rate={rate / 10}"]
 
 
+EARLY = ["grid.start=auto"]
+"""The student begins where its teacher does."""
 DEEP = [
     *_size(800),
     "schedule.steps=16",
@@ -39,6 +41,7 @@ DEEP = [
     "grid.spacing=karras-16",
 ]
 """Up to 16 steps: what docs/methods.md says."""
+PART = [*_size(600), *EARLY]
 UNGUIDED = ["student={}", "source.guidance=1", "evaluation.teacher_guidance=1"]
 TOLD = ["model.step_input=true"]
 EPSILON = ["model.type=diffusers", "model.path=runs/epsilon-teacher"]
@@ -101,22 +104,22 @@ TABLES = {
     "parts": Table(
         "quickstart",
         {
-            "as it is": _size(600),
-            "not told the step size": [*_size(600), "model.step_input=false"],
-            "levels 1, 2, 4, 8": [*_size(600), "source.levels=[1, 2, 4, 8]", "source.level_weights=[1, 1.4, 2, 2.8]"],
-            "trajectories of DDIM": [*_size(600), "source.order=1"],
+            "as it is": PART,
+            "not told the step size": [*PART, "model.step_input=false"],
+            "levels 1, 2, 4, 8": [*PART, "source.levels=[1, 2, 4, 8]", "source.level_weights=[1, 1.4, 2, 2.8]"],
+            "trajectories of DDIM": [*PART, "source.order=1"],
             "trajectories of DDIM in 32 steps": [
-                *_size(600),
+                *PART,
                 "source.order=1",
                 "schedule.steps=32",
                 "grid.spacing=trailing+angle",
                 "source.spacing=trailing+angle",
             ],
-            "grid trailing": [*_size(600), "grid.spacing=trailing"],
-            "grid trailing + angle": [*_size(600), "grid.spacing=trailing+angle"],
-            "a quarter of the trajectories": [*_size(600), "source.trajectories=150"],
-            "pseudo-Huber loss": [*_size(600), "loss[0].type=x-huber", "loss[0].weighting=none"],
-            "guidance 1.25": [*_size(600), "source.guidance=1.25"],
+            "grid trailing": [*PART, "grid.spacing=trailing"],
+            "grid trailing + angle": [*PART, "grid.spacing=trailing+angle"],
+            "a quarter of the trajectories": [*PART, "source.trajectories=150"],
+            "pseudo-Huber loss": [*PART, "loss[0].type=x-huber", "loss[0].weighting=none"],
+            "guidance 1.25": [*PART, "source.guidance=1.25"],
         },
     ),
     "deep": Table(
@@ -131,10 +134,13 @@ TABLES = {
             # Of the bundled teacher.
             for title, start in {"at the noise": 999, "at σ/α = 5": 620, "at σ/α = 2.5": 475}.items()
         }
-        | {"guided, at the noise": _size(600), "guided, at σ/α = 5": [*_size(600), "grid.start=620"]},
+        | {
+            f"guided, {title}": [*_size(600), f"grid.start={start}"]
+            for title, start in {"at the noise": 999, "at σ/α = 5": 620, "at σ/α = 10": 735}.items()
+        },
         steps=(1, 2, 4, 8),
     ),
-    "warm": Table("study/warm", {"dsd-anchored, then any-step": []}, steps=(1, 2, 4, 8)),
+    "warm": Table("study/warm", {"dsd-anchored, then any-step": EARLY}, steps=(1, 2, 4, 8)),
     "epsilon": Table(
         "quickstart",
         {start: [*_size(600), *UNGUIDED, *EPSILON, f"grid.start={start}"] for start in ("auto", "late")},

@@ -20,6 +20,7 @@ from distillkit.errors import ConfigError, DistillkitError
 from distillkit.interfaces import JumpBatch, Landing
 from distillkit.noise import Condition, Prediction, Predictor
 from distillkit.training.assemble import load, prepare
+from distillkit.training.loop import Position, updates
 from distillkit.training.run import run
 from distillkit.training.step import DistillStep
 
@@ -33,6 +34,7 @@ SMALL = (
     "source.trajectories=8",
     "source.batch=3",
     "critic.warmup=0.3",
+    "critic.updates=2",
     "grid.start=auto",
 )
 
@@ -202,7 +204,11 @@ def test_a_run_is_a_loop_in_plain_torch(tmp_path: Path) -> None:
     """Two optimisers of torch's, the printed formulas and the batches that the source draws: the same weights."""
     options = own(tmp_path, "loss[1].weight=0.3", "critic.optimizer.learning_rate=2e-4", "optimizer.clip=0")
     options += ("optimizer.learning_rate=5e-5",)
-    options += ("critic.optimizer.clip=0", "optimizer.final_learning_rate=1e-5")
+    options += (
+        "critic.optimizer.clip=0",
+        "optimizer.final_learning_rate=1e-5",
+        "critic.optimizer.final_learning_rate=2e-4",
+    )
     made = distil(tmp_path, "dmd", *options)
     parts = load(settings(tmp_path, "dmd", *options).components())
     for work in prepare(parts):
@@ -362,3 +368,68 @@ def test_mistakes(tmp_path: Path, case: str) -> None:
     file.write_text(f'preset = "dmd"\n{MODEL}{PLAIN}', encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         read_config(file, [*own(tmp_path), *options])
+
+
+def test_with_an_adapter_the_network_is_in_memory_once(tmp_path: Path) -> None:
+    """Student, teacher and critic are adapters on it, and each learns its own."""
+    options = own(tmp_path, "student={adapter='lora', rank=2}", "critic.warmup=0.0", "run.updates=2")
+    parts = load(settings(tmp_path, "dmd", *options).components())
+    for work in prepare(parts):
+        work()
+    critic, teacher = parts.components.critic, parts.components.teacher
+    assert critic is not None
+    assert teacher is not None
+    mine, its = (dict(network.named_parameters()) for network in (parts.student.network, critic.network))
+    shared = {name for name, weight in mine.items() if not weight.requires_grad}
+    assert shared == {name for name, weight in its.items() if weight is mine[name]}
+    assert not shared & {name.removeprefix("network.") for name in teacher.state_dict()}
+    before = [
+        {name: weight.detach().clone() for name, weight in weights.items() if name not in shared}
+        for weights in (mine, its)
+    ]
+    for _ in updates(parts, Position(), print):
+        pass
+    for weights, old in zip((mine, its), before, strict=True):
+        assert any(not torch.equal(weights[name], value) for name, value in old.items())
+
+
+def test_a_student_can_walk_its_own_samples(tmp_path: Path) -> None:
+    """Without a target: each jump begins where the student's last one landed."""
+    text = f"""
+    [source]
+    type = "trajectory"
+    levels = [1, 2, 4]
+    batch = 3
+    [schedule]
+    type = "constant"
+    steps = 4
+    [teacher]
+    type = "frozen"
+    renew = "never"
+    [critic]
+    type = "fake-score"
+    [[loss]]
+    type = "distribution-matching"
+    {MODEL}
+    step_input = true
+    {PLAIN}
+    """
+    file = tmp_path / "mine.toml"
+    file.write_text(text, encoding="utf-8")
+    parts = load(read_config(file, ["run.updates=3"]).phases[0].components())
+    prepare(parts)
+    drawn: list[JumpBatch] = []
+    landed: list[Tensor] = []
+    source = parts.components.source
+    draw, advance = source.draw, source.advance
+    source.draw = lambda random: drawn.append(draw(random)) or drawn[-1]  # type: ignore[method-assign,func-returns-value]
+    source.advance = lambda z: landed.append(z) or advance(z)  # type: ignore[method-assign,func-returns-value]
+    for _ in updates(parts, Position(), print):
+        pass
+    assert len(drawn) == len(landed) == 3
+    first, later = drawn[:2]
+    goes_on = [row for row in range(3) if first.times[-1, row] >= 0]
+    assert goes_on
+    for row in goes_on:
+        assert later.times[0, row] == first.times[-1, row]
+        assert torch.equal(later.z[row], landed[0][row])

@@ -61,8 +61,9 @@ class GridTable(StrictModel):
             atan2(σ, α)), "karras" (even in (σ/α)^(1/7)), "karras-8" (diffusers' Karras grid of 8 steps, or of another
             number, and its times for fewer), or a mean: "trailing + angle", "0.7 trailing + 0.3 angle".
         start: the noisiest time used. "auto": the last time for v- and x-prediction and for leading grids; otherwise,
-            for ε-prediction, the noisiest time at which σ/α, which multiplies the error of ε, is not too large. "late"
-            allows less still, for a student that learns to begin there with noise from where its teacher lands.
+            for ε-prediction, the noisiest time at which σ/α, which multiplies the error of ε, is at most 20. "late": at
+            most 2.5 for ε-, and 10 for other predictions, for a student that learns to begin there with the noise with
+            which its teacher began earlier.
     """
 
     spacing: Annotated[str, AfterValidator(written)] = "trailing"

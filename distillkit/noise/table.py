@@ -20,9 +20,10 @@ AUTO_START_RATIO = 20.0
 800 to 900 (ratios 15 to 34); from 700 (ratio 8, α = 0.13) they were worse than from the table's end.
 """
 
-
-LATE_START_RATIO = 2.5
-"""As above, for `start = "late"`: t = 447 of LDM's table. docs/study.md has an ε-teacher's scores."""
+LATE_START_RATIOS = {"epsilon": 2.5}
+LATE_START_RATIO = 10.0
+"""The same for `start = "late"`, for ε and for all others: t = 447 and 735 of LDM's table. docs/study.md has the scores
+of an ε- and a v-teacher: beyond, a student learns jumps that say little about the clean sample."""
 
 NOISIEST = exp(5.1)
 """The largest σ/α where a solver begins: diffusers' advice for cosine tables (DPM-Solver's `lambda_min_clipped`)."""
@@ -130,13 +131,14 @@ class TablePath(NoisePath):
     def with_grid(
         self, spacing: str, start: float | str | None = None, prediction: PredictionType | None = None
     ) -> Self:
-        """The same table with other grids; "auto" and "late" are an `auto_start` for an ε-network, else the last time.
+        """The same table with other grids; "auto" is an `auto_start` for an ε-network, "late" one for any.
 
         Leading grids are CompVis' (of all times), and begin below the noise anyway. Another start leaves no `origin`.
         """
-        if start in ("auto", "late"):
-            ratio = AUTO_START_RATIO if start == "auto" else LATE_START_RATIO
-            start = self.auto_start(ratio) if prediction == "epsilon" and spacing != "leading" else None
+        if start == "late" and spacing != "leading":
+            start = self.auto_start(LATE_START_RATIOS.get(prediction or "", LATE_START_RATIO))
+        elif start in ("auto", "late"):
+            start = self.auto_start() if prediction == "epsilon" and spacing != "leading" else None
         path = self._with_grid(spacing, cast(int | None, start))
         if "karras" in spacing and not path.alphas_cumprod[path.start]:
             raise DistillkitError(

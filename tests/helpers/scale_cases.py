@@ -54,6 +54,7 @@ CRITIC = (
     "source.level_weights=[1, 1, 1]",
     "source.trajectories=7",
     "critic.warmup=0.1",
+    "critic.updates=2",
     "critic.optimizer.eps=1e-4",
     "loss[1].weight={balance=1.0}",
 )
