@@ -173,7 +173,7 @@ def test_a_balanced_loss_moves_x_as_much_as_the_others(tmp_path: Path) -> None:
     first, second = components.losses
     first = Kept(first.options)
     first.setup(parts.student.path)
-    balanced = type(second)(second.options.model_copy(update={"weight": type(second.options.weight)(balance=2.5)}))
+    balanced = type(second)(second.options.model_copy(update={"weight": 2.5}))
 
     def gradient(*losses: object) -> Tensor:
         step = DistillStep(
@@ -202,7 +202,13 @@ def weights(folder: Path, update: int, owner: str = "network") -> dict[str, Tens
 
 def test_a_run_is_a_loop_in_plain_torch(tmp_path: Path) -> None:
     """Two optimisers of torch's, the printed formulas and the batches that the source draws: the same weights."""
-    options = own(tmp_path, "loss[1].weight=0.3", "critic.optimizer.learning_rate=2e-4", "optimizer.clip=0")
+    options = own(
+        tmp_path,
+        "loss[1].weight=0.3",
+        "loss[1].balance=false",
+        "critic.optimizer.learning_rate=2e-4",
+        "optimizer.clip=0",
+    )
     options += ("optimizer.learning_rate=5e-5",)
     options += (
         "critic.optimizer.clip=0",
@@ -292,7 +298,10 @@ def test_a_start_with_another_network_is_refused(tmp_path: Path) -> None:
 CHAIN = f"""
 [run]
 name = "two"
+[student]
+guidance = "baked"
 [source]
+guidance = 1.5
 batch = 3
 trajectories = 8
 levels = [1, 2]
@@ -352,7 +361,7 @@ REFUSED = {
     "a teacher that follows": (["teacher={type='self'}"], r"teacher: .*a teacher that stays, and 'self' follows"),
     "a teacher that is renewed": (["teacher.renew=stage"], r"teacher: .*'frozen' follows the student"),
     "only a warm-up": (["critic.warmup=1.0"], r"critic\.warmup: must be less than 1"),
-    "nothing to balance": (["loss[0].weight={balance=1.0}"], r"loss\[0\]\.weight: balances this loss with others"),
+    "nothing to balance": (["loss[0].balance=true"], r"loss\[0\]\.balance: balances this loss with others"),
     "an adapter": (
         ["student.start=previous", "student.adapter=lora"],
         r"student\.start: is for students whose own weights are trained",

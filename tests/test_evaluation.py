@@ -63,6 +63,8 @@ def settings(
         model=unused,
         teacher=None,
         target=None,
+        critic=None,
+        critic_engine=None,
         schedule=unused,
         source=unused,
         data=checks if data else None,

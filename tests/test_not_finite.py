@@ -199,7 +199,7 @@ def test_a_walk_that_is_not_finite_begins_anew(tmp_path: Path, staggered: bool) 
 def test_a_target_that_is_not_finite_tells_the_trajectory() -> None:
     x0 = torch.zeros(3, 1, 2, 2)
     x0[2, 0, 1, 1] = inf
-    z = _next_z(TargetBatch(x0, torch.ones(3, 1, 2, 2)))
+    z = _next_z(x0, torch.ones(3, 1, 2, 2))
     assert torch.equal(z[:2], torch.ones(2, 1, 2, 2))
     assert z[2].isnan().all()
 

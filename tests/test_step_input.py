@@ -341,7 +341,8 @@ def test_one_folder_for_several_numbers_of_steps(tmp_path: Path) -> None:
 def test_what_is_done_to_a_pipeline_for_several_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled, with a LoRA, offloaded layer by layer, saved again, opened here; and another number is refused."""
     monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    # Other tests may have imported a pipeline's code from another cache.
+    # Other tests may have imported a pipeline's code from another cache, which is still on the path.
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if not Path(place, "diffusers_modules").is_dir()])
     for module in [name for name in sys.modules if name.partition(".")[0] == "diffusers_modules"]:
         monkeypatch.delitem(sys.modules, module)
     made = several("class-latent", tmp_path / "made")
@@ -516,8 +517,8 @@ def test_mistakes(tmp_path: Path) -> None:
         settings(tmp_path, "training", "model.step_input=true", "run.updates=1", tables=tables)
     [mistake] = raised.value.mistakes
     assert str(mistake) == (
-        "model.step_input: tells the network the size of the jumps that a target teaches it, and the run has no "
-        "target; leave it out"
+        "model.step_input: tells the network the size of the jumps that a target or a critic teaches it, and the run "
+        "has neither; leave it out"
     )
     with pytest.raises(DistillkitError, match=r"^model\.step_input: Conv2d has no TimestepEmbedding, to whose output"):
         step_input.add(nn.Conv2d(1, 1, 1))

@@ -234,7 +234,8 @@ def test_processes_share_the_draw_of_one(library: Any, tmp_path: Path, monkeypat
     def drawn(batch: int, sample: int) -> torch.Tensor:
         source, data = NoisedData(NoisedData.Options.model_validate({"batch": batch})), load(path, buffer=5)
         source.setup(Model(), data)  # type: ignore[arg-type]
-        monkeypatch.setattr(source, "_draw_times", lambda level, generator: torch.zeros(2, source.global_batch))
+        times = torch.zeros(2, source.global_batch)
+        monkeypatch.setattr(source, "_draw_times", lambda level, generator: (times, level))
         source._stage = Stage(4, 1)
         source._path = type("Path", (), {"noised": staticmethod(lambda data, noise, times: data)})  # type: ignore[assignment]
         data.seek(0, sample)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from distillkit.config.settings import Components
 from distillkit.errors import Mistake
-from distillkit.interfaces import Balance, Engine
+from distillkit.interfaces import Engine
 
 
 def check_critic(components: Components) -> Iterator[Mistake]:
@@ -34,10 +34,8 @@ def check_critic(components: Components) -> Iterator[Mistake]:
                 f"is '{loss.name}', which reads '{loss.reads}' of the critic, and '{critic.name}' gives {gives}; use "
                 "another loss or another critic",
             )
-        if isinstance(loss.options.weight, Balance) and all(
-            isinstance(other.options.weight, Balance) for other in components.losses
-        ):
-            yield Mistake(f"loss[{i}].weight", "balances this loss with others, and there are none; give a number")
+        if loss.options.balance and all(other.options.balance for other in components.losses):
+            yield Mistake(f"loss[{i}].balance", "balances this loss with others, and there are none; leave it out")
     if critic is None:
         return
     if not any(loss.options.against == "critic" for loss in components.losses):

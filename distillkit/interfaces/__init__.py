@@ -9,7 +9,7 @@ from distillkit.interfaces.engine import EmaTable, Engine, OptimizerTable, Updat
 from distillkit.interfaces.inventory import Inventory
 from distillkit.interfaces.jumps import JumpBatch, TargetBatch
 from distillkit.interfaces.levels import LevelSource
-from distillkit.interfaces.loss import Balance, Loss, Ramp
+from distillkit.interfaces.loss import Loss, Ramp
 from distillkit.interfaces.metric import Features, FeatureStatistics, Metric
 from distillkit.interfaces.model import (
     Export,
@@ -27,7 +27,6 @@ from distillkit.interfaces.tracker import NoTracker, RunInfo, Tracker
 __all__ = [
     "PREVIOUS",
     "Averaged",
-    "Balance",
     "Converter",
     "Critic",
     "Data",

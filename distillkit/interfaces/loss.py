@@ -31,17 +31,6 @@ class Ramp(StrictModel):
         return self.start + (self.to - self.start) * min(1.0, update / (self.updates or max(updates - 1, 1)))
 
 
-class Balance(StrictModel):
-    """A factor that is found in each update, so that a term moves the student as much as the other terms do.
-
-    Attributes:
-        balance: the norm of the term's gradient with respect to x̂, as a multiple of that of the other terms' sum (λ of
-            FreeFlow: Tong et al. 2025; there, of the gradients with respect to the weights).
-    """
-
-    balance: float = Field(gt=0)
-
-
 class Loss(Component):
     """One term of the loss; the terms of a config add up."""
 
@@ -49,13 +38,15 @@ class Loss(Component):
         """
         Attributes:
             weight: the term's factor (α, β of equation 1): a number, or a ramp {from, to, updates}, linear from the
-                first update to number `updates` and then constant; without `updates`, over the whole run. Or
-                {balance = λ}: what makes its gradient with respect to x̂ λ times as large as that of the other terms.
+                first update to number `updates` and then constant; without `updates`, over the whole run.
+            balance: multiply the factor by what makes the term's gradient with respect to x̂ as large as that of the
+                other terms' sum, anew in each update (λ of FreeFlow: Tong et al. 2025; there, with respect to weights).
             against: what the student is compared with: the teacher's "target" or the "data" that z was made from; or
                 the "critic", which judges where the student lands.
         """
 
-        weight: Annotated[float, Field(ge=0)] | Ramp | Balance = 1.0
+        weight: Annotated[float, Field(ge=0)] | Ramp = 1.0
+        balance: bool = False
         against: Literal["target", "data", "critic"] = "target"
 
     options: Options

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distillkit import distributed
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import Balance, Critic, JumpBatch, Landing, Loss, Ramp, Target, TargetBatch, Teacher
+from distillkit.interfaces import Critic, JumpBatch, Landing, Loss, Ramp, Target, TargetBatch, Teacher
 from distillkit.noise import NoisePath, Predictor
 from distillkit.sampling import generator
 
@@ -95,15 +95,15 @@ class DistillStep(nn.Module):
                 values = values.detach() + ((landed - landed.detach()) * gradient).flatten(1).sum(1)
             else:
                 values = loss.per_sample(jumps, viewed if loss.options.against == "target" else student, goal)
-            if isinstance(weight, Balance):
-                balanced.append((weight.balance, values))
-                continue
             factor = weight.at(update, self._updates) if isinstance(weight, Ramp) else weight
+            if loss.options.balance:
+                balanced.append((factor, values))
+                continue
             terms.append(factor * values.mean())
             each.append(factor * values.detach())
         total = torch.stack(terms).sum()
-        for balance, values in balanced:
-            ratio = balance * _ratio(total, values.mean(), student.x0)
+        for factor, values in balanced:
+            ratio = factor * _ratio(total, values.mean(), student.x0)
             terms.append(ratio * values.mean())
             each.append(ratio * values.detach())
         size = x0.square().mean().sqrt()

@@ -29,7 +29,7 @@ DMD: dict[str, Any] = {
     "grid": {"spacing": "karras-8", "start": "late"},
     "loss": [
         {"type": "x-mse", "weighting": "truncated-snr"},
-        {"type": "distribution-matching", "weight": {"balance": 1.0}},
+        {"type": "distribution-matching", "balance": True},
     ],
     "optimizer": {"learning_rate": 3e-5, "final_learning_rate": 2e-6, "betas": [0.0, 0.98], "clip": 1.0},
     "ema": {"decay": 0.98, "warmup": True},
@@ -40,7 +40,7 @@ DMD: dict[str, Any] = {
 
 PRESETS = {
     "dmd": DMD,
-    "sid": DMD | {"loss": [DMD["loss"][0], {"type": "score-identity", "weight": {"balance": 1.0}}]},
+    "sid": DMD | {"loss": [DMD["loss"][0], {"type": "score-identity", "balance": True}]},
 }
 
 

@@ -56,7 +56,6 @@ CRITIC = (
     "critic.warmup=0.1",
     "critic.updates=2",
     "critic.optimizer.eps=1e-4",
-    "loss[1].weight={balance=1.0}",
 )
 METHODS: dict[str, tuple[str, ...]] = {
     "self": SELF,
