@@ -258,6 +258,11 @@ def test_sheet_and_png(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(tmp_path / "samples" / "sheet.png")), labelled.numpy())
 
 
+def test_a_sheet_of_other_channels_shows_the_first() -> None:
+    two = torch.randint(256, (3, 2, 8, 8), dtype=torch.uint8)
+    assert torch.equal(sheet([two]), sheet([two[:, :1]]))
+
+
 def test_large_pictures_keep_their_size() -> None:
     assert sheet([torch.zeros(1, 3, 70, 64, dtype=torch.uint8)]).shape == (74, 68, 3)
 

@@ -462,3 +462,19 @@ def test_a_teachers_own_grids_begin_at_the_noise() -> None:
     late = {kind: TablePath(ldm.alphas_cumprod).with_grid("karras-8", "late", kind) for kind in ("epsilon", "sample")}
     assert {kind: path.start for kind, path in late.items()} == {"epsilon": 447, "sample": 735}
     assert FlowPath().with_grid("angle", "late").start == FlowPath().start
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_any_steps_grids_are_on_every_table(prediction: PredictionType, zero_snr: bool) -> None:
+    """Those of `any-step`, of student and teacher, have a time for each step, also where α falls to 0."""
+    for betas in ("linear", "scaled_linear", "squaredcos_cap_v2"):
+        scheduler = DDIMScheduler(beta_schedule=betas, rescale_betas_zero_snr=zero_snr)
+        late = TablePath(scheduler.alphas_cumprod).with_grid("karras-8", "late", prediction)
+        for path in (late, late.teacher_grid("karras-8")):
+            for steps in (1, 2, 3, 4, 5, 6, 8):
+                grid = path.grid(steps)
+                assert len(grid) == steps + 1
+                assert (grid[1:] < grid[:-1]).all()
+                alpha, sigma = path.alpha_sigma(grid[:1])
+                assert 0 < (alpha / sigma).item() < 1

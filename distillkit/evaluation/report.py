@@ -27,8 +27,8 @@ def sheet(rows: Sequence[torch.Tensor], labels: Sequence[str] | None = None) -> 
     """Arrange images in a grid: uint8 [height, width, 3].
 
     Args:
-        rows: uint8 images of each row, [n, C, H, W], with C 1 or 3 and all of one size. Shorter rows are padded with
-            white.
+        rows: uint8 images of each row, [n, C, H, W], all of one size. Shorter rows are padded with white. With C
+            neither 1 nor 3, the first channel is shown.
         labels: the text to the left of each row.
     """
     height, width = rows[0].shape[-2:]
@@ -37,7 +37,7 @@ def sheet(rows: Sequence[torch.Tensor], labels: Sequence[str] | None = None) -> 
     for i, row in enumerate(rows):
         for j, picture in enumerate(row.cpu()):
             top, left = GAP + i * (height + GAP), GAP + j * (width + GAP)
-            canvas[:, top : top + height, left : left + width] = picture
+            canvas[:, top : top + height, left : left + width] = picture if len(picture) == 3 else picture[:1]
     factor = max(1, READABLE // max(height, width))
     large = functional.interpolate(canvas[None], scale_factor=factor, mode="nearest")[0].permute(1, 2, 0)
     if labels is None:
