@@ -471,7 +471,8 @@ def test_any_steps_grids_are_on_every_table(prediction: PredictionType, zero_snr
     for betas in ("linear", "scaled_linear", "squaredcos_cap_v2"):
         scheduler = DDIMScheduler(beta_schedule=betas, rescale_betas_zero_snr=zero_snr)
         late = TablePath(scheduler.alphas_cumprod).with_grid("karras-8", "late", prediction)
-        for path in (late, late.teacher_grid("karras-8")):
+        noise = TablePath(scheduler.alphas_cumprod).teacher_grid("karras-8") if zero_snr else late
+        for path in (late, late.teacher_grid("karras-8"), noise):
             for steps in (1, 2, 3, 4, 5, 6, 8):
                 grid = path.grid(steps)
                 assert len(grid) == steps + 1

@@ -148,10 +148,11 @@ class TablePath(NoisePath):
         return path
 
     def teacher_grid(self, spacing: str) -> Self:
-        """See the base class. They begin at the noisiest time at which σ/α is at most `NOISIEST`, or at this path's."""
+        """See the base class. They begin at the noisiest time at which σ/α is at most `NOISIEST`, or at this path's
+        start, if α is not 0 there."""
         bar = self.alphas_cumprod
         usable = int(((1 - bar) / bar).sqrt().le(NOISIEST).sum())
-        return self.with_grid(spacing, max(self.start, usable - 1))
+        return self.with_grid(spacing, max(self.start, usable - 1) if bar[self.start] else usable - 1)
 
     def _with_grid(self, spacing: str, start: int | None) -> Self:
         last = len(self.alphas_cumprod) - 1 if start is None else start
