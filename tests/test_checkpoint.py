@@ -53,6 +53,7 @@ CASES = {
     "LoRA, an average in the target": ("consistency", ("schedule.steps=8", "evaluation.sampler='ddim'", *LORA)),
     "critic": ("dmd", (*CRITIC, "critic.warmup=0.3")),
     "critic, accumulating": ("sid", (*CRITIC, "optimizer.accumulate=2", "critic.optimizer.accumulate=2")),
+    "LoRA, critic": ("dmd", (*CRITIC, *LORA, "critic.warmup=0.3")),
     "trajectory, accumulating": ("dsdi", (*FALLING, "optimizer.accumulate=2", 'teacher.type="self"')),
 }
 AT_THE_END = ("self", "LoRA, ema")

@@ -167,9 +167,6 @@ def test_a_balanced_loss_moves_x_as_much_as_the_others(tmp_path: Path) -> None:
             return super().per_sample(jumps, student, goal)
 
     assert components.critic is not None
-    # At the beginning it says what the teacher says.
-    for weight in components.critic.network.parameters():
-        weight.data *= 1.01
     first, second = components.losses
     first = Kept(first.options)
     first.setup(parts.student.path)
@@ -189,6 +186,12 @@ def test_a_balanced_loss_moves_x_as_much_as_the_others(tmp_path: Path) -> None:
         [found] = torch.autograd.grad(loss, kept[-1])
         return found
 
+    # At the beginning it says what the teacher says, and no factor makes that as large as the other.
+    large = Kept(first.options.model_copy(update={"weight": 1e4}))
+    large.setup(parts.student.path)
+    assert torch.equal(gradient(large, balanced), gradient(large))
+    for weight in components.critic.network.parameters():
+        weight.data *= 1.01
     alone, both = gradient(first), gradient(first, balanced)
     assert (both - alone).norm().item() == pytest.approx(2.5 * alone.norm().item(), rel=1e-4)
     # The critic's own weights take no gradient from the student's loss, and learn as before.
@@ -361,6 +364,10 @@ REFUSED = {
     "a teacher that follows": (["teacher={type='self'}"], r"teacher: .*a teacher that stays, and 'self' follows"),
     "a teacher that is renewed": (["teacher.renew=stage"], r"teacher: .*'frozen' follows the student"),
     "only a warm-up": (["critic.warmup=1.0"], r"critic\.warmup: must be less than 1"),
+    "batches that are left over": (
+        ["critic.updates=3", "optimizer.accumulate=2", "critic.optimizer.accumulate=4"],
+        r"critic\.optimizer\.accumulate: must divide .* in an update, 6 \(got 4\)",
+    ),
     "nothing to balance": (["loss[0].balance=true"], r"loss\[0\]\.balance: balances this loss with others"),
     "an adapter": (
         ["student.start=previous", "student.adapter=lora"],

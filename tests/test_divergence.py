@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.digits import MODEL, PLAIN, SCORED, Run, distil
+from helpers.digits import MODEL, PLAIN, SCORED, Run, distil, read_checkpoint
 from safetensors import safe_open
 
 from distillkit.config import RunTable
@@ -110,6 +110,42 @@ def test_going_back_gives_the_state_of_the_checkpoint(tmp_path: Path, monkeypatc
     back = distil(tmp_path / "back", "dsdi", *quiet, *full, "run.on_divergence=rollback")
     assert [row["loss"] for row in back.journal] == [row["loss"] for row in slow.journal]
     assert all(torch.equal(weight, slow.weights()[key]) for key, weight in back.weights().items())
+
+
+def test_going_back_gives_a_critic_the_state_of_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights and moments, at half its learning rate, as above. Its loss has a limit, too."""
+    poisoned = iter([False, False, True])
+    check = DivergenceGuard.check
+
+    def once(self: DivergenceGuard, row: dict[str, float]) -> None:
+        check(self, row | {"critic_grad_norm": nan} if next(poisoned, False) else row)
+
+    quiet = (
+        *("run.updates=5", "run.log_every=1", "run.keep=9", "schedule.steps=4", "source.batch=3", "critic.warmup=0.3"),
+        *("source.levels=[1, 2, 4]", "source.level_weights=[1, 1, 1]", "source.trajectories=8", "critic.updates=2"),
+        f"source.folder={tmp_path / 'trajectories'}",
+    )
+
+    def rates(factor: float) -> list[str]:
+        falling = {"optimizer": (1e-3, 1e-5), "critic.optimizer": (2e-3, 1e-4)}
+        return [
+            f"{table}.{key}={rate * factor}"
+            for table, (first, last) in falling.items()
+            for key, rate in (("learning_rate", first), ("final_learning_rate", last))
+        ]
+
+    slow = distil(tmp_path / "slow", "dmd", *quiet, *rates(0.5))
+    monkeypatch.setattr(DivergenceGuard, "check", once)
+    back = distil(tmp_path / "back", "dmd", *quiet, *rates(1), "run.on_divergence=rollback")
+    assert [row["critic_loss"] for row in back.journal] == [row["critic_loss"] for row in slow.journal]
+    one, other = (read_checkpoint(made.folder / "checkpoints/update-000005") for made in (slow, back))
+    assert any("critic/optimizer.exp_avg." in key for key in one)
+    assert [key for key, value in one.items() if not torch.equal(value, other[key])] == []
+    guard = DivergenceGuard(RunTable(name="a", updates=99, loss_limit=4))
+    for update in range(FIRST):
+        check(guard, line(update, critic_loss=1.0, critic_grad_norm=1.0))
+    with pytest.raises(Diverged, match=r"the critic's loss is 4\.1, more than 4 times .*lower critic\.optimizer"):
+        check(guard, line(20, critic_loss=4.1, critic_grad_norm=1.0))
 
 
 def test_it_gives_up(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers.faults import KILL, Fault, one_of_each
-from helpers.forked_runs import ForkedRun, content, forked_phases, forked_run
+from helpers.forked_runs import ForkedRun, content, forked_critic, forked_phases, forked_run
 
 
 def kill_and_go_on(whole: ForkedRun, top: Path, number: int) -> None:
@@ -75,12 +76,12 @@ def test_all_is_flushed_before_it_is_in_its_place(whole: ForkedRun) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_at_random_moments_again_and_again(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("make", [forked_run, forked_critic])
+def test_killed_at_random_moments_again_and_again(tmp_path: Path, make: Callable[..., ForkedRun]) -> None:
     long = ("run.updates=240", "run.checkpoint_every=20", "run.log_every=3")
-    undisturbed, killed = forked_run(tmp_path / "whole", *long), forked_run(tmp_path / "killed", *long)
+    undisturbed, killed = make(tmp_path / "whole", *long), make(tmp_path / "killed", *long)
     assert undisturbed.go() == 0, undisturbed.errors
-    draw, kills = random.Random(seed), 0
+    draw, kills = random.Random(0), 0
     while kills < 12 and not (killed.run / "pipeline").exists():
         [process] = killed.start()
         process.join(draw.uniform(0.3, 1.5))
@@ -140,7 +141,7 @@ def kill_phases(whole_phases: ForkedRun, top: Path, number: int) -> None:
 
 
 def test_phases_killed_at_a_few_writes(whole_phases: ForkedRun, tmp_path: Path) -> None:
-    """In the second phase's training, and while the run's own files are made."""
+    """In the second phase's training, with a critic, and while the run's own files are made."""
     for part in (
         "rename phases/2/checkpoints/.update-000002.partial",
         "rename .journal.jsonl.partial",

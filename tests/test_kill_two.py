@@ -15,15 +15,16 @@ from pathlib import Path
 
 import pytest
 from helpers.faults import KILL, Fault, one_of_each
-from helpers.forked_runs import ForkedRun, content, forked_phases, forked_run
+from helpers.forked_runs import ForkedRun, content, forked_critic, forked_phases, forked_run
 
 ENGINES = {
     "ddp": (),
+    "ddp, a critic": (),
     "fsdp": ("engine.sharding=fsdp",),
     "zero-2": ("engine.type=deepspeed", "engine.device=cpu", "engine.zero_stage=2"),
     "zero-3": ("engine.type=deepspeed", "engine.device=cpu", "engine.zero_stage=3"),
 }
-SHARDED = [*ENGINES][1:]
+SHARDED = [*ENGINES][2:]
 MINUTE = 60
 # Each run of two processes with a sharded engine takes half a minute where the cores are busy.
 pytestmark = pytest.mark.timeout(900)
@@ -42,10 +43,13 @@ def compile_for_cpu() -> None:
 def two(top: Path, engine: str) -> ForkedRun:
     if engine.startswith("zero"):
         compile_for_cpu()
-    return replace(forked_run(top, *ENGINES[engine], "engine.precision=fp32"), ranks=2)
+    make = forked_critic if engine.endswith("critic") else forked_run
+    return replace(make(top, *ENGINES[engine], "engine.precision=fp32"), ranks=2)
 
 
-@pytest.fixture(scope="module", params=["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in SHARDED)])
+@pytest.fixture(
+    scope="module", params=["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in [*ENGINES][1:])]
+)
 def whole_of_two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ForkedRun]:
     """An engine, and a run with it that nothing happened to."""
     made = two(tmp_path_factory.mktemp("whole"), request.param)

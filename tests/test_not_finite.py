@@ -17,10 +17,10 @@ from helpers.toys import UPDATES, Toy, batch, make_update, prepared
 from torch import Tensor
 
 from distillkit.config import RunTable
-from distillkit.interfaces import EmaTable, JumpBatch, TargetBatch
+from distillkit.interfaces import EmaTable, JumpBatch, Landing, TargetBatch
 from distillkit.training.journal import SKIPS, Diverged, DivergenceGuard
 from distillkit.training.loop import _next_z
-from distillkit.training.step import DistillStep
+from distillkit.training.step import CriticStep, DistillStep
 
 SHORT = ("run.updates=6", "run.log_every=1", "run.checkpoint_every=1", "run.keep=9", "source.batch=3")
 
@@ -147,6 +147,54 @@ def test_a_run_that_stops_names_its_last_checkpoint(
     else:
         assert "; no checkpoint was made before" in str(caught.value)
     assert not (tmp_path / "run/pipeline").exists()
+
+
+CRITIC = ("schedule.steps=4", "source.levels=[1, 2, 4]", "source.level_weights=[1, 1, 1]", "source.trajectories=8")
+
+
+def spoil_critic(patch: pytest.MonkeyPatch, kind: str, update: int) -> None:
+    """Make a critic's loss, or one number of its gradient, not finite, in the second of the updates that it makes."""
+    forward = CriticStep.forward
+
+    def spoiled(self: CriticStep, landing: Landing, number: int) -> Tensor:
+        loss = forward(self, landing, number)
+        if (landing.jumps.seed[1], number) != (update, 1):
+            return loss
+        if kind == "gradient":
+            weight = next(self.network.parameters())
+            hook = weight.register_hook(lambda gradient: hook.remove() or gradient * inf)  # type: ignore[func-returns-value]
+        return loss + nan if kind == "loss" else loss
+
+    patch.setattr(CriticStep, "forward", spoiled)
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_what_is_not_finite_in_a_critic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """It makes one update instead of two; the student makes its own. Such a run resumes to the same, or stops."""
+    options = (*SHORT, *CRITIC, "critic.updates=2", "critic.warmup=0.3", "critic.optimizer.learning_rate=1e-3")
+    options += (f"source.folder={tmp_path / 'trajectories'}",)
+    spoil_critic(monkeypatch, kind, 3)
+    run = distil(tmp_path / "skip", "dmd", *options, "run.on_divergence=skip")
+    assert [line.get("skipped", False) for line in run.journal] == [False] * 3 + [True] + [False] * 2
+    json.dumps(run.journal, allow_nan=False)
+    line = run.journal[3]
+    assert line["critic_grad_norm"] is None
+    assert (line["critic_loss"] is None) == (kind == "loss")
+    assert line["grad_norm"] > 0
+    states = [read_checkpoint(run.folder / f"checkpoints/update-00000{i}") for i in range(1, 7)]
+    assert all(value.isfinite().all() for state in states for value in state.values())
+    assert [state["engine/critic/updates"].item() for state in states] == [2, 4, 6, 7, 9, 11]
+    assert [state["engine/updates"].item() for state in states] == [0, 0, 1, 2, 3, 4]
+    for later in (4, 5, 6):
+        shutil.rmtree(run.folder / f"checkpoints/update-00000{later}")
+    shutil.rmtree(run.folder / "pipeline")
+    again = distil(tmp_path / "skip", "dmd", *options, "run.on_divergence=skip", resume=True)
+    newest = read_checkpoint(again.folder / "checkpoints/update-000006")
+    assert [key for key, value in states[-1].items() if not torch.equal(newest[key], value)] == []
+    with pytest.raises(
+        Diverged, match=r"update 4: the critic's loss is \S+ and its gradient's norm \S+: .*critic\.optimizer"
+    ):
+        distil(tmp_path / "stop", "dmd", *options)
 
 
 def test_too_many_in_a_row_end_the_run() -> None:

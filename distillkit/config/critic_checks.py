@@ -47,6 +47,13 @@ def check_critic(components: Components) -> Iterator[Mistake]:
             f"the critic '{critic.name}' compares the student with a teacher that stays, and {found}; use "
             "'frozen' with renew = \"never\"",
         )
+    batches, together = components.optimizer.accumulate * critic.options.updates, critic.options.optimizer.accumulate
+    if batches % together:
+        yield Mistake(
+            "critic.optimizer.accumulate",
+            f"must divide the batches that the critic learns from in an update, {batches} (got {together}): no "
+            "gradient is kept from one update to the next",
+        )
     if "data" in critic.needs and components.data is None:
         yield Mistake("data", f"is required: the critic '{critic.name}' draws real samples; add a [data] table")
 

@@ -51,8 +51,8 @@ class RunTable(StrictModel):
             the run ends with an error; "rollback": it goes back to its newest checkpoint (one is made before the
             first update) and continues at half the learning rate, up to 5 times; "skip": an update that is not finite
             is skipped, up to 50 in a row, and passing a limit ends the run. In all cases, an update that is not finite
-            changes no weight.
-        loss_limit: the loss may be this many times the largest of the run's first 20 updates.
+            changes no weight. The same holds for a critic's loss and gradient.
+        loss_limit: the loss, and a critic's, may be this many times the largest of the run's first 20 updates.
         x0_limit: the same for the root mean square of x̂; values below 1 count as 1.
     """
 

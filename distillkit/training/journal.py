@@ -28,10 +28,11 @@ ROLLBACKS = 5
 SKIPS = 50
 """Skipped updates in a row before a run stops."""
 
-NAMES = {"loss": "the loss", "x0_rms": "the root mean square of x̂"}
-FLOORS = {"loss": 0.0, "x0_rms": 1.0}
+NAMES = {"loss": "the loss", "x0_rms": "the root mean square of x̂", "critic_loss": "the critic's loss"}
+FLOORS = {"loss": 0.0, "x0_rms": 1.0, "critic_loss": 0.0}
 """The least values to compare with. x̂ is small at high noise, which may be all that the first updates see."""
-LIMITS = {"loss": "loss_limit", "x0_rms": "x0_limit"}
+LIMITS = {"loss": "loss_limit", "x0_rms": "x0_limit", "critic_loss": "loss_limit"}
+CRITICS = "the run has diverged; lower critic.optimizer.learning_rate"
 
 
 class Diverged(DistillkitError):
@@ -46,7 +47,7 @@ class DivergenceGuard:
     """
 
     def __init__(self, limits: RunTable) -> None:
-        self._limits = {"loss": limits.loss_limit, "x0_rms": limits.x0_limit}
+        self._limits = {key: float(getattr(limits, name)) for key, name in LIMITS.items()}
         self._first: dict[str, list[float]] = {key: [] for key in self._limits}
         self.skips = limits.on_divergence == "skip"
         """Whether updates that are not finite are skipped."""
@@ -56,9 +57,9 @@ class DivergenceGuard:
         """Check an update's line.
 
         Raises:
-            Diverged: the loss or the gradient's norm is not finite and the update was not skipped; too many updates in
-                a row were skipped; or the loss or the rms of x̂ is more than `run.loss_limit` or `run.x0_limit` times
-                its largest value in the first updates.
+            Diverged: the loss or the gradient's norm, of the student or of a critic, is not finite and the update was
+                not skipped; too many updates in a row were skipped; or a loss or the rms of x̂ is more than
+                `run.loss_limit` or `run.x0_limit` times its largest value in the first updates.
         """
         where = f"update {line['update']}"
         self._skipped = self._skipped + 1 if line.get("skipped") else 0
@@ -69,14 +70,22 @@ class DivergenceGuard:
             raise Diverged(f"{where}: this update and the {SKIPS} before it are not finite: {advice}")
         if not isfinite(line["loss"] + line["grad_norm"] + line["x0_rms"]):
             raise Diverged(f"{where}: the loss is {line['loss']} and the gradient's norm {line['grad_norm']}: {advice}")
+        if not isfinite(line.get("critic_loss", 0.0) + line.get("critic_grad_norm", 0.0)):
+            raise Diverged(
+                f"{where}: the critic's loss is {line['critic_loss']} and its gradient's norm "
+                f"{line['critic_grad_norm']}: {CRITICS}"
+            )
         for key, limit in self._limits.items():
+            if key not in line:
+                continue
             first = self._first[key]
             if len(first) < FIRST:
                 first.append(line[key])
             elif line[key] > limit * max(*first, FLOORS[key]):
                 raise Diverged(
                     f"{where}: {NAMES[key]} is {line[key]:.3g}, more than {limit:g} times what it was in the first "
-                    f"{FIRST} updates ({max(first):.3g} at most): {advice}, or raise run.{LIMITS[key]}"
+                    f"{FIRST} updates ({max(first):.3g} at most): {CRITICS if key == 'critic_loss' else advice}, or "
+                    f"raise run.{LIMITS[key]}"
                 )
 
 

@@ -119,7 +119,7 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     losses: list[torch.Tensor] = []
     sizes: list[torch.Tensor] = []
     by_level: list[torch.Tensor] = []
-    of_critic: list[torch.Tensor] = []
+    of_critic: list[tuple[torch.Tensor, Update | None]] = []
     # At first a critic learns alone.
     alone = critic is not None and position.update < critic.options.warmup * total
     while update is None:
@@ -173,22 +173,24 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     levels = dict(zip(source.levels, torch.stack(by_level).sum(0), strict=True)) if by_level else {}
     scalars = {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size, "made": update.made}
     if of_critic:
-        scalars["critic_loss"] = torch.stack(of_critic).mean()
+        learned = [made for _, made in of_critic if made is not None]
+        scalars["critic_loss"] = torch.stack([its for its, _ in of_critic]).mean()
+        scalars["critic_grad_norm"] = torch.stack([made.grad_norm for made in learned]).mean()
+        scalars["made"] = torch.stack([update.made, *(made.made for made in learned)]).min()
     return Line(values, scalars, levels)
 
 
 def _teach_critic(
     components: Components, critic: Critic, landing: Landing, position: Position, stage: Stage, total: int
-) -> Iterator[torch.Tensor]:
-    """Make the critic's updates that learn from a batch of the student's; yield their losses."""
+) -> Iterator[tuple[torch.Tensor, Update | None]]:
+    """Make the critic's updates that learn from a batch of the student's; yield their losses, and the updates."""
     engine = critic.required(components.critic_engine, "an engine")
     learning_rate = 0.5**position.rollbacks * learning_rate_at(
         critic.options.optimizer, (position.update, total), (position.done, stage.updates)
     )
     for number in range(critic.options.updates):
         loss = engine.forward(landing, number)
-        engine.update(loss, learning_rate)
-        yield loss.detach()
+        yield loss.detach(), engine.update(loss, learning_rate)
 
 
 def _by_level(losses: torch.Tensor, mine: tuple[int, ...], levels: tuple[int, ...]) -> torch.Tensor:

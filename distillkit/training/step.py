@@ -146,5 +146,5 @@ def _ratio(one: Tensor, other: Tensor, x0: Tensor) -> Tensor:
     norms = torch.stack(squares)
     if distributed.active:
         norms = distributed.all_mean(norms)
-    # Where the other gradient is 0, no factor makes it larger.
-    return (norms[0] / norms[1].clamp(min=torch.finfo(norms.dtype).tiny)).sqrt()
+    # Where the other gradient is 0, as while a critic says what the teacher says, no factor makes it larger.
+    return norms[0].sqrt() / norms[1].clamp(min=torch.finfo(norms.dtype).tiny).sqrt()

@@ -165,6 +165,21 @@ RUN = (
 )
 
 
+# A critic, which learns alone at first; all numbers of steps at once.
+CRITIC = (
+    *("run.updates=6", "run.checkpoint_every=2", "run.log_every=1", "schedule.steps=4", "grid.start=auto"),
+    *("source.levels=[1, 2, 4]", "source.level_weights=[1, 1, 1]", "source.trajectories=8", "source.batch=3"),
+    *("critic.updates=2", "critic.warmup=0.2", "evaluation.samples=6", "evaluation.batch=6", "evaluation.steps=[2]"),
+)
+
+
+def forked_critic(top: Path, *options: str) -> ForkedRun:
+    """A run of six updates with a critic."""
+    top.mkdir(exist_ok=True)
+    (top / "mine.toml").write_text('preset = "dmd"\n' + MODEL + PLAIN + SCORED, encoding="utf-8")
+    return ForkedRun(top, (*CRITIC, *options))
+
+
 def forked_run(top: Path, *options: str) -> ForkedRun:
     """A run of six updates in two stages."""
     top.mkdir(exist_ok=True)
@@ -180,15 +195,18 @@ preset = "dsdi"
 run = { updates = 2, checkpoint_every = 1 }
 schedule = { start = 4, stop = 4 }
 [[phase]]
-preset = "tsd"
+preset = "dmd"
 run = { updates = 2, checkpoint_every = 1 }
-schedule = { start = 4, stop = 4 }
+schedule = { steps = 2 }
+source = { levels = [1, 2], level_weights = [1, 1], trajectories = 4 }
+critic = { warmup = 0 }
+grid = { start = "auto" }
 """
 SMALL = '[source]\nbatch = 3\n[evaluation]\nsteps = [2]\nteacher_solvers = ["ddim"]\nsamples = 6\ngrid = 2\nbatch = 6\n'
 
 
 def forked_phases(top: Path) -> ForkedRun:
-    """A run of two phases."""
+    """A run of two phases; the second one has a critic."""
     top.mkdir(exist_ok=True)
     plain = PLAIN.replace('[evaluation]\nsteps = [2]\nteacher_solvers = ["ddim"]\ngrid = 2\n', "")
     (top / "mine.toml").write_text(SMALL + MODEL + plain + SCORED + PHASES, encoding="utf-8")
