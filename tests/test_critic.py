@@ -369,10 +369,6 @@ REFUSED = {
         r"critic\.optimizer\.accumulate: must divide .* in an update, 6 \(got 4\)",
     ),
     "nothing to balance": (["loss[0].balance=true"], r"loss\[0\]\.balance: balances this loss with others"),
-    "an adapter": (
-        ["student.start=previous", "student.adapter=lora"],
-        r"student\.start: is for students whose own weights are trained",
-    ),
     "no phase before": (["student.start=previous"], r"student\.start: is \"previous\", and there is no phase before"),
 }
 

@@ -76,15 +76,17 @@ def test_all_is_flushed_before_it_is_in_its_place(whole: ForkedRun) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [forked_run, forked_critic])
-def test_killed_at_random_moments_again_and_again(tmp_path: Path, make: Callable[..., ForkedRun]) -> None:
-    long = ("run.updates=240", "run.checkpoint_every=20", "run.log_every=3")
+@pytest.mark.parametrize(("make", "updates", "longest"), [(forked_run, 240, 1.5), (forked_critic, 48, 4.0)])
+def test_killed_at_random_moments_again_and_again(
+    tmp_path: Path, make: Callable[..., ForkedRun], updates: int, longest: float
+) -> None:
+    long = (f"run.updates={updates}", f"run.checkpoint_every={updates // 12}", "run.log_every=3")
     undisturbed, killed = make(tmp_path / "whole", *long), make(tmp_path / "killed", *long)
     assert undisturbed.go() == 0, undisturbed.errors
     draw, kills = random.Random(0), 0
     while kills < 12 and not (killed.run / "pipeline").exists():
         [process] = killed.start()
-        process.join(draw.uniform(0.3, 1.5))
+        process.join(draw.uniform(0.3, longest))
         kills += process.exitcode is None
         process.kill()
         process.join()

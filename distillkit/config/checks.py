@@ -178,8 +178,8 @@ def _watched(components: Components) -> Iterator[Mistake]:
 CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     _targets: {"loss", "target", "teacher", "source"},
     _stages: {"schedule", "target", "teacher"},
-    check_critic: {"loss", "critic", "teacher", "data"},
-    check_start: {"student", "engine"},
+    check_critic: {"loss", "critic", "teacher", "data", "optimizer"},
+    check_start: {"student", "engine", "model"},
     check_levels: {"schedule", "target", "teacher", "source"},
     _plan: {"schedule", "target", "teacher", "source", "run", "optimizer"},
     check_grids: {"model", "schedule", "grid", "source", "evaluation"},

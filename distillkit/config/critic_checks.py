@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from distillkit.config.settings import Components
+from distillkit.config.settings import Components, Settings
 from distillkit.errors import Mistake
-from distillkit.interfaces import Engine
+from distillkit.interfaces import PREVIOUS, Engine, Model
 
 
 def check_critic(components: Components) -> Iterator[Mistake]:
@@ -59,14 +59,48 @@ def check_critic(components: Components) -> Iterator[Mistake]:
 
 
 def check_start(components: Components) -> Iterator[Mistake]:
-    """A student can start with other weights than the teacher's only where its engine can set them."""
-    student, engine = components.student, components.engine
+    """A student can start with other weights than the teacher's only where model and engine can set them."""
+    student, engine, model = components.student, components.engine, components.model
     if student is None or student.start is None:
         return
-    if student.adapter is not None:
-        yield Mistake(
-            "student.start",
-            "is for students whose own weights are trained, and this one has an adapter; leave one of the two out",
-        )
     if type(engine).start_from is Engine.start_from:
         yield Mistake("student.start", f"the engine '{engine.name}' cannot start a student with other weights")
+    if type(model).read_student is Model.read_student:
+        yield Mistake("student.start", f"the model '{model.name}' cannot read a student's weights; leave it out")
+
+
+def no_previous(key: str) -> Mistake:
+    """A student that starts with the result of the phase before, where there is none."""
+    return Mistake(key, 'is "previous", and there is no phase before this one; give the folder of a run')
+
+
+def check_previous(phases: Sequence[Settings]) -> Iterator[Mistake]:
+    """A student that starts with the result of the phase before can do so."""
+    for i, phase in enumerate(phases):
+        if phase.start != PREVIOUS:
+            continue
+        key = f"phase[{i}].student"
+        if i == 0:
+            yield no_previous(f"{key}.start")
+            continue
+        own, before = phase.adapter, phases[i - 1].adapter
+        if own is None:
+            continue
+        if before is None:
+            yield Mistake(
+                f"{key}.adapter", "is one, and the phase before trains all weights; give both the adapter, or neither"
+            )
+            continue
+        if i > 1 and phases[i - 1].start != PREVIOUS:
+            yield Mistake(
+                f"{key}.start",
+                "is the adapter of the phase before, which is not on the first phase's network; give the phase before "
+                'start = "previous" as well',
+            )
+        for name in ("rank", "target_modules"):
+            mine, theirs = getattr(own, name), getattr(before, name)
+            if mine != theirs:
+                yield Mistake(
+                    f"{key}.{name}",
+                    f"must be that of the phase before, with whose adapter the student starts: {theirs} (got {mine})",
+                )

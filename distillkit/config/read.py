@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from distillkit import interfaces
 from distillkit.config.checks import check_together
+from distillkit.config.critic_checks import check_previous, no_previous
 from distillkit.config.explain import did_you_mean
 from distillkit.config.layers import assign, complete, lay_over, parse_assignments, read_toml
 from distillkit.config.score_checks import check_scores
@@ -46,12 +47,8 @@ def read_config(path: Path, overrides: Iterable[str] = (), registry: Callable[[]
         return _read_phases(tables, path, list(overrides), installed)
     settings = settle(tables, path.stem, overrides, installed, str(path))
     if settings.start == PREVIOUS:
-        raise ConfigError([_no_previous("student.start")], str(path))
+        raise ConfigError([no_previous("student.start")], str(path))
     return Config.of(settings)
-
-
-def _no_previous(key: str) -> Mistake:
-    return Mistake(key, 'is "previous", and there is no phase before this one; give the folder of a run')
 
 
 def _read_phases(tables: dict[str, Any], path: Path, overrides: list[str], registry: Registry) -> Config:
@@ -100,8 +97,7 @@ def _read_phases(tables: dict[str, Any], path: Path, overrides: list[str], regis
             for i, phase in enumerate(phases)
             if phase.tables["tracker"] != phases[0].tables["tracker"]
         ]
-        if phases[0].start == PREVIOUS:
-            mistakes.append(_no_previous("phase[0].student.start"))
+        mistakes += check_previous(phases)
     if mistakes:
         raise ConfigError(mistakes, str(path))
     if len(phases) == 1:

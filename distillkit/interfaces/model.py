@@ -246,6 +246,23 @@ class Model(Component):
         """
         raise DistillkitError(f"student: the model '{self.name}' takes no adapter; leave out [student]")
 
+    def read_student(self, folder: Path) -> Mapping[str, torch.Tensor]:
+        """Optional. The weights of a student that was exported, for `student.start`, which is refused without this.
+
+        Called when `network` is as it will be trained. Nothing but these weights is loaded.
+
+        Args:
+            folder: the pipeline. If the network has an adapter, one is in the folder lora/ beside it, as
+                `export_adapter` wrote it.
+
+        Returns:
+            all weights of `network` that require a gradient, by its names, float32, on the CPU.
+
+        Raises:
+            DistillkitError: they are not there, or are not of such a network.
+        """
+        raise NotImplementedError
+
     def export_adapter(self, network: torch.nn.Module, folder: Path) -> None:
         """Optional, with `adapt`. Write the adapter of `network` (float32, on the CPU) alone, before `export`."""
         raise NotImplementedError

@@ -24,7 +24,8 @@ class StudentTable(StrictModel):
             samples in one evaluation a step. Left out: the student is guided as its teacher is.
         start: where the student's weights come from, while the teacher's are the model's: the folder of a run, or of a
             pipeline with the same network; "previous" in a later phase: the result of the phase before. The phase then
-            has the first phase's model. Left out: the student begins as its teacher.
+            has the first phase's model. A student with an adapter starts with the adapter of a run that had one, of the
+            same rank and layers. Left out: the student begins as its teacher.
         adapter: an adapter that is trained in the place of the network's own weights, which stay as they are. Left
             out: all weights are trained. "lora": a layer with the weight W computes with W + (alpha/rank)·B·A (Hu et
             al. 2022); A and B are trained, and B begins as zero, so that the student begins as the network itself.

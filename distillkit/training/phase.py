@@ -125,6 +125,7 @@ def _make(
         # The scores and the work before were the teacher's.
         if start is not None:
             begin_with(parts, start)
+            start = None  # which frees it
         position = Position() if newest is None else checkpoint.restore(newest, parts)
         if changed:
             # Only now is it known that the checkpoint fits the changed config.

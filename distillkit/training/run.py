@@ -182,6 +182,9 @@ def _gather(config: Config, run_folder: RunFolder) -> list[dict[str, Any]]:
     rows = [row for row in first if row["model"] == "teacher"] + [row for row in last if row["model"] == "student"]
     run_folder.write_scores(rows)
     _copy(phases[-1].samples, run_folder.samples)
+    # One that is for the first phase's network is the run's.
+    if config.phases[-1].adapter is not None and config.phases[-1].start == PREVIOUS:
+        _copy(phases[-1].lora, run_folder.lora)
     # The pipeline comes last: a run whose folder has one is finished.
     _copy(phases[-1].pipeline, run_folder.pipeline)
     return rows

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import torch
 
-from distillkit.config import read_component, table_of_result
 from distillkit.errors import DistillkitError
-from distillkit.interfaces import Model
 from distillkit.training.assemble import Parts
 
 
@@ -29,12 +27,12 @@ def read_start(parts: Parts, folder: Path) -> Mapping[str, torch.Tensor]:
     pipeline = folder / "pipeline" if (folder / "pipeline").is_dir() else folder
     if not pipeline.is_dir():
         raise DistillkitError(f"student.start: {folder} does not exist; give the folder of a run or of a pipeline")
-    model: Model = read_component(
-        "model", table_of_result(parts.components.tables, pipeline), f"student.start: {pipeline}"
-    )
-    model.load()
-    found = {name: weight.detach() for name, weight in model.network.named_parameters()}
-    wanted = {name: weight.shape for name, weight in parts.student.network.named_parameters()}
+    try:
+        found = parts.components.model.read_student(pipeline)
+    except DistillkitError as error:
+        raise DistillkitError(f"student.start: {error}") from None
+    trained = {name: weight for name, weight in parts.student.network.named_parameters() if weight.requires_grad}
+    wanted = {name: weight.shape for name, weight in trained.items()}
     names = sorted(found.keys() | wanted.keys())
     other = [name for name in names if name not in found or found[name].shape != wanted.get(name)]
     if other:

@@ -16,7 +16,7 @@ from distillkit.errors import ConfigError, DistillkitError, Mistake
 from distillkit.interfaces import Export, GuidanceInput, Inventory, Model, ModelSpec, StudentTable
 from distillkit.noise import GUIDANCE, STEP_SIZE, Condition, NoisePath
 from distillkit.solver import Scheduler
-from distillkit_diffusers import families, folding, hub, libraries, lora, step_input
+from distillkit_diffusers import families, folding, hub, libraries, lora, networks, step_input
 from distillkit_diffusers.families.family import Family, with_scales
 from distillkit_diffusers.folder import PipelineFolder
 from distillkit_diffusers.options import PROMPT_OPTIONS, DiffusersOptions, FamilyOptions
@@ -172,9 +172,23 @@ class FamilyModel(Model):
         else:
             self.family.export(network, folder, export)
 
+    def read_student(self, folder: Path) -> Mapping[str, torch.Tensor]:
+        """Read the network's weights alone, or the LoRA's; see the base class."""
+        found, part = PipelineFolder(folder).weights(self.family.distilled), self.family.distilled
+        file = folder / step_input.FILE
+        inputs = safetensors.torch.load_file(file) if file.is_file() else {}
+        if not lora.added(self.network):
+            network = networks.load(found, type(self.network))
+            if inputs:
+                step_input.restore(network, inputs)
+            return {name: weight.detach() for name, weight in network.named_parameters()}
+        matrices = lora.read(self.network, part, folder.with_name("lora"))
+        lora.check_base(self.network, matrices, found, inputs)
+        return matrices | {name: value for name, value in inputs.items() if lora.OWN.match(name)}
+
     def export_adapter(self, network: torch.nn.Module, folder: Path) -> None:
         """Write the LoRA as a file that diffusers' `load_lora_weights` reads."""
-        lora.write(network, "transformer" if "transformer" in self.family.parts else "unet", folder)
+        lora.write(network, self.family.distilled, folder)
 
 
 class DiffusersModel(FamilyModel):

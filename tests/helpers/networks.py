@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,12 @@ def latent_pipeline(folder: Path, vqvae: VQModel | None = None, **scheduler: Any
     made = LDMPipeline(vqvae or vq_autoencoder(), unet(), DDIMScheduler(**(LDM | steps | scheduler)))
     made.save_pretrained(folder)
     return folder
+
+
+def live_bytes() -> int:
+    """The bytes of all tensors that are alive on the CPU, each storage counted once."""
+    gc.collect()
+    found = [value for value in gc.get_objects() if issubclass(type(value), torch.Tensor)]
+    grads = [value.grad for value in found if value.is_leaf and value.grad is not None]
+    storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in (*found, *grads)}
+    return sum(storages.values())
