@@ -8,19 +8,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
-from distillkit_cache.store import Store, grid_of
+from distillkit_cache.store import Store, grid_of, teacher_of
 from distillkit_dsd.dsd import MergedSteps
+from distillkit_guided.guided_teacher import GuidedTeacher
 from distillkit_pd.frozen_teacher import FrozenTeacher
 from helpers.digits import MODEL, PLAIN, TEACHER, Run, distil, settings
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distillkit.config import Components, evaluations_before, make_plan
+from distillkit.config import Components, evaluations_before, make_plan, read_config
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import JumpBatch, Stage
 from distillkit.noise import Condition, TablePath
@@ -309,8 +310,6 @@ def test_a_resumed_run_is_the_same_run(kept: bool) -> None:
         "engine.precision='bf16'",
         "grid.spacing='linspace'",
         "model.scheduler={prediction_type='sample'}",
-        "teacher.type='frozen'",
-        "teacher.type='ema'",
     ],
 )
 def test_other_trajectories_lie_beside(option: str) -> None:
@@ -320,6 +319,45 @@ def test_other_trajectories_lie_beside(option: str) -> None:
     begun.work[0]()
     assert len([*Path(TOP).iterdir()]) == 2
     assert {file.name: file.read_bytes() for file in first.iterdir()} == before
+
+
+@pytest.mark.parametrize("option", ["teacher={type='frozen', renew='never'}", "teacher.type='ema'"])
+def test_teachers_with_the_same_network_share(option: str) -> None:
+    """What they would have made is the same, but for the rounding of weights that need a gradient."""
+    before = made()
+    assert not begin(option).work
+    assert files() == before
+    other = load_file(Path("other") / store().name / SHARDS[1]) if made(option, folder="other") else {}
+    for name, value in load_file(store() / SHARDS[1]).items():
+        torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_that_changes_what_its_network_predicts_shares_with_none() -> None:
+    student = assemble.load(wanted()).student
+    teachers = [
+        FrozenTeacher(FrozenTeacher.Options(renew="never")),
+        FrozenTeacher(FrozenTeacher.Options(first_step="student")),
+        GuidedTeacher(GuidedTeacher.Options()),
+    ]
+    for teacher in teachers:
+        teacher.setup(student)
+    # Of a network that moves, the copies stay the same.
+    with torch.no_grad():
+        next(student.network.parameters()).add_(1)
+    frozen, same, guided = (teacher_of(student, teacher) for teacher in teachers)
+    assert frozen == same != guided
+    assert guided["teacher"] == "guided"
+
+
+def test_the_phases_of_fashion_dmd_share() -> None:
+    """They have one teacher, with one guidance and one solver."""
+    config = read_config(Path(__file__).parents[1] / "configs/fashion_dmd.toml", ["source.folder=here"])
+    folders = set()
+    for phase in config.phases:
+        parts = assemble.load(replace(phase, student=phase.student.model_copy(update={"start": None})).components())
+        assemble.prepare(parts)
+        folders |= {made_in.folder for made_in in parts.components.source._stores.values()}
+    assert len(folders) == 1
 
 
 def test_another_teachers_lie_beside() -> None:

@@ -94,6 +94,8 @@ def test_a_chain_of_loras_has_one_network(chain: Path, tmp_path: Path) -> None:
         for name in (name for name in inputs if name.startswith("step_embedding")):
             torch.testing.assert_close(begun[f"engine/{owner}.{name}"], inputs[name], rtol=0, atol=0)
     assert not any(value.any() for key, value in begun.items() if key.startswith("teacher/") and "lora_B" in key)
+    # The teacher's trajectories were made once.
+    assert len([*(chain / "trajectories").iterdir()]) == 1
     # What the run has is the last one's, for the network that the run started from.
     assert all(torch.equal(value, matrices(after.folder)[name]) for name, value in matrices(chain / "run").items())
     whole, base = Run(chain / "run").weights(), load_file(TEACHER / "unet/diffusion_pytorch_model.safetensors")

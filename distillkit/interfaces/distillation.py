@@ -150,6 +150,14 @@ class Teacher(Stateful):
     ) -> Prediction:
         """The teacher's prediction, without gradient, from z [B, C, H, W] at t [B] for a step of this size [B]."""
 
+    @property
+    def predictor(self) -> Predictor | None:
+        """Optional. The network whose predictions are the teacher's as they are; None if it changes them.
+
+        Teachers of any kind share stored trajectories where these networks are the same.
+        """
+        return None
+
     def started(self, student: Predictor) -> None:
         """Optional. Called before the first update if the student has begun with a trained one's weights
         (`[student] start`), where all weights can be read: an average begins with these."""

@@ -22,15 +22,18 @@ from distillkit.noise import NoisePath, Predictor
 def teacher_of(student: Predictor, teacher: Teacher) -> dict[str, Any]:
     """Identify the teacher and the precision in which it would be evaluated now.
 
-    The teacher is identified by the network that the run begins with, and by the teacher's own state, if it has any.
+    A teacher that gives its network's predictions as they are is identified by that network alone; any other by its
+    name, its options and its state, and by the network that the run begins with.
     """
-    options = [f"{key} = {value}" for key, value in teacher.options]
     device = student.device.type
     autocast = torch.is_autocast_enabled(device)
-    return {
-        "weights": hash_of(student.network.state_dict()),
-        "state": hash_of(teacher.state_dict()),
-        "teacher": ", ".join([teacher.name, *options]),
+    asked = teacher.predictor
+    own = {}
+    if asked is None:
+        options = [f"{key} = {value}" for key, value in teacher.options]
+        own = {"state": hash_of(teacher.state_dict()), "teacher": ", ".join([teacher.name, *options])}
+    return own | {
+        "weights": hash_of((asked or student).network.state_dict()),
         "prediction": student.kind,
         "precision": str(torch.get_autocast_dtype(device) if autocast else torch.float32).removeprefix("torch."),
     }

@@ -26,6 +26,11 @@ class SelfTeacher(Teacher):
         """Remember the student."""
         self._student = student
 
+    @property
+    def predictor(self) -> Predictor:
+        """The student."""
+        return self._student
+
     def predict(
         self, z: torch.Tensor, t: torch.Tensor, condition: Condition, step_size: torch.Tensor | None
     ) -> Prediction:
@@ -60,6 +65,11 @@ class EmaTeacher(Averaged, Teacher):
     def decay(self) -> float:
         """The option of that name."""
         return self.options.decay
+
+    @property
+    def predictor(self) -> Predictor:
+        """The average."""
+        return self.average
 
     def predict(
         self, z: torch.Tensor, t: torch.Tensor, condition: Condition, step_size: torch.Tensor | None

@@ -39,6 +39,11 @@ class FrozenTeacher(Teacher):
         """Copy the student."""
         self._frozen = student.frozen_copy()
 
+    @property
+    def predictor(self) -> Predictor:
+        """The frozen network."""
+        return self._frozen
+
     def predict(
         self, z: torch.Tensor, t: torch.Tensor, condition: Condition, step_size: torch.Tensor | None
     ) -> Prediction:
