@@ -27,7 +27,7 @@ from distillkit.config.fit import Memory, encoding, estimate, fit
 from distillkit.config.wish import Wish
 from distillkit.errors import DistillkitError
 from distillkit.files import readable_bytes
-from distillkit.interfaces import Engine, Inventory, StudentTable
+from distillkit.interfaces import PREVIOUS, Engine, Inventory, StudentTable
 from distillkit.registry import Scale, load_registry
 
 GB = 10**9
@@ -39,7 +39,11 @@ TINY = Scale(1_220_000, 240)
 
 
 def chosen(method: str, steps: int, *overrides: str, **wish: Any) -> Components:
-    return choose(Wish(str(TEACHER), steps, method, **wish), overrides, lambda _: 24 * GB, REGISTRY)[0].components()
+    return (
+        choose(Wish(str(TEACHER), steps, method, **wish), overrides, lambda _: 24 * GB, REGISTRY)[0]
+        .phases[0]
+        .components()
+    )
 
 
 def refusal(method: str, steps: int = 4, *overrides: str, **wish: Any) -> str:
@@ -265,11 +269,11 @@ def test_an_engine_without_options_gets_none() -> None:
     ours = REGISTRY.components["engine"]["torch"][0]
     bare = replace(ours, name="bare", component=Bare)
     registry = replace(REGISTRY, components=REGISTRY.components | {"engine": {"bare": [bare]}})
-    settings, inventory = choose(Wish(str(TEACHER), 4, "dsdi"), (), lambda _: GB // 1000 * 60, registry)
-    assert settings.tables["engine"] == {"type": "bare"}
-    components = settings.components()
+    config, inventory = choose(Wish(str(TEACHER), 4, "dsdi"), (), lambda _: GB // 1000 * 60, registry)
+    assert config.tables["engine"] == {"type": "bare"}
+    components = config.phases[0].components()
     components.engine.setup()
-    lines = describe(components, inventory, GB, Path("run"), Path("run/config.toml"))
+    lines = describe([components], inventory, GB, Path("run"), Path("run/config.toml"))
     assert "engine    bare on cpu" in lines
 
 
@@ -318,7 +322,8 @@ def test_an_engine_that_takes_less(monkeypatch: pytest.MonkeyPatch, room: int, e
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(distributed, "init", lambda device, timeout: None)
     wish = Wish(str(TEACHER), 4, "dsd-anchored")
-    engine = choose(wish, ["engine.precision=fp32"], of_machine(room * 45_321), REGISTRY)[0].components().engine
+    config, _ = choose(wish, ["engine.precision=fp32"], of_machine(room * 45_321), REGISTRY)
+    engine = config.phases[0].components().engine
     assert f"{engine.name} {engine.options.model_dump().get('zero_stage')}" == expected
 
 
@@ -418,3 +423,42 @@ def test_a_network_that_fits_with_an_adapter(tmp_path: Path) -> None:
     for words, room in (([device], needed - 1), ([device, "student.adapter=lora"], needed - 1)):
         with pytest.raises(DistillkitError, match=r"; choose a method that"):
             choose(wish, words, of_machine(room), REGISTRY)
+
+
+def test_three_networks_that_do_not_fit_are_one_with_loras(tmp_path: Path) -> None:
+    """40 bytes for each trained weight: AdamW's and an average for the student, AdamW's for the critic, the teacher's
+    copy. With adapters, that of theirs, and 4 for each weight of the network."""
+    scheduler = DDPMScheduler(clip_sample=False)
+    DDPMPipeline(pixel_unet(block_out_channels=(64, 64)), scheduler).save_pretrained(tmp_path)
+    wish, device = Wish(str(tmp_path), 4, "any-step", sharpen="dmd"), "engine.device=cpu"
+    small = DiffusersModel(DiffusersModel.Options(path=tmp_path)).inventory(StudentTable(adapter="lora"))
+    assert small is not None
+    whole, one = 40 * small.parameters, 4 * small.parameters + 40 * small.adapter
+    for room, kind in ((whole, None), (whole - 1, "lora"), (one, "lora")):
+        config, inventory = choose(wish, [device, "phase[1].run.updates=7"], of_machine(room), REGISTRY)
+        students = [phase.student.model_dump() if phase.student else {} for phase in config.phases]
+        assert [student.get("adapter") for student in students] == [kind, kind]
+        assert [phase.run.method for phase in config.phases] == ["any-step", "dmd"]
+        assert (config.phases[0].start, config.phases[1].start) == (None, PREVIOUS)
+        assert config.phases[1].run.updates == 7
+        components = [phase.components() for phase in config.phases]
+        rates = [components[1].optimizer, components[1].critic.options.optimizer]  # type: ignore[union-attr]
+        scale = (1_220_000 / (inventory.adapter or inventory.parameters)) ** 0.5
+        assert [rate.learning_rate for rate in rates] == pytest.approx([3e-5 * scale, 3e-4 * scale], rel=0.03)
+        for phase in components:
+            phase.engine.setup()
+        lines = describe(components, inventory, room, Path("run"), Path("run/config.toml"))
+        assert len([line for line in lines if line.startswith("then      dmd: 7 updates")]) == 1
+        said = [line for line in lines if line.startswith("student")]
+        assert said == [
+            "student   lora, rank 16: student and critic are adapters on one copy of the weights; all weights trained, "
+            f"they take {readable_bytes(whole)}, which does not fit"
+        ] * (kind == "lora")
+        needs = one if kind else whole
+        assert next(line for line in lines if line.startswith("memory")).startswith(
+            f"memory    {readable_bytes(needs)} of"
+        )
+    with pytest.raises(DistillkitError, match=r"^the networks alone take .* choose a method that"):
+        choose(wish, [device], of_machine(one - 1), REGISTRY)
+    with pytest.raises(DistillkitError, match=r"^--sharpen: goes on with students that take the step size, and 'dsdi'"):
+        choose(replace(wish, method="dsdi"), [device], of_machine(whole), REGISTRY)

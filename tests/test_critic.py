@@ -12,12 +12,14 @@ import torch
 from distillkit_critic.fake_score import FakeScore, Scores
 from distillkit_critic.losses import DistributionMatching, ScoreIdentity
 from helpers.digits import MODEL, PLAIN, SCORED, TEACHER, distil, read_checkpoint, settings
+from helpers.networks import ddim_pipeline, live_bytes
 from helpers.targets import ALPHA, PATH, SIGMA, frozen, predictor
 from torch import Tensor
 
 from distillkit.config import Config, read_config
+from distillkit.config.fit import estimate
 from distillkit.errors import ConfigError, DistillkitError
-from distillkit.interfaces import JumpBatch, Landing
+from distillkit.interfaces import Inventory, JumpBatch, Landing
 from distillkit.noise import Condition, Prediction, Predictor
 from distillkit.training.assemble import load, prepare
 from distillkit.training.loop import Position, updates
@@ -382,10 +384,18 @@ def test_mistakes(tmp_path: Path, case: str) -> None:
         read_config(file, [*own(tmp_path), *options])
 
 
-def test_with_an_adapter_the_network_is_in_memory_once(tmp_path: Path) -> None:
-    """Student, teacher and critic are adapters on it, and each learns its own."""
-    options = own(tmp_path, "student={adapter='lora', rank=2}", "critic.warmup=0.0", "run.updates=2")
-    parts = load(settings(tmp_path, "dmd", *options).components())
+def test_with_an_adapter_the_network_is_in_memory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Student, teacher and critic are adapters on it, and each learns its own. The bytes of all tensors in the second
+    update, when either has its gradient: within 5 % of one network and two adapters with AdamW's state and an average,
+    and of what `distill` estimates."""
+    ddim_pipeline(tmp_path / "model", block_out_channels=(64, 64))
+    alone = f'[model]\ntype = "diffusers"\npath = "{tmp_path / "model"}"\n[tracker]\ntype = "none"\n'
+    options = own(
+        tmp_path, "student={adapter='lora', rank=2}", "critic.warmup=0.0", "run.updates=2", "grid.spacing=trailing"
+    )
+    components = settings(tmp_path, "dmd", *options, tables=alone).components()
+    before, found = live_bytes(), [0]
+    parts = load(components)
     for work in prepare(parts):
         work()
     critic, teacher = parts.components.critic, parts.components.teacher
@@ -395,14 +405,24 @@ def test_with_an_adapter_the_network_is_in_memory_once(tmp_path: Path) -> None:
     shared = {name for name, weight in mine.items() if not weight.requires_grad}
     assert shared == {name for name, weight in its.items() if weight is mine[name]}
     assert not shared & {name.removeprefix("network.") for name in teacher.state_dict()}
-    before = [
+    whole, each = (sum(mine[name].numel() for name in names) for names in (shared, mine.keys() - shared))
+    old = [
         {name: weight.detach().clone() for name, weight in weights.items() if name not in shared}
         for weights in (mine, its)
     ]
+    kept = sum(value.nbytes for values in old for value in values.values())
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self: found.append(live_bytes() - before - kept) or step(self)
+    )
     for _ in updates(parts, Position(), print):
         pass
-    for weights, old in zip((mine, its), before, strict=True):
-        assert any(not torch.equal(weights[name], value) for name, value in old.items())
+    for weights, values in zip((mine, its), old, strict=True):
+        assert any(not torch.equal(weights[name], value) for name, value in values.items())
+    assert len(found) == 1 + 2 * (1 + 2)
+    assert max(found) == pytest.approx(4 * whole + (20 + 16) * each, rel=0.05)
+    estimated = estimate(parts.components, Inventory("", whole, 0, None, 1.0, adapter=each)).total
+    assert max(found) == pytest.approx(estimated, rel=0.05)
 
 
 def test_a_student_can_walk_its_own_samples(tmp_path: Path) -> None:

@@ -63,6 +63,21 @@ def test_it_leaves_a_run(done: tuple[Run, Result]) -> None:
     assert any(not torch.equal(weight, teacher[name].float()) for name, weight in run.weights().items())
 
 
+def test_it_sharpens_in_a_second_phase(tmp_path: Path) -> None:
+    """On one copy of the weights, where that is wanted; with a share of the updates. Its config makes the run again."""
+    lora = ("--set", "student.adapter=lora", "--set", "student.rank=2", "--set", "evaluation.grid=2")
+    result = call(TEACHER, *ARGUMENTS, *lora, "--sharpen", "--output", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    journal = Run(tmp_path / "run").journal
+    assert [line["phase"] for line in journal] == [1] * 6 + [2] * 3
+    assert "critic_loss" in journal[-1]
+    assert [line["evaluations"] for line in journal] == [1] * 6 + [1 + 1 + 1 + 5] * 3
+    assert "student   lora, rank 2: student and critic are adapters on one copy of the weights; " in result.stdout
+    assert len([*(tmp_path / "run/lora").iterdir()]) == 2
+    config = read_config(tmp_path / "run/config.toml")
+    assert [phase.start for phase in config.phases] == [None, Path("previous")]
+
+
 def test_it_says_what_it_does(done: tuple[Run, Result]) -> None:
     run, result = done
     lines = result.stdout.splitlines()

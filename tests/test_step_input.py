@@ -115,7 +115,7 @@ def test_at_first_it_changes_nothing_and_then_it_folds(name: str, tmp_path: Path
         (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS[:2]), encoding="utf-8")
         prompts = tmp_path / "prompts.txt" if "prompts" in options else None
         chosen, _ = choose(Wish(str(folder), 4, "any-step", None, 2.0, prompts), words, device_memory)
-        parts = chosen.components()
+        parts = chosen.phases[0].components()
         assert (parts.baked, parts.source.options.guidance) == (scaled, 2.0)
         assert parts.evaluation.guidance == (1.0 if scaled else 2.0)
         assert {stage.evaluations for stage in make_plan(parts)} == {parts.optimizer.accumulate}

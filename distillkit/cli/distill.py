@@ -11,7 +11,7 @@ import tomli_w
 from distillkit.cli.measure import device_memory
 from distillkit.cli.options import set_option
 from distillkit.cli.summary import describe
-from distillkit.config import Config, unreached
+from distillkit.config import unreached
 from distillkit.config.choose import choose
 from distillkit.config.wish import Wish
 from distillkit.errors import ConfigError, DistillkitError, Mistake
@@ -21,6 +21,8 @@ from distillkit.training.run import run
 
 METHOD = "best"
 """The preset that docs/study.md recommends."""
+SHARPEN = "dmd"
+"""The preset of the second phase."""
 FLAGS = {
     "preset": "--method",
     "run.updates": "--updates",
@@ -35,6 +37,12 @@ FLAGS = {
 @click.argument("pipeline", metavar="PATH_OR_HUB_ID")
 @click.option("--steps", type=click.IntRange(1), default=4, show_default=True, help="Sampling steps of the student.")
 @click.option("--method", default=METHOD, show_default=True, help="A preset that needs no data.")
+@click.option(
+    "--sharpen",
+    is_flag=True,
+    help="Go on with a critic, which makes few steps sharper, in a second phase. If student, teacher and critic do not "
+    "fit in the memory, they are one network with LoRAs.",
+)
 @click.option(
     "--prompts",
     type=click.Path(path_type=Path),
@@ -64,6 +72,7 @@ def command(
     pipeline: str,
     steps: int,
     method: str,
+    sharpen: bool,
     prompts: Path | None,
     guidance: float | None,
     updates: int | None,
@@ -81,17 +90,18 @@ def command(
     folder = Path(pipeline)
     model = str(pipeline_folder(folder)) if folder.is_dir() else pipeline
     try:
-        settings, inventory = choose(Wish(model, steps, method, updates, guidance, prompts), assignments, device_memory)
-        run_folder = output or Path("runs", settings.run.name)
+        wish = Wish(model, steps, method, updates, guidance, prompts, SHARPEN if sharpen else None)
+        chosen, inventory = choose(wish, assignments, device_memory)
+        run_folder = output or Path("runs", chosen.name)
         config = write or run_folder / "config.toml"
-        components = settings.components()
-        plan = describe(components, inventory, device_memory(components.engine), run_folder, config)
+        phases = [phase.components() for phase in chosen.phases]
+        plan = describe(phases, inventory, min(device_memory(phase.engine) for phase in phases), run_folder, config)
         if write is not None:
-            click.echo("\n".join(filter(None, [*plan, unreached(components)])))
-            _write(settings.tables, write)
+            click.echo("\n".join([*plan, *filter(None, map(unreached, phases))]))
+            _write(chosen.tables, write)
             return
 
-        run(Config.of(settings), run_folder, ready=lambda: click.echo("\n".join(plan)))
+        run(chosen, run_folder, ready=lambda: click.echo("\n".join(plan)))
     except ConfigError as error:
         raise ConfigError(map(_with_flag, error.mistakes), error.source) from None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,67 +11,88 @@ from distillkit.component import Component
 from distillkit.config import Components, evaluations_before, make_plan
 from distillkit.config.fit import activations, encoding, estimate
 from distillkit.files import readable_bytes
-from distillkit.interfaces import Inventory
+from distillkit.interfaces import Inventory, StudentTable
 from distillkit.registry import load_registry
 from distillkit.terminal import MEASURED
 
 
-def describe(components: Components, inventory: Inventory, memory: float, run_folder: Path, config: Path) -> list[str]:
+def describe(
+    phases: Sequence[Components], inventory: Inventory, memory: float, run_folder: Path, config: Path
+) -> list[str]:
     """Describe a run, in lines of text.
 
     Args:
-        components: of the run. The engine is set up.
+        phases: the components of each phase. Their engines are set up.
         inventory: the sizes of the model.
         memory: the device's memory in bytes.
         run_folder: the run's folder.
         config: the path to which the config will be written.
     """
-    engine, source, evaluation, optimizer = (
-        components.engine,
-        components.source,
-        components.evaluation,
-        components.optimizer,
-    )
+    # The one that needs most memory, and says how the student is sampled.
+    last = phases[-1]
+    engine, source, evaluation = last.engine, last.source, last.evaluation
     precision, recompute = _option(engine, "precision"), _option(engine, "recompute")
-    needs = estimate(components, inventory)
-    prompts = encoding(components, inventory)
+    needs = estimate(last, inventory)
+    prompts = encoding(last, inventory)
     one = activations(inventory, evaluation.guidance, bool(recompute))
     beside = f" and {_count(inventory.frozen)} in frozen parts" if inventory.frozen else ""
     adapter = f", an adapter of {_count(inventory.adapter)}" if inventory.adapter else ""
-    batch = f"batches of {source.options.batch}"
-    if optimizer.accumulate > 1:
-        batch += f", {optimizer.accumulate} to an update"
-    final = optimizer.final_learning_rate
-    rate = f"learning rate {optimizer.learning_rate:g}" + (f" to {final:g}" if final is not None else "")
     how = "" if precision is None else f", precision {precision}"
     how += "" if recompute is None else f", gradient checkpointing {'on' if recompute else 'off'}"
     registry = load_registry()
     scored = f"--features {registry.default('features')} --metric {registry.default('metric')}"
     steps = ",".join(map(str, evaluation.steps))
-    lines = {
-        "model": f"{inventory.what}, {_count(inventory.parameters)} parameters{beside}{adapter}",
-        "beside it": inventory.others,
-        "method": f"{components.run.method}: {components.run.updates} updates, {batch}, {rate}",
-        "stages": _stages(components),
-        "time": f"shown once the first {MEASURED} updates are measured",
-        "guidance": _guidance(components),
-        "engine": f"{engine.name} on {engine.device}{how}",
-        "memory": f"{readable_bytes(needs.total)} of {readable_bytes(memory)}: {readable_bytes(needs.trained)} for "
-        f"training, {readable_bytes(needs.copies)} for teachers, {readable_bytes(needs.frozen)} for frozen parts; "
-        f"activations come on top, about {readable_bytes(source.options.batch * one)}",
-        "  ": f"before that, {readable_bytes(prompts)} to encode the prompts; text encoders are then freed",
-        "": f"(measure them: distillkit plan {config} --measure)",
-        "scores": "none, because they need real pictures. With a folder of pictures, afterwards:",
-        " ": f"distillkit evaluate {run_folder} --steps {steps} {scored} --reference FOLDER",
-        "config": f"{config} (distillkit run {config})",
-    }
-    if not inventory.others:
-        del lines["beside it"]
-    if not prompts:
-        del lines["  "]
-    if components.run.updates <= 2 * MEASURED:
-        del lines["time"]
-    return [f"{name:<10}{text}" for name, text in lines.items()]
+    lines = [("model", f"{inventory.what}, {_count(inventory.parameters)} parameters{beside}{adapter}")]
+    if inventory.others:
+        lines.append(("beside it", inventory.others))
+    for name, phase in zip(["method", *["then"] * len(phases)], phases, strict=False):
+        lines += [(name, _method(phase)), ("stages", _stages(phase))]
+    if any(phase.run.updates > 2 * MEASURED for phase in phases):
+        lines.append(("time", f"shown once the first {MEASURED} updates are measured"))
+    lines += [("guidance", _guidance(last)), ("engine", f"{engine.name} on {engine.device}{how}")]
+    if last.adapter is not None:
+        lines.append(("student", _adapter(last, last.adapter, inventory, memory)))
+    lines.append(
+        (
+            "memory",
+            f"{readable_bytes(needs.total)} of {readable_bytes(memory)}: {readable_bytes(needs.trained)} for "
+            f"training, {readable_bytes(needs.copies)} for teachers, {readable_bytes(needs.frozen)} for frozen parts; "
+            f"activations come on top, about {readable_bytes(source.options.batch * one)}",
+        )
+    )
+    if prompts:
+        lines.append(
+            ("", f"before that, {readable_bytes(prompts)} to encode the prompts; text encoders are then freed")
+        )
+    lines += [
+        ("", f"(measure them: distillkit plan {config} --measure)"),
+        ("scores", "none, because they need real pictures. With a folder of pictures, afterwards:"),
+        ("", f"distillkit evaluate {run_folder} --steps {steps} {scored} --reference FOLDER"),
+        ("config", f"{config} (distillkit run {config})"),
+    ]
+    return [f"{name:<10}{text}" for name, text in lines]
+
+
+def _method(phase: Components) -> str:
+    """The method, and how it is trained."""
+    optimizer = phase.optimizer
+    batch = f"batches of {phase.source.options.batch}"
+    if optimizer.accumulate > 1:
+        batch += f", {optimizer.accumulate} to an update"
+    final = optimizer.final_learning_rate
+    rate = f"learning rate {optimizer.learning_rate:g}" + (f" to {final:g}" if final is not None else "")
+    return f"{phase.run.method}: {phase.run.updates} updates, {batch}, {rate}"
+
+
+def _adapter(phase: Components, adapter: StudentTable, inventory: Inventory, memory: float) -> str:
+    """What is an adapter, and what the networks would take if none were."""
+    whole = estimate(replace(phase, student=None), inventory).total
+    who = "student and critic are adapters" if phase.critic is not None else "the student is an adapter"
+    does = "does not fit" if whole > memory else "would fit, too"
+    return (
+        f"{adapter.adapter}, rank {adapter.rank}: {who} on one copy of the weights; all weights trained, they take "
+        f"{readable_bytes(whole)}, which {does}"
+    )
 
 
 def _option(component: Component, what: str) -> Any:

@@ -11,7 +11,7 @@ from distillkit.config.input_checks import unguidable
 from distillkit.config.settings import Components
 from distillkit.errors import DistillkitError
 from distillkit.files import readable_bytes
-from distillkit.interfaces import Inventory
+from distillkit.interfaces import Inventory, OptimizerTable
 from distillkit.registry import Scale, whole
 
 ROOM = 0.9
@@ -70,7 +70,9 @@ def fit(
             "choose another device (--set engine.device=…), or text encoders of half precision",
             before_training=True,
         )
-    tables: dict[str, Any] = {"optimizer": _rates(components, inventory, scale)}
+    tables: dict[str, Any] = {"optimizer": _rates(components.optimizer, inventory, scale)}
+    if components.critic is not None:
+        tables["critic"] = {"optimizer": _rates(components.critic.options.optimizer, inventory, scale)}
     batch, room = components.source.options.batch, ROOM * memory - state
     part = _part(batch, room / activations(inventory, guidance, False))
     options = components.engine.command_options
@@ -102,12 +104,11 @@ def _has(components: Components, memory: float) -> str:
     return f"{components.engine.device} has {readable_bytes(memory)}"
 
 
-def _rates(components: Components, inventory: Inventory, scale: Scale | None) -> dict[str, Any]:
+def _rates(table: OptimizerTable, inventory: Inventory, scale: Scale | None) -> dict[str, Any]:
     """Learning rates ∝ 1/√parameters, relative to the network that the preset's rate was chosen for."""
     if scale is None:
         return {}
     factor = sqrt(scale.parameters / (inventory.adapter or inventory.parameters))
-    table = components.optimizer
     rates = {"learning_rate": table.learning_rate, "final_learning_rate": table.final_learning_rate}
     return {key: float(f"{rate * factor:.2g}") for key, rate in rates.items() if rate is not None}
 

@@ -6,7 +6,7 @@ Imports no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -102,6 +102,11 @@ def _read_phases(tables: dict[str, Any], path: Path, overrides: list[str], regis
         raise ConfigError(mistakes, str(path))
     if len(phases) == 1:
         return Config.of(phases[0])
+    return chain(name, phases)
+
+
+def chain(name: str, phases: Sequence[Settings]) -> Config:
+    """A config of several phases, which have the model of the first."""
     first, *rest = [phase.tables for phase in phases]
     resolved = [first, *({key: value for key, value in table.items() if key != "model"} for table in rest)]
     return Config(name, phases, {"run": {"name": name}, "phase": resolved})

@@ -30,6 +30,7 @@ class Wish:
         updates: parameter updates; None: as many as the preset's scale says.
         guidance: the guidance scale s to sample with (1: none); None: the pipeline's default.
         prompts: a text file with one prompt per line.
+        sharpen: the name of a preset with a critic, which goes on with the student in a second phase; None: no such.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Wish:
     updates: int | None = None
     guidance: float | None = None
     prompts: Path | None = None
+    sharpen: str | None = None
 
     @property
     def path(self) -> str:

@@ -58,10 +58,10 @@ def ddpm_pipeline(folder: Path) -> None:
     )
 
 
-def ddim_pipeline(folder: Path) -> None:
-    DDIMPipeline(pixel_unet(), DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False)).save_pretrained(
-        folder
-    )
+def ddim_pipeline(folder: Path, **options: Any) -> None:
+    DDIMPipeline(
+        pixel_unet(**options), DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False)
+    ).save_pretrained(folder)
 
 
 def pndm_class_conditional(folder: Path) -> None:
