@@ -237,6 +237,10 @@ MISTAKES = {
         "source.levels: 3 does not divide the jumps of a stage, of which there are 4 at N = 16; leave it out, or "
         "change schedule or target.stride"
     ),
+    ("source.levels=[3, 5, 2, 7, 16]", "source.level_weights=[1, 1, 1, 1, 1]"): (
+        "source.levels: 5, 7 and 16 are more than and 3 does not divide the jumps of a stage, of which there are 4 at "
+        "N = 16; leave them out, or change schedule or target.stride"
+    ),
     ("source.level_weights=[1, 2]",): ("source.level_weights: has 2 weights for the 3 of source.levels; give one each"),
     ("source={type='cached-trajectories', levels=[1, 2, 4], level_weights=[1, 1, 1]}",): (
         "source.type: 'cached-trajectories' does not give 'levels', which 'semigroup' needs; use 'noised-data' or "

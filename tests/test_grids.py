@@ -18,7 +18,7 @@ from diffusers import ConsistencyModelPipeline, DDIMPipeline, DiTPipeline, EDMEu
 from distillkit_diffusers.families import edm, flow, table
 from distillkit_diffusers.model import DiffusersModel
 from distillkit_diffusers.pipelines.class_conditional import ClassConditionalPipeline
-from helpers.digits import distil, started
+from helpers.digits import distil, settings, started
 from helpers.networks import ddim_scheduler, dit, kl_autoencoder, pixel_unet, unet, vq_autoencoder
 from helpers.pipelines import load, own, stock
 from helpers.text_pipelines import PROMPTS, flux, sd3, sdxl, stable_diffusion
@@ -460,3 +460,16 @@ def test_trajectories_are_cached_on_the_grid(tmp_path: Path) -> None:
     [manifest] = (tmp_path / "cache").rglob("manifest.json")
     assert json.loads(manifest.read_text(encoding="utf-8"))["origin"]["times"] == [999, 463, 251, 83, -1]
     assert len(found.losses) == 2
+
+
+def test_check_sees_that_karras_grids_begin_at_pure_noise(tmp_path: Path) -> None:
+    """On a table of zero terminal SNR: the student's, unless they begin late. The teacher's begin where α is not 0."""
+    options = ("run.updates=1", "model.scheduler.rescale_betas_zero_snr=true")
+    with pytest.raises(ConfigError) as caught:
+        settings(tmp_path, "any-step", *options, "grid.start=auto")
+    assert str(caught.value).splitlines()[1:] == [
+        '  grid.spacing: is "karras-8", and the model\'s noise path has no such grids; set it to "trailing" or '
+        '"angle", or grid.start to "late"'
+    ]
+    settings(tmp_path, "any-step", *options)
+    settings(tmp_path, "any-step", *options, "grid.start=auto", "grid.spacing=angle")

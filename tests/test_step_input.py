@@ -219,8 +219,17 @@ def test_export_for_another_number(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def call(*words: object) -> Result:
         return CliRunner().invoke(cli, ["export", *map(str, words)], catch_exceptions=False)
 
+    # As if it had been taught several at once.
+    config = found.folder / "config.toml"
+    as_written = config.read_text(encoding="utf-8")
+    config.write_text(as_written.replace("[source]", "[source]\nlevels = [1, 2]"), encoding="utf-8")
     made = call(found.folder, "--steps", 3)
-    assert (made.exit_code, made.output) == (0, f"{found.folder / 'steps-003'}: a pipeline for 3 steps\n")
+    said = f"{found.folder / 'steps-003'}: a pipeline for 3 steps\n"
+    said += (
+        "note: the student was taught at most 2 steps (source.levels), and not 3: compare the samples with those in 2 "
+    )
+    assert (made.exit_code, made.output) == (0, f"{said}steps\n")
+    config.write_text(as_written, encoding="utf-8")
     opened = load(found.folder / "pipeline")
     noise, _ = start(opened)
     pipe = DiffusionPipeline.from_pretrained(found.folder / "steps-003")

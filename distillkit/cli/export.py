@@ -33,7 +33,8 @@ def command(run: Path, steps: list[int], guidance: float | None, output: Path | 
     called without guidance.
     """
     folder = pipeline_folder(run)
-    if not tables_of_run(folder):
+    tables = tables_of_run(folder)
+    if not tables:
         raise DistillkitError(f"{run}: is not the folder of a finished run; expected config.toml and pipeline/ in it")
     scaled = "" if guidance is None else f"-guidance-{guidance:g}"
     counts = "-".join(f"{count:03d}" for count in steps)
@@ -46,3 +47,9 @@ def command(run: Path, steps: list[int], guidance: float | None, output: Path | 
     at = "" if guidance is None else f" at guidance {guidance:g}"
     words = " or ".join(", ".join(map(str, steps)).rsplit(", ", 1))
     click.echo(f"{output}: a pipeline for {words} {'step' if steps == [1] else 'steps'}{at}")
+    taught = max(tables["source"].get("levels") or steps)
+    if beyond := [count for count in steps if count > taught]:
+        click.echo(
+            f"note: the student was taught at most {taught} steps (source.levels), and not "
+            f"{' or '.join(map(str, beyond))}: compare the samples with those in {taught} steps"
+        )

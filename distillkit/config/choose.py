@@ -133,7 +133,8 @@ def _phase(
 def _grids(wish: Wish, chosen: Callable[[Mapping[str, Any]], Settings], registry: Registry) -> dict[str, Any]:
     """Tables with the spacing "trailing", which every model has, where it cannot have the preset's."""
     preset = registry.preset(wish.method).tables
-    if (spacing := preset.get("grid", {}).get("spacing")) is None:
+    grid = preset.get("grid", {})
+    if (spacing := grid.get("spacing")) is None:
         return {}
     trailing = {"spacing": "trailing"}
     both = own = {"grid": trailing}
@@ -141,7 +142,7 @@ def _grids(wish: Wish, chosen: Callable[[Mapping[str, Any]], Settings], registry
     if "spacing" in registry.find("source", source["type"]).command_options:
         both = own | {"source": registry.table("source", source, **trailing)}
     model = chosen(both).components().model
-    if model.has_grid(spacing) is False:
+    if model.has_grid(spacing, grid.get("start", "auto")) is False:
         return both
     return own if model.can_export(spacing) is False else {}
 

@@ -56,12 +56,14 @@ def check_spacing(components: Components) -> Iterator[Mistake]:
             "grid.start",
             'is "late", which is for a source whose teacher has a grid of its own (source.spacing): set it to "auto"',
         )
-    spacings = {"grid.spacing": components.grid.spacing, "source.spacing": components.source.spacing}
-    for key, spacing in spacings.items():
-        if spacing is not None and model.has_grid(spacing) is False:
-            yield Mistake(
-                key, f'is "{spacing}", and the model\'s noise path has no such grids; set it to "trailing" or "angle"'
-            )
+    # A teacher's own grids begin where there is some signal.
+    own, teachers = components.grid, components.source.spacing
+    grids = {"grid.spacing": (own.spacing, own.start), "source.spacing": (teachers, "late")}
+    for key, (spacing, start) in grids.items():
+        if spacing is not None and model.has_grid(spacing, start) is False:
+            later = ', or grid.start to "late"' if model.has_grid(spacing, "late") and teachers is not None else ""
+            fault = f'is "{spacing}", and the model\'s noise path has no such grids'
+            yield Mistake(key, f'{fault}; set it to "trailing" or "angle"{later}')
             return
     if model.can_export(components.grid.spacing) is False:
         yield Mistake(

@@ -42,19 +42,26 @@ def check_step_input(components: Components) -> Iterator[Mistake]:
         )
 
 
+def _listed(numbers: list[int]) -> str:
+    return " and ".join(", ".join(map(str, numbers)).rsplit(", ", 1))
+
+
 def check_levels(components: Components) -> Iterator[Mistake]:
     """Jumps of all numbers of steps that a source draws for are within a stage's, and the target can teach them."""
     source, levels, target = components.source, components.source.levels, components.target
+    nested = "levels" in source.gives
     for steps in dict.fromkeys(steps for steps, _ in shares(components.schedule)):
         stage = Stage(steps, 0, stride(components, Stage(steps, 0)))
         if stage.jumps < 1 or steps % stage.stride:
             return  # which is a mistake of the schedule's
-        wrong = [f"{level} is more than" for level in levels if level > stage.jumps]
-        if "levels" in source.gives:
-            wrong += [f"{level} does not divide" for level in levels if stage.jumps % level]
-        if wrong:
+        longer = [level for level in levels if level > stage.jumps]
+        odd = [level for level in levels if level not in longer and stage.jumps % level] if nested else []
+        if longer or odd:
+            wrong = [f"{_listed(longer)} {'is' if len(longer) == 1 else 'are'} more than"] * bool(longer)
+            wrong += [f"{_listed(odd)} {'does' if len(odd) == 1 else 'do'} not divide"] * bool(odd)
             of = f"the jumps of a stage, of which there are {stage.jumps} at N = {steps}"
-            yield Mistake("source.levels", f"{wrong[0]} {of}; leave it out, or change schedule or target.stride")
+            out = f"leave {'it' if len(longer + odd) == 1 else 'them'} out, or change schedule or target.stride"
+            yield Mistake("source.levels", f"{' and '.join(wrong)} {of}; {out}")
             return
         if target is not None and (reason := target.unteachable(stage, levels)) is not None:
             given = ", ".join(map(str, levels)) or "none"

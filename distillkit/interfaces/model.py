@@ -218,8 +218,8 @@ class Model(Component):
         None if that is not known before `load`; after it, None means no."""
         return None
 
-    def has_grid(self, spacing: str) -> bool | None:
-        """Optional. Whether the noise path has grids with this `grid.spacing`; None: unknown. Must not import torch."""
+    def has_grid(self, spacing: str, start: int | str = "auto") -> bool | None:
+        """Optional. Whether the noise path has the grids of such a `[grid]`; None: unknown. Must not import torch."""
         return None
 
     def can_export(self, spacing: str) -> bool | None:

@@ -65,9 +65,9 @@ class FamilyModel(Model):
         """See the base class."""
         return "guidance_input" in self.find_family().takes
 
-    def has_grid(self, spacing: str) -> bool | None:
+    def has_grid(self, spacing: str, start: int | str = "auto") -> bool | None:
         """See the base class."""
-        return self.find_family().has_grid(spacing)
+        return self.find_family().has_grid(spacing, start)
 
     def can_export(self, spacing: str) -> bool | None:
         """See the base class."""
@@ -233,9 +233,9 @@ class DiffusersModel(FamilyModel):
         file = None if self.options.path is None else self.options.path / step_input.FILE
         return file if file is not None and file.is_file() else None
 
-    def has_grid(self, spacing: str) -> bool | None:
+    def has_grid(self, spacing: str, start: int | str = "auto") -> bool | None:
         """See the base class; None for a repository of the hub that is still to be downloaded."""
-        return None if self._is_unknown else super().has_grid(spacing)
+        return None if self._is_unknown else super().has_grid(spacing, start)
 
     def can_export(self, spacing: str) -> bool | None:
         """See the base class; None for a repository of the hub that is still to be downloaded."""

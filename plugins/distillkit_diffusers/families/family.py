@@ -146,7 +146,7 @@ class Family(ABC):
         """The guidance scale that the pipeline uses by default: the one it was saved with, or 1 (none)."""
         return folder.guidance
 
-    def has_grid(self, spacing: str) -> bool:
+    def has_grid(self, spacing: str, start: int | str) -> bool:
         """See `Model.has_grid`."""
         return True
 

@@ -170,7 +170,7 @@ class FlowFamily(Family):
                     "model.scheduler.shift_terminal=0",
                 )
 
-    def has_grid(self, spacing: str) -> bool:
+    def has_grid(self, spacing: str, start: int | str) -> bool:
         """Not "karras": a flow begins at pure noise, where σ/α = ∞."""
         return "karras" not in spacing
 

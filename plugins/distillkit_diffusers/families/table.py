@@ -188,6 +188,12 @@ class TableFamily(Family):
         count = self.scheduler_config().get("num_train_timesteps", DEFAULTS["num_train_timesteps"])
         return count if self.options.cosine is None and isinstance(count, int) else None
 
+    def has_grid(self, spacing: str, start: int | str) -> bool:
+        """Not "karras" where grids begin at pure noise, at which σ/α = ∞."""
+        config = self.scheduler_config()
+        pure = bool(config.get("rescale_betas_zero_snr")) and self.options.cosine is None
+        return not (pure and start == "auto" and "karras" in spacing)
+
     def read_scheduler(self) -> None:
         """Set `path` (a table of ᾱ, or a cosine path) and `prediction` from `scheduler`."""
         cosine = self.options.cosine
