@@ -30,6 +30,12 @@ STAGGERED = ("source.staggered=true", "source.guidance=[1.0, 3.0]")
 LADDER = ("schedule.steps=8", "target.stride=2", "source.levels=[1, 2, 4]", "source.level_weights=[1, 2, 1]")
 LORA = ("student.adapter=lora", "student.rank=4", "optimizer.learning_rate=1e-3")
 CRITIC = ("schedule.steps=4", "source.levels=[1, 2, 4]", "source.level_weights=[1, 1, 1]", "source.trajectories=8")
+ROLLOUT = (
+    "target.type=none",
+    "loss=[{type='distribution-matching'}]",
+    "source={type='rollout', levels=[1, 2, 3], guidance=[1.0, 3.0]}",
+    "critic.updates=1",
+)
 BAKED = ("student.guidance=baked", "source.guidance=[1.0, 3.0]")
 
 CASES = {
@@ -54,6 +60,7 @@ CASES = {
     "critic": ("dmd", (*CRITIC, "critic.warmup=0.3")),
     "critic, accumulating": ("sid", (*CRITIC, "optimizer.accumulate=2", "critic.optimizer.accumulate=2")),
     "LoRA, critic": ("dmd", (*CRITIC, *LORA, "critic.warmup=0.3")),
+    "critic alone, walks of the student's": ("dmd", ROLLOUT),
     "trajectory, accumulating": ("dsdi", (*FALLING, "optimizer.accumulate=2", 'teacher.type="self"')),
 }
 AT_THE_END = ("self", "LoRA, ema")

@@ -220,7 +220,7 @@ MISTAKES = {
     "jumps that a walk is not made of": (
         'preset = "matching"\n[run]\nupdates = 7\n[source]\ntype = "noised-data"\n[data]\ntype = "digits"\n',
         "source.type: the jumps of 'noised-data' do not follow one another, and the target"
-        " 'trajectory-matching' continues from each jump to the next; use 'trajectory'",
+        " 'trajectory-matching' continues from each jump to the next; use 'rollout' or 'trajectory'",
     ),
     "a landing that the source does not know": (
         'preset = "luhman-cached"\n[run]\nupdates = 7\n[source]\ntype = "trajectory"\n',

@@ -122,6 +122,49 @@ def test_distribution_matchings_gradient_is_that_of_the_formula() -> None:
     torch.testing.assert_close(x0.grad.double(), expected, rtol=1e-4, atol=1e-8)
 
 
+def as_published(x: Tensor, teacher: Tensor, critic: Tensor, alpha: float | None) -> Tensor:
+    """The losses of public code under the Apache licence, written anew: their mean over a batch.
+
+    alpha None: `variational_score_distillation_loss` of NVlabs/FastGen, fastgen/methods/common_loss.py; a number:
+    `SID_EDMLoss.generator_loss` of mingyuanzhou/SiD, training/sid_loss.py (there summed, and scaled by the caller).
+    """
+    distance = (x - teacher).abs().flatten(1).mean(1).detach().reshape(-1, 1, 1, 1)
+    if alpha is None:
+        pulled = x.detach() - (critic - teacher).detach() / (distance + 1e-6)
+        return torch.nn.functional.mse_loss(x, pulled) / 2
+    gap = teacher - critic
+    return (gap * (teacher - x - alpha * gap) / distance.clip(min=1e-5)).mean()
+
+
+@pytest.mark.parametrize("alpha", [None, 1.0, 1.2])
+def test_values_and_gradients_are_those_of_public_code(alpha: float | None) -> None:
+    """On the same tensors, with the views of the two networks as functions of the student's samples."""
+    torch.manual_seed(2)
+    x = torch.randn(4, 3, 8, 8)
+    mixes = torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.Conv2d(3, 3, 3, padding=1)
+    found = []
+    for ours in (True, False):
+        mine = x.clone().requires_grad_()
+        theirs, fake = (torch.tanh(mix(mine)) for mix in mixes)
+        if ours:
+            one = torch.ones(4, 1, 1, 1)
+            at = [Prediction(x, view, one, one) for view in (mine, theirs, fake)]
+            jumps = JumpBatch(x, torch.zeros(2, 4, dtype=torch.long), Condition())
+            said = Scores(mine, critic=at[2], teacher=at[1])
+            loss: DistributionMatching | ScoreIdentity = DistributionMatching(DistributionMatching.Options())
+            if alpha is not None:
+                loss = ScoreIdentity(ScoreIdentity.Options(alpha=alpha))
+            value = loss.per_sample(jumps, at[0], said).mean()
+        else:
+            value = as_published(mine, theirs, fake, alpha)
+        [gradient] = torch.autograd.grad(value, mine)
+        found.append((value.detach(), gradient))
+    (value, gradient), (expected, wanted) = found
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-9)
+    assert gradient.abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("alpha", [0.5, 1.2])
 def test_score_identitys_value_and_gradient_are_those_of_the_formula(alpha: float) -> None:
     """Through both networks, in float64; the divisor is a constant."""

@@ -51,7 +51,7 @@ def _targets(components: Components) -> Iterator[Mistake]:
         for i, loss in enumerate(components.losses):
             if loss.options.against == "target":
                 yield Mistake(f"loss[{i}].against", 'is "target", but there is no [target]; set it to "data"')
-        if "data" not in components.source.gives and not judged:
+        if "data" not in components.source.gives and not judged and components.source.follows == "target":
             yield Mistake(
                 "target", f"is required: the source '{components.source.name}' continues where the target lands"
             )
@@ -178,7 +178,7 @@ def _watched(components: Components) -> Iterator[Mistake]:
 CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     _targets: {"loss", "target", "teacher", "source"},
     _stages: {"schedule", "target", "teacher"},
-    check_critic: {"loss", "critic", "teacher", "data", "optimizer"},
+    check_critic: {"loss", "critic", "teacher", "data", "optimizer", "source"},
     check_start: {"student", "engine", "model"},
     check_levels: {"schedule", "target", "teacher", "source"},
     _plan: {"schedule", "target", "teacher", "source", "run", "optimizer"},
@@ -192,6 +192,6 @@ CHECKS: dict[Callable[[Components], Iterator[Mistake]], set[str]] = {
     check_guidance_input: {"model", "teacher"},
     check_step_input: {"model", "target"},
     check_baked: {"student", "teacher", "target", "source", "evaluation"},
-    check_spacing: {"model", "grid", "source"},
+    check_spacing: {"model", "grid", "source", "target", "critic"},
     check_scores: {"metric", "features", "evaluation", "data"},
 }

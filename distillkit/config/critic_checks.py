@@ -37,6 +37,12 @@ def check_critic(components: Components) -> Iterator[Mistake]:
         if loss.options.balance and all(other.options.balance for other in components.losses):
             yield Mistake(f"loss[{i}].balance", "balances this loss with others, and there are none; leave it out")
     if critic is None:
+        if components.source.follows == "student":
+            yield Mistake(
+                "source.type",
+                f"'{components.source.name}' goes on where the student's jumps land, which is for critics: add a "
+                "[critic], or use another source",
+            )
         return
     if not any(loss.options.against == "critic" for loss in components.losses):
         yield Mistake("critic", 'is used by no loss: give one `against = "critic"`, or remove [critic]')

@@ -51,7 +51,9 @@ def check_times(components: Components) -> Iterator[Mistake]:
 def check_spacing(components: Components) -> Iterator[Mistake]:
     """The noise path must have the run's grids, and the exported pipeline must be able to sample on them."""
     model = components.model
-    if components.grid.start == "late" and components.source.spacing is None:
+    # Where a critic alone teaches, the teacher is never asked about the noise at which the student begins.
+    criticised = components.critic is not None and components.target is None
+    if components.grid.start == "late" and components.source.spacing is None and not criticised:
         yield Mistake(
             "grid.start",
             'is "late", which is for a source whose teacher has a grid of its own (source.spacing): set it to "auto"',

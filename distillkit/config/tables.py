@@ -131,6 +131,9 @@ OPTIONAL = ("ema", "student")
 
 REQUIRED = ("model", "schedule", "source", "loss")
 
+REMOVABLE = ("teacher", "target", "critic")
+"""The kinds whose table is taken out by `type = "none"`: what a preset has and a config does not want."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -173,7 +176,7 @@ class Reader:
         """Validate the table, or the list of tables, of a kind. Entries with mistakes are left out."""
         many = KINDS[kind].many
         form = f"[[{kind}]]" if many else f"[{kind}]"
-        if table is None or table == []:
+        if table is None or table == [] or (kind in REMOVABLE and table == {"type": "none"}):
             if kind in REQUIRED and not self.lacks_preset:
                 self._note(kind, f"is required: add a {form} table, or a preset that has one")
             return []

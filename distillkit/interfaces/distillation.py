@@ -50,6 +50,9 @@ class Source(Stateful):
     every batch has `data` and `noise`), "walk" (a sample's jumps follow one another from noise to data, each beginning
     where `advance` said), "landing" (every batch has `landing`), "levels" (its batches say the `levels` of their jumps,
     if it has several, and have the times of each jump's parts: see `LevelSource`)."""
+    follows: ClassVar[Literal["target", "student"]] = "target"
+    """Optional. Whose landing `advance` takes where there is a target: its `z_next`, or where the student's jumps
+    landed, which only runs with a critic know."""
 
     @property
     def global_batch(self) -> int:
@@ -118,7 +121,7 @@ class Source(Stateful):
         """
 
     def advance(self, z_next: torch.Tensor) -> None:
-        """Optional. Takes the target's `z_next`, [B, C, H, W]: trajectories go on from there."""
+        """Optional. Takes where jumps landed, [B, C, H, W], see `follows`: trajectories go on from there."""
 
 
 class Teacher(Stateful):

@@ -145,7 +145,7 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
             by_level.append(_by_level(each, jumps.levels, source.levels))
         if landing is not None and critic is not None:
             of_critic += _teach_critic(components, critic, landing, position, stage, total)
-        if target_batch is not None:
+        if target_batch is not None and source.follows == "target":
             source.advance(_next_z(target_batch.x0, target_batch.z_next))
         elif landing is not None:
             source.advance(_next_z(landing.z, landing.z))

@@ -7,6 +7,7 @@ from typing import Any
 from distillkit import hookimpl
 from distillkit.interfaces import Source, Target, Teacher
 from distillkit_dsd.dsd import EmaTeacher, MergedSteps, SelfTeacher
+from distillkit_dsd.rollout import Rollout
 from distillkit_dsd.trajectory import Trajectory
 from distillkit_dsd.variants import NoisierStep
 
@@ -67,7 +68,7 @@ def distillkit_targets() -> list[type[Target]]:
 
 @hookimpl
 def distillkit_sources() -> list[type[Source]]:
-    return [Trajectory]
+    return [Rollout, Trajectory]
 
 
 @hookimpl

@@ -76,6 +76,15 @@ METHODS: dict[str, tuple[str, ...]] = {
         "run.updates=4",
     ),
     "critic": (*CRITIC, "run.updates=4"),
+    "rollout": (
+        "dmd",
+        "target.type=none",
+        "loss=[{type='distribution-matching'}]",
+        "source={type='rollout', levels=[1, 2, 3]}",
+        "critic.updates=1",
+        "critic.optimizer.eps=1e-4",
+        "run.updates=4",
+    ),
     "cached": ("luhman-cached", "schedule.steps=4", "source.trajectories=7", "source.shard=3", "run.updates=3"),
 }
 RUNS = [
