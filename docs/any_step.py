@@ -64,12 +64,14 @@ class Table:
         rows: title -> what is set otherwise.
         seeds: of the runs.
         steps: numbers of steps that are scored.
+        phases: of a config with several phases, the titles of the rows, one for each: the scores after it.
     """
 
     config: str
     rows: dict[str, list[str]]
     seeds: Sequence[int] = (200,)
     steps: Sequence[int] = STEPS
+    phases: Sequence[str] = ()
 
     def runs(self, name: str, top: Path) -> dict[str, list[Experiment]]:
         """A run for each row and seed."""
@@ -88,7 +90,7 @@ class Table:
 
     def _source(self, seed: int, top: Path) -> list[str]:
         """Trajectories of the seed's own."""
-        if self.config != "quickstart":
+        if self.config not in ("quickstart", "fashion_dmd"):
             return []
         return [f"source.seed={seed}", f"source.folder={top.absolute() / 'trajectories'}", "evaluation.export_steps=4"]
 
@@ -140,6 +142,7 @@ TABLES = {
         },
         steps=(1, 2, 4, 8),
     ),
+    "sharpened": Table("fashion_dmd", {"chain": []}, SEEDS, steps=(1, 2, 4, 8), phases=("any-step", "and then `dmd`")),
     "warm": Table("study/warm", {"dsd-anchored, then any-step": EARLY}, steps=(1, 2, 4, 8)),
     "epsilon": Table(
         "quickstart",
@@ -162,9 +165,9 @@ TABLES = {
 }
 
 
-def scores(runs: Sequence[Experiment], steps: Sequence[int]) -> list[str]:
-    """Mean ± standard deviation at each number of steps; of one run, its scores."""
-    found = [run.scores() for run in runs]
+def scores(runs: Sequence[Experiment], steps: Sequence[int], phase: str = "") -> list[str]:
+    """Mean ± standard deviation at each number of steps, after a phase or at the end; of one run, its scores."""
+    found = [run.scores(phase) for run in runs]
     spread = [f" ± {stdev(s[n] for s in found):.1f}" if len(found) > 1 else "" for n in steps]
     return [f"{fmean(s[n] for s in found):.1f}{part}" for n, part in zip(steps, spread, strict=True)]
 
@@ -172,7 +175,9 @@ def scores(runs: Sequence[Experiment], steps: Sequence[int]) -> list[str]:
 def markdown(table: Table, runs: dict[str, list[Experiment]]) -> str:
     """A Markdown table of the scores."""
     lines = [["", *(f"{n} step{'s' * (n > 1)}" for n in table.steps)], ["---"] * (1 + len(table.steps))]
-    lines += [[title, *scores(row, table.steps)] for title, row in runs.items()]
+    for title, row in runs.items():
+        phases = {name: f"phases/{i}" for i, name in enumerate(table.phases, 1)} or {title: ""}
+        lines += [[name, *scores(row, table.steps, phase)] for name, phase in phases.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

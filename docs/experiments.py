@@ -31,10 +31,10 @@ class Experiment:
         again = ["--resume"] if (self.folder / "config.toml").is_file() else []
         distillkit([*("run", str(self.config)), *sets, *again, "--output", str(self.folder)])
 
-    def scores(self) -> dict[int, float]:
-        """Numbers of steps -> the student's score."""
-        rows = json.loads((self.folder / "scores.json").read_text(encoding="utf-8"))
-        return {row["steps"]: row["value"] for row in rows if row["model"] == "student"}
+    def scores(self, phase: str = "", metric: str = "fd-fashion") -> dict[int, float]:
+        """Numbers of steps -> the student's score, after a phase ("phases/1") or at the end."""
+        rows = json.loads((self.folder / phase / "scores.json").read_text(encoding="utf-8"))
+        return {row["steps"]: row["value"] for row in rows if (row["model"], row["metric"]) == ("student", metric)}
 
     def journal(self) -> list[dict[str, Any]]:
         """The updates."""

@@ -197,7 +197,7 @@ def test_score_identitys_value_and_gradient_are_those_of_the_formula(alpha: floa
     torch.testing.assert_close(gradient.double(), wanted, rtol=1e-3, atol=1e-6)
 
 
-def test_a_balanced_loss_moves_x_as_much_as_the_others(tmp_path: Path) -> None:
+def test_a_balanced_loss_moves_each_x_as_much_as_the_others(tmp_path: Path) -> None:
     parts = load(settings(tmp_path, "dmd", *own(tmp_path)).components())
     for work in prepare(parts):
         work()
@@ -217,7 +217,7 @@ def test_a_balanced_loss_moves_x_as_much_as_the_others(tmp_path: Path) -> None:
     first.setup(parts.student.path)
     balanced = type(second)(second.options.model_copy(update={"weight": 2.5}))
 
-    def gradient(*losses: object) -> Tensor:
+    def gradient(*losses: object) -> tuple[Tensor, list[float]]:
         step = DistillStep(
             parts.student,
             components.teacher,
@@ -227,18 +227,20 @@ def test_a_balanced_loss_moves_x_as_much_as_the_others(tmp_path: Path) -> None:
             10,
             components.critic,
         )
-        loss, *_ = step(jumps)
+        loss, _, _, _, shares, _ = step(jumps)
         [found] = torch.autograd.grad(loss, kept[-1])
-        return found
+        return found.flatten(1), shares.tolist()
 
     # At the beginning it says what the teacher says, and no factor makes that as large as the other.
     large = Kept(first.options.model_copy(update={"weight": 1e4}))
     large.setup(parts.student.path)
-    assert torch.equal(gradient(large, balanced), gradient(large))
+    assert torch.equal(gradient(large, balanced)[0], gradient(large)[0])
     for weight in components.critic.network.parameters():
         weight.data *= 1.01
-    alone, both = gradient(first), gradient(first, balanced)
-    assert (both - alone).norm().item() == pytest.approx(2.5 * alone.norm().item(), rel=1e-4)
+    (alone, nothing), (both, shares) = gradient(first), gradient(first, balanced)
+    torch.testing.assert_close((both - alone).norm(dim=1), 2.5 * alone.norm(dim=1), rtol=1e-4, atol=0)
+    assert shares == pytest.approx([1 / 3.5, 2.5 / 3.5])
+    assert nothing == [0]
     # The critic's own weights take no gradient from the student's loss, and learn as before.
     assert all(weight.requires_grad and weight.grad is None for weight in components.critic.network.parameters())
 
@@ -276,6 +278,7 @@ def test_a_run_is_a_loop_in_plain_torch(tmp_path: Path) -> None:
     components.source.start_stage(parts.plan[0], path)
     adam = torch.optim.AdamW(student.network.parameters(), lr=5e-5, betas=(0.0, 0.98), weight_decay=0.0, fused=True)
     other = torch.optim.AdamW(critic.network.parameters(), lr=2e-4, betas=(0.0, 0.98), weight_decay=0.0, fused=True)
+    shares = [0.0] * 2
     for update in range(6):
         jumps = replace(components.source.draw(generator(0, update, 0, "source")), seed=(0, update, 0))
         prediction = student(jumps.z, jumps.times[0], jumps.condition, jumps.step_size)
@@ -291,6 +294,9 @@ def test_a_run_is_a_loop_in_plain_torch(tmp_path: Path) -> None:
                 distance = (prediction.x0 - said.teacher.x0).abs().mean((1, 2, 3), keepdim=True)
                 aim = prediction.x0 - (said.critic.x0 - said.teacher.x0) / distance
             loss = loss + 0.3 * 0.5 * (prediction.x0 - aim).square().mean()
+            gradients = (2 * snr * (prediction.x0 - goal), 0.3 * (prediction.x0 - aim))
+            regression, critics = (gradient.detach().flatten(1).norm(dim=1).mean().item() for gradient in gradients)
+            shares.append(regression / (regression + critics))
             for group in adam.param_groups:
                 group["lr"] = 1e-5 + 4e-5 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * update / 6)).item())
             loss.backward()
@@ -308,6 +314,10 @@ def test_a_run_is_a_loop_in_plain_torch(tmp_path: Path) -> None:
     lines = made.journal
     assert [line["grad_norm"] == 0 for line in lines] == [True] * 2 + [False] * 4
     assert all(line["critic_loss"] > 0 for line in lines)
+    assert [line["gradient/x-mse"] for line in lines] == pytest.approx(shares, rel=1e-4)
+    assert [line["gradient/distribution-matching"] for line in lines[2:]] == pytest.approx(
+        [1 - share for share in shares[2:]]
+    )
     assert {line["evaluations"] for line in lines} == {parts.plan[0].evaluations} == {1 + 1 + 1 + 2}
 
 

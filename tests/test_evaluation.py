@@ -13,12 +13,13 @@ import torch
 from distillkit_engines.torch_engine import TorchEngine
 from distillkit_fashion.fashion import Fashion
 from distillkit_metrics.features import Pixels
-from distillkit_metrics.metrics import FrechetDistance, KernelDistance
+from distillkit_metrics.metrics import FrechetDistance, KernelDistance, Spread
 from helpers.toys import TinyModel
 from PIL import Image
 from torch import Tensor
 
 from distillkit.config import Components, EvaluationTable, GridTable, OptimizerTable, RunTable
+from distillkit.errors import DistillkitError
 from distillkit.evaluation import Evaluator, Pictures, sheet, to_uint8, write_png
 from distillkit.interfaces import Data, Features, Metric
 from distillkit.sampling import noise_for, sample, sample_consistency
@@ -94,7 +95,8 @@ def test_rounding_inverts_the_scale_and_clamps() -> None:
 
 def test_a_score_is_what_one_gets_by_hand() -> None:
     tiny = model()
-    score = evaluator(tiny, seed=7).score(tiny.predictor(), steps=4, samples=12)
+    metrics = [FrechetDistance(FrechetDistance.Options()), Spread(Spread.Options())]
+    score = evaluator(tiny, seed=7, metrics=metrics).score(tiny.predictor(), steps=4, samples=12)
 
     labels = torch.arange(12) % 3
     tiny.network.eval()
@@ -106,7 +108,15 @@ def test_a_score_is_what_one_gets_by_hand() -> None:
     a, b = np.cov(pixels, rowvar=False), np.cov(real, rowvar=False)
     values = np.linalg.eigvals(a @ b).real.clip(0)
     exact = ((pixels.mean(0) - real.mean(0)) ** 2).sum() + np.trace(a + b) - 2 * np.sqrt(values).sum()
-    assert score == {"fd-pixels": pytest.approx(exact, rel=1e-4)}
+    # Image i has the class i modulo 3.
+    spread = np.mean([pixels[i::3].var(0, ddof=1).sum() for i in range(3)])
+    assert score == {"fd-pixels": pytest.approx(exact, rel=1e-4), "spread-pixels": pytest.approx(spread, rel=1e-4)}
+
+
+@pytest.mark.parametrize("key", ["samples", "every_samples"])
+def test_a_metric_of_one_class_needs_two_samples_of_it(key: str) -> None:
+    with pytest.raises(DistillkitError, match=rf"^evaluation\.{key}: .* 3 samples are at most one of each of 3; take"):
+        evaluator(model(), metrics=[Spread(Spread.Options())], every=1, **{key: 3})
 
 
 def test_a_score_does_not_depend_on_the_batch() -> None:

@@ -73,8 +73,8 @@ METHODS = {
         60, 2, 1, 0.7, 1, (*ANCHORED, "source.batch=32", "optimizer.learning_rate=1e-3", "source.trajectories=640")
     ),
     "shortcut": Method(60, 1, 5, 0.7, 3, (*ANCHORED, "source.batch=32", "optimizer.learning_rate=1e-3", *LADDER)),
-    "dmd": Method(60, 1, 8, 0.9, 3, (*CRITIC, "optimizer.learning_rate=1e-3")),
-    "sid": Method(60, 1, 8, 0.9, 3, (*CRITIC, "optimizer.learning_rate=1e-3")),
+    "dmd": Method(60, 1, 5, 0.9, 3, (*CRITIC, "optimizer.learning_rate=1e-3")),
+    "sid": Method(60, 1, 5, 0.9, 3, (*CRITIC, "optimizer.learning_rate=1e-3")),
     "matching": Method(64, 2, 5, 0.5, 2, (*ANCHORED, "source.batch=32", "schedule.steps=8")),
 }
 SELF_TAUGHT = [name for name, method in METHODS.items() if 'teacher.type="self"' in method.options]

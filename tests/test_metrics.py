@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from distillkit_metrics.metrics import (
     FrechetDistance,
     InceptionScore,
     KernelDistance,
+    Spread,
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -153,6 +155,24 @@ def test_samples_of_one_mode_have_all_the_precision_and_half_the_recall() -> Non
     samples, both = FeatureStatistics.of(one, None, "a"), FeatureStatistics.of(real, None, "b")
     assert [make(part).compute(samples, both) for part in (Precision, Recall)] == [1, 0.5]
     assert [make(part).compute(both, both) for part in (Precision, Recall)] == [1, 1]
+
+
+def test_spread_is_the_variance_within_the_conditions() -> None:
+    found = features(31, 5, 3) + 7
+    conditions = torch.arange(31) % 4
+    groups = [found[conditions == i].double().numpy() for i in range(4)]
+    wanted = sum(((group - group.mean(0)) ** 2).sum() for group in groups) / (31 - 4)
+    samples = replace(FeatureStatistics.of(found, None, "a"), conditions=conditions)
+    assert make(Spread).compute(samples, None) == pytest.approx(wanted)
+    # One image of each class again and again, however much classes differ.
+    again = replace(FeatureStatistics.of(found[conditions], None, "a"), conditions=conditions)
+    assert make(Spread).compute(again, None) == pytest.approx(0)
+    # Of equal groups, half the mean squared distance of two images.
+    equal = replace(samples, conditions=torch.zeros(31, dtype=torch.int64))
+    distances = np.mean(
+        [((a - b) ** 2).sum() for i, a in enumerate(found.double().numpy()) for b in found.double().numpy()[:i]]
+    )
+    assert make(Spread).compute(equal, None) == pytest.approx(distances / 2)
 
 
 def test_neighbours_need_images() -> None:

@@ -151,13 +151,14 @@ def test_means_leave_out_what_was_skipped(uri: str, client: MlflowClient, tmp_pa
     for update in range(1, 7):
         skipped = {"loss": None, "loss/4": None, "grad_norm": None, "skipped": True}
         run.update(update, **(skipped if update > 2 else {}), **({"loss/4": 3.0} if update == 2 else {}))
-    run.update(7, rollbacks=1, **{"loss/1": 2.5})
+    run.update(7, rollbacks=1, **{"loss/1": 2.5, "gradient/x-mse": 0.25, "critic_loss": 1.5})
     tracker.finish("finished")
     tracker.send(tmp_path)
     found = read_run(client, uri, tmp_path)
     assert curve(client, found, "loss") == [(3, 1.5), (7, 7.0)]
     # Not every update has a sample of each level.
     assert (curve(client, found, "loss/4"), curve(client, found, "loss/1")) == ([(3, 3.0)], [(7, 2.5)])
+    assert (curve(client, found, "gradient/x-mse"), curve(client, found, "critic_loss")) == ([(7, 0.25)], [(7, 1.5)])
     assert [step for step, _ in curve(client, found, "learning_rate")] == [3, 6, 7]
     assert curve(client, found, "rollbacks") == [(7, 1.0)]
 

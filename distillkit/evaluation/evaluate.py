@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from distillkit import distributed
 from distillkit.config import Scoring
+from distillkit.errors import DistillkitError
 from distillkit.evaluation.pictures import ROUNDING, Pictures, Which, solver_path, to_uint8
 from distillkit.interfaces import Data, Features, FeatureStatistics, Metric, Model
 from distillkit.noise import Predictor, TablePath
@@ -51,8 +53,22 @@ class Evaluator:
             fits = isinstance(digits, str) and re.fullmatch("[0-9a-f]{8}", digits) is not None
             checked(self._features, "hash", digits, fits, "eight hexadecimal digits")
             self.metrics = {metric.label(self._features): metric for metric in settings.metrics}
+            self._check_conditions()
             if any(metric.needs_reference for metric in settings.metrics):
                 self.reference = self._find_reference(self._features)
+
+    def _check_conditions(self) -> None:
+        classes, evaluation = self._model.spec.classes or 1, self._settings.evaluation
+        counts = {"samples": evaluation.samples} | (
+            {"every_samples": evaluation.every_samples} if evaluation.every else {}
+        )
+        for metric in self.metrics.values():
+            for key, count in counts.items():
+                if metric.needs_conditions and count <= classes:
+                    raise DistillkitError(
+                        f"evaluation.{key}: the metric '{metric.name}' compares samples of one class or prompt, and "
+                        f"{count} samples are at most one of each of {classes}; take more, or remove the metric"
+                    )
 
     def _find_reference(self, features: Features) -> FeatureStatistics:
         wanted, data = self._settings.evaluation.reference, self._settings.data
@@ -95,6 +111,8 @@ class Evaluator:
             return {}
         batches = self.pictures.batches(predictor, steps, samples, which, solver, guidance)
         statistics = self._statistics(self._features, batches, samples, on_batch)
+        conditions = torch.arange(samples) % (self._model.spec.classes or 1)
+        statistics = replace(statistics, conditions=conditions)
         reference = self.reference
         if reference is not None and reference.mean.shape != statistics.mean.shape:
             came = f"features of {len(reference.mean)} numbers"

@@ -39,8 +39,8 @@ class Loss(Component):
         Attributes:
             weight: the term's factor (α, β of equation 1): a number, or a ramp {from, to, updates}, linear from the
                 first update to number `updates` and then constant; without `updates`, over the whole run.
-            balance: multiply the factor by what makes the term's gradient with respect to x̂ as large as that of the
-                other terms' sum, anew in each update (λ of FreeFlow: Tong et al. 2025; there, with respect to weights).
+            balance: multiply each sample's factor by what makes its gradient with respect to x̂ as large as that of the
+                other terms' sum (as λ of FreeFlow: Tong et al. 2025; there, of a batch, with respect to weights).
             against: what the student is compared with: the teacher's "target" or the "data" that z was made from; or
                 the "critic", which judges where the student lands.
         """

@@ -22,6 +22,8 @@ class FeatureStatistics:
         features: the features, [n, D] with n ≤ count (a subset of the images, for KID); None if not kept.
         logits: class logits, [count, K]; None if the network has none, or for a reference.
         hash: identifies the images, as eight hexadecimal digits. Scores with different references do not compare.
+        conditions: the number of each image's class or prompt, [count] (int64), 0 for all images of an unconditional
+            network; None for a reference.
     """
 
     mean: torch.Tensor
@@ -30,6 +32,7 @@ class FeatureStatistics:
     features: torch.Tensor | None
     logits: torch.Tensor | None
     hash: str
+    conditions: torch.Tensor | None = None
 
     @classmethod
     def of(cls, features: torch.Tensor, logits: torch.Tensor | None, hash: str) -> FeatureStatistics:
@@ -88,6 +91,8 @@ class Metric(Component):
     """Whether the metric compares samples with real images."""
     needs_logits: ClassVar[bool] = False
     """Whether the feature network must return class logits."""
+    needs_conditions: ClassVar[bool] = False
+    """Whether the metric compares samples of one condition: there must be two of one at the least."""
     higher_is_better: ClassVar[bool] = False
 
     @abstractmethod

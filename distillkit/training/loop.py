@@ -118,6 +118,7 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
     update: Update | None = None
     losses: list[torch.Tensor] = []
     sizes: list[torch.Tensor] = []
+    shares: list[torch.Tensor] = []
     by_level: list[torch.Tensor] = []
     of_critic: list[tuple[torch.Tensor, Update | None]] = []
     # At first a critic learns alone.
@@ -134,13 +135,14 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
             share = 1 / stage.steps if target is None else target.step_size(stage)
             jumps = replace(jumps, step_size=torch.full((len(jumps.z),), share))
         with torch.set_grad_enabled(not alone):
-            loss, target_batch, size, each, landing = engine.forward(jumps.to(engine.device), position.update)
+            loss, target_batch, size, each, split, landing = engine.forward(jumps.to(engine.device), position.update)
         if not alone:
             update = engine.update(loss, learning_rate)
         elif len(losses) + 1 == components.optimizer.accumulate:
             update = Update(torch.zeros_like(loss), torch.ones_like(loss))
         losses.append(loss.detach())
         sizes.append(size)
+        shares.append(split)
         if jumps.levels:
             by_level.append(_by_level(each, jumps.levels, source.levels))
         if landing is not None and critic is not None:
@@ -172,6 +174,10 @@ def _update(parts: Parts, position: Position, stage: Stage, total: int) -> Line:
         values["rollbacks"] = position.rollbacks
     levels = dict(zip(source.levels, torch.stack(by_level).sum(0), strict=True)) if by_level else {}
     scalars = {"loss": loss, "grad_norm": update.grad_norm, "x0_rms": size, "made": update.made}
+    if len(components.losses) > 1:
+        names = [loss.name for loss in components.losses]
+        keys = [f"gradient/{name}" + (f"-{i}" if names.count(name) > 1 else "") for i, name in enumerate(names)]
+        scalars |= dict(zip(keys, torch.stack(shares).mean(0), strict=True))
     if of_critic:
         learned = [made for _, made in of_critic if made is not None]
         scalars["critic_loss"] = torch.stack([its for its, _ in of_critic]).mean()

@@ -216,8 +216,8 @@ def _watch_engine(engine: Engine, accumulate: int, student: Predictor) -> None:
     batches = 0
 
     def output(value: Any, *_: Any) -> None:
-        if not (isinstance(value, tuple) and len(value) == 5):
-            expected = "what the module gave: the loss, the target, a size, the samples' losses and the landing"
+        if not (isinstance(value, tuple) and len(value) == 6):
+            expected = "what the module gave: the loss, the target, a size, the samples' losses, shares and the landing"
             raise wrong(engine, "forward()", described(value), expected)
         check_tensor(engine, "forward()", value[0], (), "the loss")
 

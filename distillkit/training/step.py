@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from distillkit import distributed
 from distillkit.errors import DistillkitError
 from distillkit.interfaces import Critic, JumpBatch, Landing, Loss, Ramp, Target, TargetBatch, Teacher
 from distillkit.noise import NoisePath, Predictor
 from distillkit.sampling import generator
+
+
+@dataclass(frozen=True)
+class Term:
+    """What a loss says of each sample, [B], its factor, and whether it is to weigh as much as the other terms."""
+
+    values: Tensor
+    factor: float
+    balance: bool
 
 
 class DistillStep(nn.Module):
@@ -48,7 +56,7 @@ class DistillStep(nn.Module):
 
     def forward(
         self, jumps: JumpBatch, update: int = 0
-    ) -> tuple[Tensor, TargetBatch | None, Tensor, Tensor, Landing | None]:
+    ) -> tuple[Tensor, TargetBatch | None, Tensor, Tensor, Tensor, Landing | None]:
         """Evaluate the student and its target.
 
         Args:
@@ -57,8 +65,9 @@ class DistillStep(nn.Module):
 
         Returns:
             the loss, a scalar with a graph; the target, None in plain training; the root mean square of x̂, a scalar;
-            the samples' losses, [B], whose mean the loss is, without a graph; and where the jumps landed, without a
-            graph, None without a critic.
+            the samples' losses, [B], whose mean the loss is, without a graph; the share of each term in the gradient,
+            [terms], which is 0 where nothing is shared; and where the jumps landed, without a graph, None without a
+            critic.
         """
         # The student's view of z_t.
         student = self._student(jumps.z, jumps.times[0], jumps.student_condition, jumps.step_size)
@@ -80,7 +89,7 @@ class DistillStep(nn.Module):
             with torch.set_grad_enabled(through):
                 goals["critic"] = self._critic.judge(landing, self._teacher, generator(*jumps.seed, "judge"))
         # How far off it is: one prediction, and one graph, for all terms (equation 1).
-        terms, each, balanced = [], [], []
+        terms: list[Term] = []
         for loss in self._losses:
             weight, goal = loss.options.weight, goals.get(loss.options.against)
             if goal is None:
@@ -96,24 +105,10 @@ class DistillStep(nn.Module):
             else:
                 values = loss.per_sample(jumps, viewed if loss.options.against == "target" else student, goal)
             factor = weight.at(update, self._updates) if isinstance(weight, Ramp) else weight
-            if loss.options.balance:
-                balanced.append((factor, values))
-                continue
-            terms.append(factor * values.mean())
-            each.append(factor * values.detach())
-        total = torch.stack(terms).sum()
-        for factor, values in balanced:
-            ratio = factor * _ratio(total, values.mean(), student.x0)
-            terms.append(ratio * values.mean())
-            each.append(ratio * values.detach())
+            terms.append(Term(values, factor, loss.options.balance))
+        total, each, shares = _sum(terms, student.x0)
         size = x0.square().mean().sqrt()
-        return (
-            torch.stack(terms).sum(),
-            target,
-            size,
-            torch.stack(each).sum(0),
-            None if landing is None else landing.detach(),
-        )
+        return total, target, size, each, shares, None if landing is None else landing.detach()
 
 
 class CriticStep(nn.Module):
@@ -138,13 +133,26 @@ class CriticStep(nn.Module):
         return self._critic.loss(landing, generator(*landing.jumps.seed, f"critic {number}")).mean()
 
 
-def _ratio(one: Tensor, other: Tensor, x0: Tensor) -> Tensor:
-    """How many times as large the first scalar's gradient with respect to x̂ is as the other's, in all processes."""
-    if not x0.requires_grad:  # while a critic learns alone
-        return x0.new_ones(())
-    squares = [torch.autograd.grad(value, x0, retain_graph=True)[0].square().sum() for value in (one, other)]
-    norms = torch.stack(squares)
-    if distributed.active:
-        norms = distributed.all_mean(norms)
-    # Where the other gradient is 0, as while a critic says what the teacher says, no factor makes it larger.
-    return norms[0].sqrt() / norms[1].clamp(min=torch.finfo(norms.dtype).tiny).sqrt()
+def _sum(terms: list[Term], x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum of the terms: as a scalar with a graph; of each sample, [B]; and the terms' shares, [terms].
+
+    A term's share is that of the norm of its gradient with respect to x̂, [B, C, H, W], in the sum of these norms.
+    """
+    # There is nothing to share with one term, or while a critic learns alone.
+    if len(terms) == 1 or not x0.requires_grad:
+        norms = torch.zeros(len(terms), device=x0.device)
+    else:
+        gradients = [torch.autograd.grad(term.values.sum(), x0, retain_graph=True)[0].flatten(1) for term in terms]
+        plain = [term.factor * own for term, own in zip(terms, gradients, strict=True) if not term.balance]
+        goal, sizes = torch.stack(plain).sum(0).norm(dim=1), [own.norm(dim=1) for own in gradients]
+        for i, term in enumerate(terms):
+            if term.balance:
+                # Where a gradient is 0, as while a critic says what the teacher says, no factor makes it larger.
+                ratio = goal / sizes[i].clamp(min=torch.finfo(goal.dtype).tiny ** 0.5)
+                terms[i], sizes[i] = replace(term, values=ratio * term.values), ratio * sizes[i]
+        norms = torch.stack([term.factor * size.mean() for term, size in zip(terms, sizes, strict=True)])
+    return (
+        torch.stack([term.factor * term.values.mean() for term in terms]).sum(),
+        torch.stack([term.factor * term.values.detach() for term in terms]).sum(0),
+        norms / norms.sum().clamp(min=torch.finfo(norms.dtype).tiny),
+    )

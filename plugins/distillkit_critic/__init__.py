@@ -15,7 +15,12 @@ DMD: dict[str, Any] = {
     "model": {"step_input": True},
     "teacher": {"type": "frozen", "renew": "never"},
     "target": {"type": "stored-landing", "stride": 1},
-    "critic": {"type": "fake-score", "updates": 5, "warmup": 0.15, "optimizer": {"final_learning_rate": 5e-5}},
+    "critic": {
+        "type": "fake-score",
+        "updates": 2,
+        "warmup": 0.15,
+        "optimizer": {"learning_rate": 1e-3, "final_learning_rate": 1e-4},
+    },
     "schedule": {"type": "constant", "steps": 8},
     "source": {
         "type": "cached-trajectories",
@@ -29,9 +34,9 @@ DMD: dict[str, Any] = {
     "grid": {"spacing": "karras-8", "start": "late"},
     "loss": [
         {"type": "x-mse", "weighting": "truncated-snr"},
-        {"type": "distribution-matching", "balance": True},
+        {"type": "distribution-matching", "balance": True, "weight": 2.0},
     ],
-    "optimizer": {"learning_rate": 3e-5, "final_learning_rate": 2e-6, "betas": [0.0, 0.98], "clip": 1.0},
+    "optimizer": {"learning_rate": 2e-5, "final_learning_rate": 2e-6, "betas": [0.0, 0.98], "clip": 1.0},
     "ema": {"decay": 0.98, "warmup": True},
     "evaluation": {"steps": [1, 2, 4, 8]},
     # docs/methods.md: the bundled teacher.

@@ -6,7 +6,7 @@ from distillkit import hookimpl
 from distillkit.interfaces import Features, Metric
 from distillkit_metrics.features import Inception, Pixels
 from distillkit_metrics.manifolds import Precision, Recall
-from distillkit_metrics.metrics import FrechetDistance, InceptionScore, KernelDistance
+from distillkit_metrics.metrics import FrechetDistance, InceptionScore, KernelDistance, Spread
 
 
 @hookimpl
@@ -16,4 +16,4 @@ def distillkit_features() -> list[type[Features]]:
 
 @hookimpl
 def distillkit_metrics() -> list[type[Metric]]:
-    return [FrechetDistance, KernelDistance, InceptionScore, Precision, Recall]
+    return [FrechetDistance, KernelDistance, InceptionScore, Precision, Recall, Spread]

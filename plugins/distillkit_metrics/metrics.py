@@ -173,3 +173,36 @@ class InceptionScore(Metric):
     def compute(self, samples: FeatureStatistics, reference: FeatureStatistics | None) -> float:
         """The score, 1 to the number of classes."""
         return inception_score(self.required(samples.logits, "class logits"), self.options.splits)
+
+
+def spread_within(features: torch.Tensor, conditions: torch.Tensor) -> float:
+    """The variance of features [n, D] around the mean of their condition [n], summed over D: unbiased, 0 or more.
+
+    Half the mean squared distance of two images of one condition, if all conditions have as many images.
+    """
+    features = features.double().cpu()
+    counts = conditions.bincount()
+    sums = torch.zeros(len(counts), features.shape[1], dtype=torch.float64).index_add_(0, conditions, features)
+    means = sums / counts.clamp(min=1).unsqueeze(1)
+    return float((features - means[conditions]).square().sum() / (len(features) - int((counts > 0).sum())))
+
+
+class Spread(Metric):
+    """How much images of one class or prompt differ, in features. Falls where a student loses modes.
+
+    Compare it with the teacher's in many steps (`evaluation.teacher_steps`), which it should keep.
+    """
+
+    name = "spread"
+    needs_reference = False
+    needs_conditions = True
+    higher_is_better = True
+
+    def label(self, features: Features) -> str:
+        """Its name with the features' suffix."""
+        return f"spread{features.metric_suffix}"
+
+    def compute(self, samples: FeatureStatistics, reference: FeatureStatistics | None) -> float:
+        """The variance of the features within a condition, summed over the features, 0 or more."""
+        features = self.required(samples.features, "the features of each image")
+        return spread_within(features, self.required(samples.conditions, "the condition of each image"))

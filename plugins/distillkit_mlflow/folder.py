@@ -22,6 +22,9 @@ from distillkit.errors import redact
 MAX_LENGTH = 6000
 """Characters of a parameter's value that MLflow keeps."""
 
+MEANS = ("loss", "grad_norm", "critic_loss")
+"""What a point of a curve has the mean of, beside "loss/…" and "gradient/…"."""
+
 BLOCK = 2**20
 """The most bytes of a file that are read at once; longer than any line."""
 
@@ -104,7 +107,7 @@ class RunReader:
         newest = self._group[-1]
         made = [line for line in self._group if not line.get("skipped")]
         # Not every update has a sample of each level.
-        means = {key for line in made for key in line if key in ("loss", "grad_norm") or key.startswith("loss/")}
+        means = {key for line in made for key in line if key in MEANS or key.startswith(("loss/", "gradient/"))}
         values = {key: fmean(line[key] for line in made if key in line) for key in sorted(means)}
         values |= {key: newest[key] for key in ("learning_rate", "steps", "seconds", "rollbacks") if key in newest}
         self._group = []
