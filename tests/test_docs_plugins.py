@@ -60,7 +60,7 @@ def test_its_config_runs(run: Path) -> None:
     assert lines == [*(str(line["loss"]) for line in journal), "finished"]
     assert (run / "pipeline/tiny.safetensors").is_file()
     scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
-    assert {row["metric"] for row in scores} == {"spread-blocks", "fd-blocks"}
+    assert {row["metric"] for row in scores} == {"variance-blocks", "fd-blocks"}
 
 
 def test_a_stopped_run_of_it_goes_on_to_the_same_weights(environment: Environment, run: Path) -> None:
