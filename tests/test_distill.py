@@ -71,7 +71,7 @@ def test_it_sharpens_in_a_second_phase(tmp_path: Path) -> None:
     journal = Run(tmp_path / "run").journal
     assert [line["phase"] for line in journal] == [1] * 6 + [2] * 3
     assert "critic_loss" in journal[-1]
-    assert [line["evaluations"] for line in journal] == [1] * 6 + [1 + 1 + 1 + 5] * 3
+    assert [line["evaluations"] for line in journal] == [1] * 6 + [1 + 1 + 1 + 2] * 3
     assert "student   lora, rank 2: student and critic are adapters on one copy of the weights; " in result.stdout
     assert len([*(tmp_path / "run/lora").iterdir()]) == 2
     config = read_config(tmp_path / "run/config.toml")

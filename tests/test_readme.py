@@ -97,7 +97,7 @@ def test_methods_cost_what_the_table_says(config: ConfigFile) -> None:
     assert found == costs
     own = {"dsd-anchored", "dsdn", "dsdi", "dsdgl", "dsdgexp"}
     others = {"tsd", "pd", "luhman", "luhman-cached", "any-step", "shortcut", "matching", "consistency", "guided"}
-    others |= {"training", "dsd-training"}
+    others |= {"training", "dsd-training", "dmd", "sid"}
     assert costs.keys() == own | others
 
 
